@@ -1,0 +1,63 @@
+package id
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestStructureRoundTrip(t *testing.T) {
+	t.Parallel()
+	const text = "01CFR5R4JJE9KNRAJFFEAQ2SAJ"
+	s, err := ParseStructure(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.String() != text {
+		t.Fatalf("printed %q, want %q", s.String(), text)
+	}
+	back, err := StructureFromBytes(s[:])
+	if err != nil || back != s {
+		t.Fatalf("from bytes: %v, %v", back, err)
+	}
+}
+
+func TestMalformed(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"", "short", "01CFR5R4JJE9KNRAJFFEAQ2SAJX", "01CFR5R4JJE9KNRAJFFEAQ2SA!", "U1CFR5R4JJE9KNRAJFFEAQ2SAJ"} {
+		if _, err := ParseStructure(text); !errors.Is(err, ErrMalformed) {
+			t.Errorf("ParseStructure(%q): %v, want ErrMalformed", text, err)
+		}
+	}
+	if _, err := NodeFromBytes([]byte{1}); !errors.Is(err, ErrMalformed) {
+		t.Errorf("NodeFromBytes: %v", err)
+	}
+	if _, err := ClusterFromBytes(nil); !errors.Is(err, ErrMalformed) {
+		t.Errorf("ClusterFromBytes: %v", err)
+	}
+}
+
+func TestNewIsSeeded(t *testing.T) {
+	t.Parallel()
+	at := time.Unix(1, 0)
+	a, err := NewNode(at, strings.NewReader("0123456789"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := NewNode(at, strings.NewReader("0123456789"))
+	if err != nil || a != b {
+		t.Fatalf("same time and entropy gave %s and %s (%v)", a, b, err)
+	}
+}
+
+func TestIncarnationOrder(t *testing.T) {
+	t.Parallel()
+	a, b, c := Incarnation{Birth: 1, Recovery: 9}, Incarnation{Birth: 2}, Incarnation{Birth: 2, Recovery: 1}
+	if !a.Less(b) || !b.Less(c) || c.Less(a) || a.Less(a) {
+		t.Fatal("order is birth first, then recovery")
+	}
+	if c.String() != "2.1" || b.String() != "2" {
+		t.Fatalf("printed %s and %s", c, b)
+	}
+}
