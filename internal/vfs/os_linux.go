@@ -1,0 +1,42 @@
+package vfs
+
+import (
+	"errors"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// withFD runs a system call on f's descriptor, which cannot be closed and used
+// again for another file meanwhile.
+func withFD(f *os.File, call func(fd int) error) error {
+	rc, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var callErr error
+	if err := rc.Control(func(fd uintptr) {
+		callErr = ignoringEINTR(func() error { return call(int(fd)) })
+	}); err != nil {
+		return err
+	}
+	return callErr
+}
+
+func syncData(f *os.File) error { return withFD(f, unix.Fdatasync) }
+
+func preallocate(f *os.File, n int64) error {
+	err := withFD(f, func(fd int) error { return unix.Fallocate(fd, 0, 0, n) })
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
+		return preallocateZeros(f, n) // some network and overlay file systems
+	}
+	return err
+}
+
+func freeBytes(dir string) (uint64, error) {
+	var st unix.Statfs_t
+	if err := ignoringEINTR(func() error { return unix.Statfs(dir, &st) }); err != nil {
+		return 0, err
+	}
+	return st.Bavail * uint64(st.Bsize), nil
+}
