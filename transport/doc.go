@@ -1,0 +1,77 @@
+// Package transport carries what nodes say to each other: raft messages of all
+// groups, calls with an answer, and streams of bulk data. It knows nothing of
+// raft, of gossip, or of what the bytes mean.
+//
+// # What it promises
+//
+// Messages are sent and forgotten: Send never blocks, and what it accepted
+// arrives at most once, ordinary messages of one group in order, urgent ones
+// in order among themselves and ahead of the others. Whatever is lost is
+// followed by Handler.PeerDown, so that nobody waits for it in vain; raft sends
+// anew what matters. Nothing is kept for a node that cannot be reached: a queue
+// of old raft messages helps nobody.
+//
+// A Call either brings the handler's answer, or the handler's error, or an
+// error that leaves open what happened. A Fetch brings a stream whole or ends
+// with an error, never short.
+//
+// Every queue, buffer, handler and connection is bounded (see Config), and a
+// node to which nothing is sent costs neither goroutine nor connection.
+//
+// # Parts
+//
+// A Network makes connections: TCP, or MemNetwork in memory and virtual time.
+// Each connection has one direction of use, from the node that dialed, and one
+// purpose: messages, calls, or a single fetch. A node dials when it has
+// something to send, with growing, random pauses after failures (backoff), and
+// closes after Config.IdleTimeout (liveness), with a goodbye, so that the
+// other side can tell rest from death. While a connection is in use it is
+// probed by pings, which find a peer that fell silent within
+// Config.StallTimeout, and measure the round-trip time for Transport.RTT.
+//
+// One goroutine per peer writes its messages (sender). It takes all that waits
+// (inbox) and packs it into one write (packer): urgent messages first, then
+// ordinary ones up to about Config.PieceBytes. It writes as soon as there is
+// something, and what arrives during the write makes the next frame; so frames
+// grow with the load, and no timer delays anything. A larger message goes in
+// pieces, one large message at a time, between which other groups' messages
+// pass; its own group's wait behind it.
+//
+// # Wire format, version 1.0
+//
+// Numbers are little-endian, uvarint is that of encoding/binary, CRC is
+// CRC-32C. A connection, after TLS if there is TLS, begins with records
+// (record.go): magic "CPYC", major, minor, kind, zero, length (2), body, CRC.
+//
+//	dialer   hello      cluster 16, node 16, wanted node 16, incarnation 8,
+//	                    purpose 1, has a key 1, idle milliseconds 4, nonce 32
+//	listener challenge  nonce 32                                (with a key)
+//	dialer   proof      HMAC-SHA256 of what was said so far     (with a key)
+//	listener welcome    cluster 16, node 16, incarnation 8, HMAC 32 or zeros
+//	listener refuse     code 1, cluster 16, node 16             (instead)
+//
+// The dialer proves itself first, so that a stranger gets nothing to guess the
+// key from. The proofs cover both nonces, both identities, the role, and with
+// TLS the session. A newer major version is refused from the first six bytes.
+//
+// Then come frames (frame.go): length of the body 4, version 1, type 1, flags
+// 1, zero 1, CRC of those eight bytes and the body 4, body. Flag 1 says that the
+// body is an s2 block. Any fault in a frame closes the connection. The bodies
+// are described in message.go, call.go and fetch.go.
+//
+// # What was decided against
+//
+// gRPC and drpc cost four to ten times the CPU of plain frames with a flush
+// when the queue is empty. A connection for each group costs goroutines and
+// buffers by the thousand. One connection used in both directions saves a
+// handshake, but needs a rule for two that are made at once, and a peer that
+// can be dialed from one side only is a case worth seeing. Urgent messages on
+// a TCP connection of their own would not wait behind what the kernel has
+// taken; limiting what the kernel takes (TCP_NOTSENT_LOWAT) does almost the
+// same with half the connections and one PeerDown instead of two. Keeping the
+// queue across a broken connection hides losses from raft's flow control,
+// which then waits for acknowledgements that never come.
+//
+// The key proves who takes part when a connection is made; it neither hides
+// nor protects what follows. Against someone who can change packets, use TLS.
+package transport

@@ -1,0 +1,201 @@
+package transport
+
+import "github.com/copycat-replication/copycat/id"
+
+// inbox holds the messages that wait for one peer's writer, in two lanes. It
+// is not safe for concurrent use.
+type inbox struct {
+	limit            int // of ordinary; a quarter of it for urgent
+	urgent, ordinary []Message
+	// Bytes accepted and not yet packed, those in the packer's hands included.
+	urgentBytes, ordinaryBytes int
+}
+
+func (q *inbox) push(m Message) bool {
+	size := messageSize(&m)
+	if m.Urgent {
+		if q.urgentBytes+size > q.limit/4 && q.urgentBytes > 0 {
+			return false
+		}
+		q.urgentBytes += size
+		q.urgent = append(q.urgent, m)
+		return true
+	}
+	if q.ordinaryBytes+size > q.limit {
+		return false
+	}
+	q.ordinaryBytes += size
+	q.ordinary = append(q.ordinary, m)
+	return true
+}
+
+// clear drops everything and returns how many messages that were.
+func (q *inbox) clear() int {
+	n := len(q.urgent) + len(q.ordinary)
+	*q = inbox{limit: q.limit}
+	return n
+}
+
+// packer turns waiting messages into frames. It belongs to one writer.
+//
+// Urgent ones go first. A message above piece bytes goes in pieces, one large
+// message at a time; between two pieces go the urgent messages and ordinary
+// ones of other groups. The messages of its own group wait behind it, so that
+// each group's order is kept.
+type packer struct {
+	piece            int
+	urgent, ordinary fifo
+	large            Message
+	sent             int // of large's payload
+	active           bool
+	held             []Message // wait until large is through
+	blocked          map[id.Group]struct{}
+	// What was packed since the inbox was last told.
+	urgentPacked, ordinaryPacked int
+	packed                       int // messages
+
+	compress bool
+	scratch  []byte
+}
+
+// fifo is a queue that is refilled by swapping slices, so that both are reused.
+type fifo struct {
+	list []Message
+	next int
+}
+
+func (f *fifo) empty() bool { return f.next == len(f.list) }
+
+func (f *fifo) pop() Message {
+	m := f.list[f.next]
+	f.list[f.next] = Message{} // the payload is on its way: let it go
+	f.next++
+	return m
+}
+
+// swap takes all of *with, if f is empty, and leaves an empty slice there.
+func (f *fifo) swap(with *[]Message) {
+	if f.empty() {
+		f.list, *with, f.next = *with, f.list[:0], 0
+	}
+}
+
+// keepQueue bounds the messages for which an idle lane keeps memory.
+const keepQueue = 4096
+
+// take moves what waits in q into the packer, and gives back the room of what
+// was packed before. It reports whether there is anything to pack.
+func (p *packer) take(q *inbox) bool {
+	q.urgentBytes -= p.urgentPacked
+	q.ordinaryBytes -= p.ordinaryPacked
+	p.urgentPacked, p.ordinaryPacked = 0, 0
+	p.urgent.swap(&q.urgent)
+	p.ordinary.swap(&q.ordinary)
+	if p.active || !p.urgent.empty() || !p.ordinary.empty() {
+		return true
+	}
+	if cap(q.ordinary) > keepQueue || cap(p.ordinary.list) > keepQueue {
+		q.ordinary, p.ordinary = nil, fifo{}
+	}
+	if cap(q.urgent) > keepQueue || cap(p.urgent.list) > keepQueue {
+		q.urgent, p.urgent = nil, fifo{}
+	}
+	return false
+}
+
+// pack appends what goes into the next write: a frame of messages, and a piece
+// of the large one, if there is one.
+func (p *packer) pack(buf []byte) []byte {
+	start := len(buf)
+	buf = openFrame(buf)
+	body := len(buf)
+	var previous Message
+	var last *Message
+	add := func(m Message) {
+		buf = append(appendMessageHead(buf, &m, last), m.Payload...)
+		p.count(&m)
+		previous = m
+		last = &previous
+	}
+	// Each lane has a budget of its own: neither starves the other.
+	for limit := body + p.piece; !p.urgent.empty() && len(buf) < limit; {
+		add(p.urgent.pop())
+	}
+	for limit := len(buf) + p.piece; !p.ordinary.empty() && len(buf) < limit; {
+		m := p.ordinary.pop()
+		if p.waits(&m) {
+			continue
+		}
+		add(m)
+	}
+	if len(buf) == body {
+		buf = buf[:start]
+	} else {
+		buf = p.seal(buf, start, frameMessages)
+	}
+	if p.active {
+		buf = p.packPiece(buf)
+	}
+	return buf
+}
+
+// waits takes m out of the way if it is large, or has to stay behind one that
+// is: the first large one becomes the current, everything else is held.
+func (p *packer) waits(m *Message) bool {
+	large := len(m.Payload) > p.piece
+	if !p.active {
+		if !large {
+			return false
+		}
+		p.large, p.sent, p.active = *m, 0, true
+		p.blocked = map[id.Group]struct{}{m.Group: {}}
+		return true
+	}
+	if _, ok := p.blocked[m.Group]; !ok && !large {
+		return false
+	}
+	p.blocked[m.Group] = struct{}{}
+	p.held = append(p.held, *m)
+	return true
+}
+
+func (p *packer) packPiece(buf []byte) []byte {
+	start, kind := len(buf), framePieceMore
+	buf = openFrame(buf)
+	if p.sent == 0 {
+		kind = framePiece
+		buf = appendMessageHead(buf, &p.large, nil)
+	}
+	end := min(p.sent+p.piece, len(p.large.Payload))
+	buf = append(buf, p.large.Payload[p.sent:end]...)
+	buf = p.seal(buf, start, kind)
+	if p.sent = end; p.sent < len(p.large.Payload) {
+		return buf
+	}
+	p.count(&p.large)
+	p.large, p.active, p.blocked = Message{}, false, nil
+	if len(p.held) > 0 {
+		// The held ones were before everything that is still queued.
+		p.ordinary = fifo{list: append(p.held, p.ordinary.list[p.ordinary.next:]...)}
+		p.held = nil
+	}
+	return buf
+}
+
+func (p *packer) seal(buf []byte, start int, kind byte) []byte {
+	var flags byte
+	if p.compress {
+		buf, flags = compressFrame(buf, start, &p.scratch)
+	}
+	sealFrame(buf, start, kind, flags)
+	return buf
+}
+
+func (p *packer) count(m *Message) {
+	p.packed++
+	if m.Urgent {
+		p.urgentPacked += messageSize(m)
+	} else {
+		p.ordinaryPacked += messageSize(m)
+	}
+}

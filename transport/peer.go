@@ -1,0 +1,223 @@
+package transport
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/copycat-replication/copycat/id"
+)
+
+// peer is another node, as this one knows it. It stays for the life of the
+// transport; its goroutines and connections come and go with the traffic.
+type peer struct {
+	t    *Transport
+	node id.Node
+
+	// wake wakes the writer of messages when it waits.
+	wake chan struct{}
+	// sending says that a writer of messages exists; it changes under mu.
+	sending atomic.Bool
+	rtt     atomic.Int64 // nanoseconds, smoothed; zero: never measured
+
+	mu      sync.Mutex
+	inbox   inbox
+	waiting bool // the writer waits for wake
+	backoff backoff
+	links   map[*link]struct{} // connections that stand
+
+	calls callers
+
+	// order is held across PeerUp and PeerDown, and by nothing else, so that
+	// the two come in the order in which things happened. Handlers must not
+	// block in them, and no other lock is taken before it.
+	order       sync.Mutex
+	known, up   bool
+	incarnation uint64 // the greatest heard of
+}
+
+// link is a standing connection, as its peer knows it.
+type link struct {
+	c        *conn
+	inbound  bool
+	replaced bool          // by another of the same kind; under peer.mu
+	done     chan struct{} // closed when nothing of it is handled any more
+}
+
+func newPeer(t *Transport, node id.Node) *peer {
+	p := &peer{
+		t:       t,
+		node:    node,
+		wake:    make(chan struct{}, 1),
+		inbox:   inbox{limit: t.cfg.QueueBytes},
+		backoff: backoff{min: t.cfg.BackoffMin, max: t.cfg.BackoffMax},
+		links:   make(map[*link]struct{}),
+	}
+	return p
+}
+
+// mayDial returns nil, or why the peer is not to be dialed now.
+func (p *peer) mayDial() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.backoff.allow(time.Now()); err != nil {
+		return fmt.Errorf("node %s: %w", p.node, err)
+	}
+	return nil
+}
+
+func (p *peer) reachable() {
+	p.mu.Lock()
+	p.backoff.succeeded()
+	p.mu.Unlock()
+}
+
+func (p *peer) unreachable(err error) {
+	chance := p.t.chance()
+	p.mu.Lock()
+	p.backoff.failed(time.Now(), err, chance)
+	p.mu.Unlock()
+}
+
+// notStale returns ErrStaleIncarnation if a newer process of the node is known.
+func (p *peer) notStale(incarnation uint64) error {
+	p.order.Lock()
+	defer p.order.Unlock()
+	return p.notStaleLocked(incarnation)
+}
+
+func (p *peer) notStaleLocked(incarnation uint64) error {
+	if p.known && incarnation < p.incarnation {
+		return fmt.Errorf("%w: node %s comes as %d, was %d already", ErrStaleIncarnation, p.node, incarnation, p.incarnation)
+	}
+	return nil
+}
+
+// met notes a handshake that succeeded, and reports PeerUp if that is news. It
+// returns when the report is through.
+func (p *peer) met(incarnation uint64) error {
+	p.order.Lock()
+	if err := p.notStaleLocked(incarnation); err != nil {
+		p.order.Unlock()
+		return err
+	}
+	newer := !p.known || incarnation > p.incarnation
+	if newer || !p.up {
+		p.known, p.up, p.incarnation = true, true, incarnation
+		if p.t.ctx.Err() == nil {
+			p.t.cfg.Handler.PeerUp(p.node, incarnation)
+		}
+	}
+	p.order.Unlock()
+	if newer {
+		p.closeOlder(incarnation)
+	}
+	return nil
+}
+
+// lost reports PeerDown, if it is news that a connection with that incarnation
+// broke. always says that messages were lost with it, which is always news.
+func (p *peer) lost(incarnation uint64, err error, always bool) {
+	p.order.Lock()
+	defer p.order.Unlock()
+	current := p.known && incarnation == p.incarnation
+	if !always && !(current && p.up) {
+		return
+	}
+	if p.t.ctx.Err() != nil {
+		return
+	}
+	p.t.cfg.Handler.PeerDown(p.node, err)
+	if current {
+		p.up = false
+	} else if p.up {
+		// What was lost was meant for an earlier process; the later one is
+		// well, and that is what the handler shall remember.
+		p.t.cfg.Handler.PeerUp(p.node, p.incarnation)
+	}
+}
+
+// dialFailed reports that messages were lost because no connection came about.
+func (p *peer) dialFailed(err error) {
+	p.order.Lock()
+	defer p.order.Unlock()
+	p.up = false
+	if p.t.ctx.Err() == nil {
+		p.t.cfg.Handler.PeerDown(p.node, err)
+	}
+}
+
+// closeOlder closes the connections with earlier processes of the node.
+func (p *peer) closeOlder(incarnation uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for l := range p.links {
+		if l.c.peer.incarnation < incarnation {
+			closeQuietly(l.c.raw) // never blocks: not TLS's close, which writes
+		}
+	}
+}
+
+// attach registers a connection. An inbound one of messages or calls replaces
+// the one before it, which the dialer must have given up. Messages wait until
+// none of that one is handled any more, so that order holds across the two.
+func (p *peer) attach(c *conn, inbound bool) *link {
+	l := &link{c: c, inbound: inbound, done: make(chan struct{})}
+	var olds []*link
+	p.mu.Lock()
+	for other := range p.links {
+		if !inbound || !other.inbound || other.c.peer.purpose != c.peer.purpose || c.peer.purpose == purposeFetch {
+			continue
+		}
+		other.replaced = true
+		closeQuietly(other.c.raw)
+		if c.peer.purpose == purposeMessages {
+			olds = append(olds, other)
+		}
+	}
+	p.links[l] = struct{}{}
+	p.mu.Unlock()
+	for _, old := range olds {
+		<-old.done
+	}
+	return l
+}
+
+// detach ends what attach began, and closes the connection. It reports whether
+// another one has replaced it.
+func (p *peer) detach(l *link) bool {
+	p.t.release(l.c.raw)
+	p.mu.Lock()
+	delete(p.links, l)
+	replaced := l.replaced
+	p.mu.Unlock()
+	close(l.done)
+	return replaced
+}
+
+// measured takes a round-trip time into the smoothed one.
+func (p *peer) measured(rtt time.Duration) {
+	for {
+		old := p.rtt.Load()
+		smooth := int64(max(rtt, 1))
+		if old != 0 {
+			smooth = old + (smooth-old)/4
+		}
+		if p.rtt.CompareAndSwap(old, max(smooth, 1)) {
+			return
+		}
+	}
+}
+
+// RTT returns the smoothed round-trip time to a node, processing on the other
+// side included. It is measured while messages or calls go there; false means
+// that this has not happened yet.
+func (t *Transport) RTT(node id.Node) (time.Duration, bool) {
+	p := t.findPeer(node)
+	if p == nil {
+		return 0, false
+	}
+	rtt := time.Duration(p.rtt.Load())
+	return rtt, rtt > 0
+}

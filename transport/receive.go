@@ -1,0 +1,119 @@
+package transport
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"time"
+)
+
+// serve runs an inbound connection from the handshake to its end.
+func (t *Transport) serve(raw net.Conn) {
+	defer t.release(raw)
+	c, who, err := t.accept(raw)
+	if err == nil {
+		err = t.serveAccepted(c)
+	}
+	if err != nil && t.ctx.Err() == nil {
+		t.counters.refused.Add(1)
+		key, peer := who.node.String(), "node"
+		if who.node.IsZero() {
+			key, peer = raw.RemoteAddr().String(), "stranger"
+			if host, _, err := net.SplitHostPort(key); err == nil {
+				key = host
+			}
+		}
+		if !errors.Is(err, ErrNotReady) {
+			t.notices.warn(t.log, "accept "+key, "connection refused",
+				peer, key, "remote", raw.RemoteAddr(), "for", who.purpose, "error", err)
+		}
+	}
+}
+
+// serveAccepted runs a connection whose handshake succeeded. An error means
+// that it was refused after all; what goes wrong later is reported here.
+func (t *Transport) serveAccepted(c *conn) error {
+	p, err := t.ensurePeer(c.peer.node)
+	if err != nil {
+		return err
+	}
+	if err := p.met(c.peer.incarnation); err != nil {
+		return err
+	}
+	p.reachable()
+	l := p.attach(c, true)
+	if p.notStale(c.peer.incarnation) != nil {
+		// A newer process came between met and attach: its links are not ours.
+		p.detach(l)
+		return nil
+	}
+	switch c.peer.purpose {
+	case purposeMessages:
+		err = p.receiveMessages(c)
+	case purposeCalls:
+		err = p.serveCalls(c)
+	case purposeFetch:
+		err = p.serveFetch(c)
+	}
+	if errors.Is(err, ErrMalformed) || errors.Is(err, ErrNewerVersion) {
+		t.counters.malformed.Add(1)
+		t.notices.warn(t.log, "frame "+p.node.String(), "connection closed",
+			"node", p.node, "for", c.peer.purpose, "error", err)
+	}
+	if replaced := p.detach(l); !replaced && err != nil && c.peer.purpose != purposeFetch {
+		p.lost(c.peer.incarnation, fmt.Errorf("%w: %s from node %s: %w", ErrPeerDown, c.peer.purpose, p.node, err), false)
+	}
+	return nil
+}
+
+// receiveMessages hands the messages of one connection to the handler. nil
+// means that the other side closed it because it was idle.
+func (p *peer) receiveMessages(c *conn) error {
+	t := p.t
+	var batch []Message
+	large := assembler{max: t.cfg.MaxFrame}
+	c.patience = t.patience(c)
+	for {
+		f, err := c.next()
+		if err != nil {
+			return err
+		}
+		batch = batch[:0]
+		switch f.kind {
+		case frameMessages:
+			batch, err = decodeMessages(f.body, batch)
+		case framePiece:
+			err = large.first(f.body)
+		case framePieceMore:
+			var m Message
+			var whole bool
+			if m, whole, err = large.more(f.body); whole {
+				batch = append(batch, m)
+			}
+		case framePing:
+			err = c.write(appendFrame(nil, framePong, f.body), t.cfg.StallTimeout)
+		case frameBye:
+			return nil
+		default:
+			err = fmt.Errorf("%w: frame of type %d where messages are due", ErrMalformed, f.kind)
+		}
+		if err != nil {
+			return err
+		}
+		t.counters.bytesReceived.Add(uint64(len(f.body) + frameHeader))
+		if len(batch) > 0 {
+			t.counters.messagesReceived.Add(uint64(len(batch)))
+			t.cfg.Handler.HandleMessages(p.node, batch)
+			clear(batch)
+		}
+		if cap(batch) > keepQueue {
+			batch = nil
+		}
+	}
+}
+
+// patience is how long an inbound connection may be silent: the dialer closes
+// it itself when it is idle, so one that is silent for longer has lost it.
+func (t *Transport) patience(c *conn) time.Duration {
+	return min(c.peer.idle, 24*time.Hour) + 2*t.cfg.StallTimeout
+}
