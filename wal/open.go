@@ -1,0 +1,227 @@
+package wal
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/copycat-replication/copycat/internal/vfs"
+)
+
+// Open locks the directory, checks its format, recovers what it holds and
+// starts a fresh segment. It makes the directory if there is none.
+//
+// Damage below the durable mark does not fail Open where it can be told whom
+// it concerns: the groups that cannot be proven current are suspects, the
+// places are in Damages, and nothing is deleted. Open fails with ErrLocked,
+// ErrNewerFormat, a *DamageError if not even one segment can be attributed to
+// this log, or what the file system says. A full disk does not fail it.
+func Open(opts Options) (*Log, error) {
+	if opts.FS == nil || opts.Dir == "" {
+		return nil, fmt.Errorf("wal: Options need FS and Dir")
+	}
+	o := opts.withDefaults()
+	l := &Log{
+		opts: o, fs: o.FS, dir: o.Dir, logger: o.Logger,
+		groups: map[uint64]*group{}, allocated: map[uint64]struct{}{}, segments: map[uint64]*segment{},
+	}
+	l.queue.groups = map[uint64]*groupQueue{}
+	l.cold.store = o.Cold
+	l.run.init()
+	if err := o.FS.MkdirAll(o.Dir); err != nil {
+		return nil, fmt.Errorf("wal: make %s: %w", o.Dir, err)
+	}
+	if err := o.FS.SyncDir(path.Dir(o.Dir)); err != nil {
+		return nil, fmt.Errorf("wal: sync %s: %w", path.Dir(o.Dir), err)
+	}
+	lock, err := o.FS.Lock(path.Join(o.Dir, lockName))
+	if err != nil {
+		if errors.Is(err, vfs.ErrLocked) {
+			return nil, fmt.Errorf("%w: %s: %w", ErrLocked, o.Dir, err)
+		}
+		return nil, fmt.Errorf("wal: lock %s: %w", o.Dir, err)
+	}
+	l.lock = lock
+	if err := l.start(); err != nil {
+		for _, s := range l.order {
+			_ = s.release()
+		}
+		_ = lock.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (l *Log) start() error {
+	numbers, err := l.listSegments()
+	if err != nil {
+		return err
+	}
+	r := recovery{l: l, ceiling: 1}
+	if err := r.identify(numbers); err != nil {
+		return err
+	}
+	if err := r.run(numbers); err != nil {
+		return err
+	}
+	l.damages = r.damages
+	l.cold.swept = len(numbers) == 0
+	l.trash = nil // of an earlier life: found by the first sweep
+	l.flushMu.Lock()
+	defer l.flushMu.Unlock()
+	l.checkSpace()
+	if err := l.rollLocked(0); err != nil && !errors.Is(err, ErrDiskFull) {
+		return err
+	}
+	if l.writer.active != nil {
+		r.shrinkTail()
+	}
+	return nil
+}
+
+// listSegments returns the numbers of the segments in order, and removes
+// files that a crash left half made.
+func (l *Log) listSegments() ([]uint64, error) {
+	names, err := l.fs.List(l.dir)
+	if err != nil {
+		return nil, fmt.Errorf("wal: list %s: %w", l.dir, err)
+	}
+	var numbers []uint64
+	for _, name := range names {
+		if strings.HasSuffix(name, temporarySuffix) {
+			if err := l.fs.Remove(path.Join(l.dir, name)); err != nil {
+				return nil, fmt.Errorf("wal: remove half-made file: %w", err)
+			}
+		}
+		if n, ok := parseSegmentName(name); ok {
+			numbers = append(numbers, n)
+		}
+	}
+	slices.Sort(numbers)
+	return numbers, nil
+}
+
+// identify finds the log's identity: in the FORMAT file, or, if that is gone
+// or damaged, in a segment's head. A new directory gets one.
+func (r *recovery) identify(numbers []uint64) error {
+	l := r.l
+	b, err := readFile(l.fs, path.Join(l.dir, formatName))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("wal: read %s: %w", formatName, err)
+	}
+	if err == nil {
+		identity, ok, err := decodeFormatFile(b)
+		if err != nil {
+			return err
+		}
+		if ok {
+			l.identity = identity
+			return nil
+		}
+	}
+	if len(numbers) > 0 || err == nil {
+		d := &DamageError{File: formatName, Offset: 0, Reason: "missing or damaged"}
+		if !r.identityFromHeads(numbers) {
+			return d
+		}
+		r.report(d)
+		return l.writeFormat()
+	}
+	var id [8]byte
+	source := l.opts.Entropy
+	if source == nil {
+		source = rand.Reader
+	}
+	if _, err := io.ReadFull(source, id[:]); err != nil {
+		return fmt.Errorf("wal: identity of the log: %w", err)
+	}
+	l.identity = le.Uint64(id[:])
+	return l.writeFormat()
+}
+
+func (r *recovery) identityFromHeads(numbers []uint64) bool {
+	for _, n := range numbers {
+		name := segmentName(n)
+		f, err := r.l.fs.Open(path.Join(r.l.dir, name))
+		if err != nil {
+			continue
+		}
+		h, ok, err := readHead(f, name)
+		_ = f.Close()
+		if err == nil && ok && h.number == n {
+			r.l.identity = h.identity
+			return true
+		}
+	}
+	return false
+}
+
+// writeFormat writes the FORMAT file whole or not at all.
+func (l *Log) writeFormat() error {
+	final := path.Join(l.dir, formatName)
+	f, err := l.fs.Create(final + temporarySuffix)
+	if err != nil {
+		return fmt.Errorf("wal: write %s: %w", formatName, err)
+	}
+	_, err = f.WriteAt(encodeFormatFile(l.identity), 0)
+	if err == nil {
+		err = f.Sync()
+	}
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	if err == nil {
+		err = l.fs.Rename(final+temporarySuffix, final)
+	}
+	if err == nil {
+		err = l.fs.SyncDir(l.dir)
+	}
+	if err != nil {
+		return fmt.Errorf("wal: write %s: %w", formatName, err)
+	}
+	return nil
+}
+
+func readFile(fsys vfs.FS, name string) ([]byte, error) {
+	f, err := fsys.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	size, err := f.Size()
+	if err != nil {
+		return nil, err
+	}
+	b := make([]byte, min(size, 4096))
+	if _, err := f.ReadAt(b, 0); err != nil && err != io.EOF {
+		return nil, err
+	}
+	return b, nil
+}
+
+// readHead reads a segment's head, whatever its length.
+func readHead(f vfs.File, name string) (h segmentHead, ok bool, err error) {
+	size, err := f.Size()
+	if err != nil {
+		return h, false, err
+	}
+	b := make([]byte, min(size, 4096))
+	if n, err := f.ReadAt(b, 0); err != nil && n < len(b) {
+		return h, false, nil // unreadable is damaged
+	}
+	if len(b) < headFixed {
+		return h, false, nil
+	}
+	if n := int64(le.Uint32(b[12:])); n > int64(len(b)) && n <= size {
+		b = make([]byte, n)
+		if got, err := f.ReadAt(b, 0); err != nil && got < len(b) {
+			return h, false, nil
+		}
+	}
+	return decodeHead(b, name)
+}

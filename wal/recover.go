@@ -1,0 +1,512 @@
+package wal
+
+import (
+	"fmt"
+	"io"
+	"path"
+)
+
+// recovery reads the segments in order and rebuilds the index. The rules are
+// in doc.go.
+type recovery struct {
+	l *Log
+
+	seq     uint64 // of the last batch seen
+	chain   uint32
+	chained bool // chain is known
+
+	// epoch counts the losses of which it is not known whose frames they
+	// took. A group must be proven current in the last epoch.
+	epoch   int
+	loss    *DamageError // the last of them
+	damages []*DamageError
+	listed  bool // the oldest segment's head could be read: it lists all groups
+	ceiling uint64
+	unsure  bool // a frame with a ceiling may be lost
+
+	buf  []byte
+	tail tailBatch
+}
+
+// tailBatch is the last batch that was accepted: it may not be durable yet.
+type tailBatch struct {
+	seg *segment
+	off int64
+	len int64
+}
+
+// scan is the state of reading one segment.
+type scan struct {
+	seg  *segment
+	data []byte
+	last bool  // nothing tells where the segment ends but itself
+	mark int64 // everything below was durable, whatever is found there
+	bad  bool  // some pages could not be read
+}
+
+func (r *recovery) report(d *DamageError) {
+	r.damages = append(r.damages, d)
+	r.l.logger.Error("wal: damage", "dir", r.l.dir, "file", d.File, "offset", d.Offset, "group", d.Group, "reason", d.Reason)
+}
+
+// lose notes that frames of unknown groups are gone.
+func (r *recovery) lose(d *DamageError) {
+	r.report(d)
+	r.epoch++
+	r.loss = d
+	r.unsure = true
+	r.chained = false
+}
+
+// headOf is a segment's head, if it could be read.
+type headOf struct {
+	segmentHead
+	ok bool
+}
+
+func (r *recovery) run(numbers []uint64) error {
+	l := r.l
+	heads := make([]headOf, len(numbers))
+	for i, n := range numbers {
+		s, h, err := r.openSegment(n, i == len(numbers)-1)
+		if err != nil {
+			return err
+		}
+		heads[i] = h
+		l.segments[n] = s
+		l.order = append(l.order, s)
+	}
+	for i, s := range l.order {
+		if i > 0 && numbers[i-1]+1 != s.number {
+			r.lose(&DamageError{File: segmentName(numbers[i-1] + 1), Offset: -1, Reason: "segment is missing"})
+		}
+		end := int64(-1)
+		if i+1 < len(numbers) && numbers[i+1] == s.number+1 && heads[i+1].ok {
+			end = int64(heads[i+1].prevEnd)
+		}
+		if err := r.segment(s, heads[i], end, i == 0, i == len(numbers)-1); err != nil {
+			return err
+		}
+	}
+	r.buf = nil
+	r.judge()
+	if err := r.settleTail(); err != nil {
+		return err
+	}
+	w := &l.writer
+	w.seq, w.chain, w.nextNumber = r.seq, r.chain, 1
+	if n := len(l.order); n > 0 {
+		w.nextNumber, w.lastEnd = l.order[n-1].number+1, l.order[n-1].end
+	}
+	l.next = r.ceiling
+	for n := range l.groups {
+		l.next = max(l.next, n+1)
+	}
+	if r.unsure {
+		l.next += 1 << 32
+	}
+	l.ceiling = l.next
+	return nil
+}
+
+func (r *recovery) openSegment(n uint64, last bool) (*segment, headOf, error) {
+	l := r.l
+	s := &segment{number: n, name: segmentName(n), seed: segmentSeed(l.identity, n)}
+	open := l.fs.Open
+	if last {
+		open = l.fs.OpenReadWrite
+	}
+	f, err := open(path.Join(l.dir, s.name))
+	if err != nil {
+		return nil, headOf{}, fmt.Errorf("wal: open segment: %w", err)
+	}
+	s.file = f
+	s.refs.Store(1)
+	if s.size, err = f.Size(); err != nil {
+		_ = f.Close()
+		return nil, headOf{}, fmt.Errorf("wal: size of %s: %w", s.name, err)
+	}
+	h, ok, err := readHead(f, s.name)
+	if err != nil {
+		_ = f.Close()
+		return nil, headOf{}, err
+	}
+	ok = ok && h.number == n && h.identity == l.identity
+	return s, headOf{h, ok}, nil
+}
+
+// segment reads one segment; end is where it ends, or -1.
+func (r *recovery) segment(s *segment, h headOf, end int64, first, last bool) error {
+	before := len(r.damages)
+	defer func() { s.damaged = len(r.damages) > before }()
+	sc := scan{seg: s, last: last}
+	limit := s.size
+	if end >= 0 {
+		limit = min(end, s.size)
+	}
+	if err := r.read(&sc, limit); err != nil {
+		return err
+	}
+	off := int64(align(headFixed + 4))
+	if h.ok {
+		off = int64(align(h.size))
+		r.head(&h.segmentHead, s, first)
+	} else {
+		r.report(&DamageError{File: s.name, Offset: 0, Reason: "segment head is damaged"})
+		r.chained = false
+		if off = r.findBatch(&sc, off, 0); off < 0 {
+			off = int64(len(sc.data))
+			if last {
+				r.lose(&DamageError{File: s.name, Offset: 0, Reason: "no batch is readable"})
+			}
+		}
+	}
+	s.end = r.batches(&sc, off)
+	if end > s.end {
+		r.lose(&DamageError{File: s.name, Offset: s.end, Reason: fmt.Sprintf("ends here, the next segment says it ended at %d", end)})
+		s.end = end
+	}
+	return nil
+}
+
+// head takes in what a segment's head says about what came before.
+func (r *recovery) head(h *segmentHead, s *segment, first bool) {
+	if first {
+		r.listed = true
+		r.seq = h.prevSeq
+	} else if h.prevSeq != r.seq {
+		r.lose(&DamageError{File: s.name, Offset: 0, Reason: fmt.Sprintf("batches %d to %d are lost", r.seq+1, h.prevSeq)})
+		r.seq = max(r.seq, h.prevSeq)
+	}
+	r.ceiling = h.ceiling
+	r.table(h.table, s.name, 0)
+	r.chain, r.chained = h.chain, true
+}
+
+// table compares the frame counters with what was read.
+func (r *recovery) table(t []tableEntry, file string, off int64) {
+	l := r.l
+	seen := make(map[uint64]struct{}, len(t))
+	for _, e := range t {
+		seen[e.group] = struct{}{}
+		g := l.groups[e.group]
+		if g == nil {
+			g = newGroup(e.group)
+			g.partial, g.counter = true, e.counter
+			l.groups[e.group] = g
+		}
+		if e.suspect {
+			r.suspect(g, "was set aside before", "", -1)
+		}
+		if g.counter != e.counter {
+			r.suspect(g, fmt.Sprintf("has %d frames, should have %d", g.counter, e.counter), file, off)
+			g.counter = max(g.counter, e.counter)
+		}
+		g.epoch = r.epoch
+	}
+	for n, g := range l.groups {
+		if _, ok := seen[n]; !ok {
+			l.forgetLocked(g) // its removal is what was lost
+		}
+	}
+}
+
+func (r *recovery) suspect(g *group, why, file string, off int64) {
+	if g.suspect == nil {
+		g.suspect = &Suspect{Group: g.number, Why: why, File: file, Offset: off}
+		r.l.logger.Error("wal: group set aside", "dir", r.l.dir, "group", g.number, "why", why, "file", file, "offset", off)
+	}
+}
+
+// batches reads the batches from off on and returns where they end.
+func (r *recovery) batches(sc *scan, off int64) int64 {
+	for off < int64(len(sc.data)) {
+		h, ok := parseBatchHeader(sc.data, off, sc.seg.seed)
+		if !ok {
+			next := r.findBatch(sc, off+batchAlign, off)
+			if next < 0 {
+				break
+			}
+			r.report(&DamageError{File: sc.seg.name, Offset: off, Reason: "batch header is damaged"})
+			r.chained = false
+			off = next // the gap in the batch numbers tells that frames are lost
+			continue
+		}
+		size := int64(align(batchHeaderSize + int(h.length)))
+		frames, whole := readBatch(sc.data, off, &h, sc.seg.seed)
+		if !whole && sc.last && r.findBatch(sc, off+batchAlign, off) < 0 && !sc.bad {
+			r.l.logger.Warn("wal: torn batch dropped", "file", sc.seg.name, "offset", off, "batch", h.seq)
+			return off
+		}
+		r.batch(sc, off, &h, frames, whole)
+		if sc.last && whole {
+			r.tail = tailBatch{sc.seg, off, size}
+		}
+		off += size
+	}
+	if sc.last && sc.bad {
+		r.lose(&DamageError{File: sc.seg.name, Offset: off, Reason: "pages cannot be read"})
+	}
+	return min(off, int64(len(sc.data)))
+}
+
+// findBatch returns the offset of the next readable batch header at or behind
+// from that says the segment was durable beyond mark, or -1.
+func (r *recovery) findBatch(sc *scan, from, mark int64) int64 {
+	for off := from; off+batchHeaderSize <= int64(len(sc.data)); off += batchAlign {
+		if le.Uint32(sc.data[off:]) != batchMagic {
+			continue
+		}
+		h, ok := parseBatchHeader(sc.data, off, sc.seg.seed)
+		if ok && int64(h.mark) > mark && h.seq > r.seq {
+			return off
+		}
+	}
+	return -1
+}
+
+// frameAt is one frame of a batch.
+type frameAt struct {
+	frameHeader
+	off int64 // of the payload
+	ok  bool  // the payload verifies
+}
+
+// readBatch returns the frames of a batch as far as their headers are
+// readable; whole is true if nothing is damaged.
+func readBatch(data []byte, off int64, h *batchHeader, seed uint32) (frames []frameAt, whole bool) {
+	pos, end := off+batchHeaderSize, off+batchHeaderSize+int64(h.length)
+	if end > int64(len(data)) {
+		return nil, false
+	}
+	chain := h.crc
+	whole = true
+	for range h.frames {
+		fh, ok := parseFrameHeader(data[pos:end], seed)
+		if !ok {
+			return frames, false
+		}
+		next := pos + frameHeaderSize + int64(fh.length)
+		f := frameAt{frameHeader: fh, off: pos + frameHeaderSize}
+		f.ok = frameCRC(data[pos:next], chain) == fh.crc
+		whole = whole && f.ok
+		frames = append(frames, f)
+		chain, pos = fh.crc, next
+	}
+	return frames, whole && pos == end
+}
+
+// batch takes in one batch, below the durable mark or whole.
+func (r *recovery) batch(sc *scan, off int64, h *batchHeader, frames []frameAt, whole bool) {
+	name := sc.seg.name
+	switch {
+	case h.seq != r.seq+1:
+		r.lose(&DamageError{File: name, Offset: off, Reason: fmt.Sprintf("batch %d follows batch %d", h.seq, r.seq)})
+	case r.chained && h.prev != r.chain:
+		r.lose(&DamageError{File: name, Offset: off, Reason: "batch does not continue the chain"})
+	}
+	r.seq = max(r.seq, h.seq)
+	r.chain, r.chained = h.crc, true
+	for i := range frames {
+		r.frame(sc, &frames[i])
+		r.chain = frames[i].crc
+	}
+	if n := int(h.frames) - len(frames); n > 0 {
+		at := off + batchHeaderSize
+		if len(frames) > 0 {
+			f := &frames[len(frames)-1]
+			at = f.off + int64(f.length)
+		}
+		r.lose(&DamageError{File: name, Offset: at, Reason: fmt.Sprintf("frame header is damaged, %d frames are lost", n)})
+	} else if !whole && len(frames) == int(h.frames) && allOK(frames) {
+		r.report(&DamageError{File: name, Offset: off, Reason: "batch has another length than its frames"})
+	}
+}
+
+func allOK(frames []frameAt) bool {
+	for i := range frames {
+		if !frames[i].ok {
+			return false
+		}
+	}
+	return true
+}
+
+// frame takes in one frame whose header is good.
+func (r *recovery) frame(sc *scan, f *frameAt) {
+	l := r.l
+	name := sc.seg.name
+	payload := sc.data[f.off : f.off+int64(f.length)]
+	if !f.ok {
+		r.report(&DamageError{Group: f.group, File: name, Offset: f.off, Reason: "frame does not match its checksum"})
+	}
+	if f.typ == frameCeiling || f.typ == frameTable {
+		d := decoder{b: payload}
+		switch {
+		case !f.ok:
+			r.unsure = r.unsure || f.typ == frameCeiling
+		case f.typ == frameCeiling:
+			if b := d.bytes(8); b != nil {
+				r.ceiling = le.Uint64(b)
+			}
+		default:
+			n := int(d.uint32())
+			if t, ok := decodeTable(payload[d.off:], n); ok && !d.bad {
+				r.table(t, name, f.off)
+			}
+		}
+		return
+	}
+	g := r.groupOf(sc, f)
+	if !f.ok {
+		r.suspect(g, "a frame is damaged", name, f.off)
+		return
+	}
+	c := change{typ: f.typ, flags: f.flags, group: f.group, counter: f.counter}
+	at := position{seg: uint32(sc.seg.number), base: f.off}
+	d := decoder{b: payload}
+	switch {
+	case f.typ == frameUpdate && decodeUpdate(&d, &c, at):
+	case f.typ == frameState && decodeState(&d, &c, at):
+	default:
+		r.report(&DamageError{Group: f.group, File: name, Offset: f.off, Reason: "frame cannot be understood"})
+		r.suspect(g, "a frame cannot be understood", name, f.off)
+		return
+	}
+	if g.suspect != nil {
+		r.applySuspect(g, &c, sc.seg)
+		return
+	}
+	if err := l.applyLocked(g, &c, sc.seg); err != nil {
+		r.suspect(g, err.Error(), name, f.off)
+	}
+}
+
+// groupOf finds the group of a frame and checks that no frame of it is
+// missing in between.
+func (r *recovery) groupOf(sc *scan, f *frameAt) *group {
+	g := r.l.groups[f.group]
+	if g == nil {
+		g = newGroup(f.group)
+		g.partial = true
+		r.l.groups[f.group] = g
+		// Older frames may be in segments that were freed, but then the head
+		// of the oldest one left lists the group.
+		if !r.listed || f.counter == 1 {
+			g.counter = f.counter - 1
+		}
+	}
+	if f.counter != g.counter+1 {
+		r.suspect(g, fmt.Sprintf("frame %d follows frame %d", f.counter, g.counter), sc.seg.name, f.off)
+	}
+	g.counter = f.counter
+	g.epoch = r.epoch
+	return g
+}
+
+// applySuspect keeps the identity of a suspect up to date, for the report.
+func (r *recovery) applySuspect(g *group, c *change, seg *segment) {
+	if c.flags&flagRemove != 0 {
+		r.l.forgetLocked(g)
+		return
+	}
+	if c.flags&flagMeta != 0 {
+		g.meta = append([]byte{}, c.meta...)
+	}
+	if c.flags&flagHardState != 0 {
+		g.hs = c.hs
+	}
+	if c.typ == frameState {
+		r.l.rebaseLocked(g, seg)
+	}
+}
+
+// judge sets aside every group that cannot be proven current.
+func (r *recovery) judge() {
+	l := r.l
+	for _, g := range l.groups {
+		if g.suspect == nil && g.epoch < r.epoch {
+			r.suspect(g, "frames may be lost: "+r.loss.Reason, r.loss.File, r.loss.Offset)
+		}
+		if g.suspect == nil && g.partial {
+			r.suspect(g, "no frame with its whole state is left", "", -1)
+		}
+		for i := range g.places {
+			if g.suspect == nil && g.places[i].seg == 0 {
+				r.suspect(g, fmt.Sprintf("entry %d is lost", g.first+uint64(i)), "", -1)
+			}
+		}
+		if g.suspect == nil && g.hs.commit > g.last() {
+			r.suspect(g, fmt.Sprintf("commit %d is beyond the last index %d", g.hs.commit, g.last()), "", -1)
+		}
+		if g.suspect != nil {
+			l.releaseLocked(g.places)
+			g.places = nil
+		}
+		g.pend = pendingState{}
+	}
+}
+
+// settleTail makes the last batch durable: it may be in the page cache only,
+// and after a failed sync the cache may call clean what is not on the disk.
+// So its bytes are written again.
+func (r *recovery) settleTail() error {
+	t := r.tail
+	if t.seg == nil {
+		return nil
+	}
+	b := make([]byte, min(t.len, t.seg.size-t.off))
+	if _, err := t.seg.file.ReadAt(b, t.off); err != nil && err != io.EOF {
+		return fmt.Errorf("wal: read tail of %s: %w", t.seg.name, err)
+	}
+	if _, err := t.seg.file.WriteAt(b, t.off); err != nil {
+		return fmt.Errorf("wal: write tail of %s again: %w", t.seg.name, err)
+	}
+	if err := t.seg.file.SyncData(); err != nil {
+		return fmt.Errorf("wal: sync tail of %s: %w", t.seg.name, err)
+	}
+	return nil
+}
+
+// shrinkTail gives back what was preallocated behind the end of the segment
+// that was the last one, once the next one's head says where that end is. A
+// damaged segment stays as it is.
+func (r *recovery) shrinkTail() {
+	n := len(r.l.order)
+	if n < 2 {
+		return
+	}
+	s := r.l.order[n-2]
+	if s.damaged || s.size <= s.end {
+		return
+	}
+	if err := s.file.Truncate(s.end); err != nil {
+		r.l.logger.Warn("wal: cannot shrink segment", "file", s.name, "error", err)
+		return
+	}
+	s.size = s.end
+}
+
+const readPage = 4 << 10
+
+// read reads the first limit bytes of a segment. Pages that the disk refuses
+// stay zero and are reported; what was in them shows as damage.
+func (r *recovery) read(sc *scan, limit int64) error {
+	if int64(cap(r.buf)) < limit {
+		r.buf = make([]byte, limit)
+	}
+	sc.data = r.buf[:limit]
+	if n, err := sc.seg.file.ReadAt(sc.data, 0); err == nil || (err == io.EOF && int64(n) == limit) {
+		return nil
+	}
+	clear(sc.data)
+	for off := int64(0); off < limit; off += readPage {
+		page := sc.data[off:min(off+readPage, limit)]
+		if n, err := sc.seg.file.ReadAt(page, off); err != nil && n < len(page) {
+			clear(page)
+			sc.bad = true
+			r.report(&DamageError{File: sc.seg.name, Offset: off, Reason: "page cannot be read", Err: err})
+		}
+	}
+	return nil
+}
