@@ -127,41 +127,43 @@ func (c *badgerCold) Get(group, lo, hi, maxBytes uint64) ([][]byte, error) {
 		o.PrefetchSize = int(min(max(hi-lo, 1), 16))
 		it := txn.NewIterator(o)
 		defer it.Close()
-		total, missing := uint64(0), 0
+		total, missing, piece := uint64(0), 0, uint16(0)
 		for it.Seek(coldKey(ColdKey{group, lo}, 0)); it.Valid(); it.Next() {
 			k := it.Item().Key()
-			if len(k) != coldKeySize {
-				continue
+			index := lo + uint64(len(list))
+			if missing > 0 {
+				index--
 			}
-			index, piece := binary.BigEndian.Uint64(k[8:]), binary.BigEndian.Uint16(k[16:])
-			if missing == 0 && (index >= hi || index != lo+uint64(len(list)) || piece != 0) {
-				return nil
+			if index >= hi || string(k) != string(coldKey(ColdKey{group, index}, piece)) {
+				break
 			}
 			value, err := it.Item().ValueCopy(nil)
 			if err != nil {
 				return fmt.Errorf("badger: read group %d index %d: %w", group, index, err)
 			}
-			if piece == 0 {
-				if missing > 0 || len(value) < 4 {
-					list = list[:len(list)-1]
-					return nil
-				}
-				size := int(le.Uint32(value))
-				if total += uint64(size); len(list) > 0 && total > maxBytes {
-					return nil
-				}
-				rec := value[4:]
-				if size > len(rec) {
-					rec = append(make([]byte, 0, size), rec...)
-				}
-				list, missing = append(list, rec), size-len(rec)
-			} else {
+			if piece > 0 {
 				last := len(list) - 1
 				list[last] = append(list[last], value...)
 				missing -= len(value)
+			} else {
+				if len(value) < 4 {
+					break
+				}
+				size := int(le.Uint32(value))
+				if total += uint64(size); len(list) > 0 && total > maxBytes {
+					break
+				}
+				rec := value[4:]
+				if size > len(rec) {
+					rec = append(make([]byte, 0, min(size, maxFramePayload)), rec...)
+				}
+				list, missing = append(list, rec), size-len(rec)
+			}
+			if piece++; missing <= 0 {
+				piece, missing = 0, 0
 			}
 		}
-		if missing != 0 {
+		if missing > 0 {
 			list = list[:len(list)-1]
 		}
 		return nil

@@ -259,7 +259,7 @@ func (l *Log) target(u *Update) (*group, error) {
 // so far is durable, and fills in what its frame says.
 func (g *group) judge(u *Update, c *change, batch uint64) error {
 	if g.pend.batch != batch {
-		g.pend = pendingState{batch: batch, counter: g.counter, last: g.last(), term: g.hs.term, commit: g.committed()}
+		g.pend = pendingState{batch: batch, counter: g.counter, last: g.last(), term: g.hs.term, commit: g.committed(), stored: g.hs.commit}
 	}
 	if u.Remove {
 		c.flags = flagRemove
@@ -296,11 +296,11 @@ func (g *group) judge(u *Update, c *change, batch uint64) error {
 	if hs := u.HardState; hs != nil {
 		c.flags |= flagHardState
 		c.hs = hardState{set: true, term: hs.GetTerm(), vote: hs.GetVote(), commit: hs.GetCommit()}
-		if c.hs.term < p.term || c.hs.commit > p.last || c.hs.commit < g.hs.commit {
+		if c.hs.term < p.term || c.hs.commit > p.last || c.hs.commit < p.stored {
 			return groupError(ErrInvalid, g.number, "hard state with term %d after %d, commit %d after %d, last index %d",
-				c.hs.term, p.term, c.hs.commit, g.hs.commit, p.last)
+				c.hs.term, p.term, c.hs.commit, p.stored, p.last)
 		}
-		p.term, p.commit = c.hs.term, max(p.commit, c.hs.commit)
+		p.term, p.stored, p.commit = c.hs.term, c.hs.commit, max(p.commit, c.hs.commit)
 	}
 	if u.Meta != nil {
 		c.flags |= flagMeta
@@ -427,13 +427,13 @@ func (l *Log) sealLocked(last bool) error {
 	w := &l.writer
 	l.mu.RLock()
 	err := l.failure
-	table, next := 16+12*len(l.groups), l.next
+	table, next := 16+20*len(l.groups), l.next
 	giveBack := last && next < l.ceiling
 	l.mu.RUnlock()
 	if err != nil || w.active == nil || (!w.unseal && !giveBack) {
 		return err
 	}
-	full := last || int64(table)*4 < w.sinceTable
+	full := last || int64(table)*2 < w.sinceTable
 	if !full {
 		table = 0
 	}

@@ -39,7 +39,8 @@ type pendingState struct {
 	counter uint64
 	last    uint64
 	term    uint64
-	commit  uint64
+	commit  uint64 // entries up to here cannot change
+	stored  uint64 // the hard state's commit
 }
 
 func newGroup(number uint64) *group { return &group{number: number, first: 1} }

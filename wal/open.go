@@ -33,11 +33,8 @@ func Open(opts Options) (*Log, error) {
 	l.queue.groups = map[uint64]*groupQueue{}
 	l.cold.store = o.Cold
 	l.run.init()
-	if err := o.FS.MkdirAll(o.Dir); err != nil {
-		return nil, fmt.Errorf("wal: make %s: %w", o.Dir, err)
-	}
-	if err := o.FS.SyncDir(path.Dir(o.Dir)); err != nil {
-		return nil, fmt.Errorf("wal: sync %s: %w", path.Dir(o.Dir), err)
+	if err := makeDir(o.FS, o.Dir); err != nil {
+		return nil, err
 	}
 	lock, err := o.FS.Lock(path.Join(o.Dir, lockName))
 	if err != nil {
@@ -57,6 +54,31 @@ func Open(opts Options) (*Log, error) {
 	return l, nil
 }
 
+// makeDir makes a directory, and makes durable that it is there: its own name,
+// and those of the directories above it that had to be made as well.
+func makeDir(fsys vfs.FS, dir string) error {
+	parents := []string{path.Dir(dir)}
+	for p := path.Dir(dir); p != path.Dir(p); p = path.Dir(p) {
+		there, err := fsys.Exists(p)
+		if err != nil {
+			return fmt.Errorf("wal: look for %s: %w", p, err)
+		}
+		if there {
+			break
+		}
+		parents = append(parents, path.Dir(p))
+	}
+	if err := fsys.MkdirAll(dir); err != nil {
+		return fmt.Errorf("wal: make %s: %w", dir, err)
+	}
+	for _, p := range parents {
+		if err := fsys.SyncDir(p); err != nil {
+			return fmt.Errorf("wal: sync %s: %w", p, err)
+		}
+	}
+	return nil
+}
+
 func (l *Log) start() error {
 	numbers, err := l.listSegments()
 	if err != nil {
@@ -70,8 +92,12 @@ func (l *Log) start() error {
 		return err
 	}
 	l.damages = r.damages
-	l.cold.swept = len(numbers) == 0
-	l.trash = nil // of an earlier life: found by the first sweep
+	l.cold.swept = r.epoch > 0
+	// What compactions of an earlier life left in the cold store may be gone
+	// or not: the first use of the store sweeps it.
+	if len(l.trash) > 0 {
+		l.trash = l.trash[:1]
+	}
 	l.flushMu.Lock()
 	defer l.flushMu.Unlock()
 	l.checkSpace()

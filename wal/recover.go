@@ -153,10 +153,10 @@ func (r *recovery) segment(s *segment, h headOf, end int64, first, last bool) er
 		r.head(&h.segmentHead, s, first)
 	} else {
 		r.report(&DamageError{File: s.name, Offset: 0, Reason: "segment head is damaged"})
-		r.chained = false
+		r.chained, r.unsure = false, true
 		if off = r.findBatch(&sc, off, 0); off < 0 {
 			off = int64(len(sc.data))
-			if last {
+			if last && !emptyBehindHead(sc.data) {
 				r.lose(&DamageError{File: s.name, Offset: 0, Reason: "no batch is readable"})
 			}
 		}
@@ -167,6 +167,24 @@ func (r *recovery) segment(s *segment, h headOf, end int64, first, last bool) er
 		s.end = end
 	}
 	return nil
+}
+
+// emptyBehindHead reports whether nothing was ever written behind a damaged
+// head, if the head's length can be believed.
+func emptyBehindHead(data []byte) bool {
+	if len(data) < headFixed {
+		return false
+	}
+	size := int(le.Uint32(data[12:]))
+	if size < headFixed || size > len(data) {
+		return false
+	}
+	for _, b := range data[size:] {
+		if b != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // head takes in what a segment's head says about what came before.
