@@ -1,12 +1,15 @@
 package transport
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
+	"io"
 	"math/big"
 	"net"
 	"testing"
@@ -44,5 +47,56 @@ func testTLS(t testing.TB) *tls.Config {
 	return &tls.Config{
 		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
 		RootCAs:      pool, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert,
+	}
+}
+
+// Everything works over TLS, with the key proven inside the session; who has no
+// TLS, or no certificate of ours, does not get in.
+func TestTLS(t *testing.T) {
+	t.Parallel()
+	c := tcpCluster(t)
+	ours, theirs := testTLS(t), testTLS(t)
+	start := func(n byte, secured *tls.Config) (*Transport, *recorder) {
+		h := newRecorder()
+		cfg := c.config(n, h)
+		cfg.TLS, cfg.Key = secured, []byte("0123456789abcdef")
+		return c.start(cfg), h
+	}
+	a, _ := start(1, ours)
+	_, hb := start(2, ours)
+	strange, _ := start(3, theirs)
+	plain, _ := start(4, nil)
+	for i := range uint64(1000) {
+		if err := a.Send(nodeID(2), numbered(1, i, 2000)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range uint64(1000) {
+		if m := await(t, hb.messages, "message"); number(m) != i {
+			t.Fatalf("%d, want %d", number(m), i)
+		}
+	}
+	data := make([]byte, 3<<20)
+	if got, err := a.Call(t.Context(), nodeID(2), 1, data); err != nil || !bytes.Equal(got, data) {
+		t.Fatalf("%d bytes, %v", len(got), err)
+	}
+	r, err := a.Fetch(t.Context(), nodeID(2), data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, data) {
+		t.Fatalf("%d bytes, %v", len(got), err)
+	}
+	for _, other := range []*Transport{strange, plain} {
+		if _, err := other.Call(t.Context(), nodeID(2), 1, nil); !errors.Is(err, ErrPeerDown) {
+			t.Fatal(err)
+		}
+		if _, err := a.Call(t.Context(), other.cfg.Node, 1, nil); !errors.Is(err, ErrPeerDown) {
+			t.Fatal(err)
+		}
+	}
+	if ours.MinVersion != 0 {
+		t.Fatal("the caller's configuration was changed")
 	}
 }
