@@ -1,0 +1,305 @@
+package raftgroup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/copycat-replication/copycat/id"
+	"github.com/copycat-replication/copycat/pb/grouppb"
+)
+
+// The methods that a host answers. Numbers up to MaxMethod are the host's.
+const (
+	methodJoin  uint16 = 1 // a node asks a group for a replica of its own
+	methodReady uint16 = 2 // the replica is there: make it a member
+	methodPlace uint16 = 3 // a leader asks a node to get a replica
+	MaxMethod   uint16 = 31
+)
+
+// The codes of an answer.
+const (
+	codeOK uint32 = iota
+	codeNotLeader
+	codeUnknownGroup
+	codeRefused
+	codeFailed
+)
+
+// HandleCall answers a call of another node's host, or of this one's.
+func (h *Host) HandleCall(ctx context.Context, from id.Node, method uint16, request []byte) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, h.cfg.CallTimeout)
+	defer cancel()
+	var body protoMessage
+	var err error
+	switch method {
+	case methodJoin:
+		body, err = h.serveJoin(ctx, request)
+	case methodReady:
+		body, err = h.serveReady(ctx, request)
+	case methodPlace:
+		body, err = h.servePlace(from, request)
+	default:
+		err = fmt.Errorf("%w: method %d", ErrNewerFormat, method)
+	}
+	answer := grouppb.Answer{}
+	if err == nil {
+		answer.Body = make([]byte, body.Size())
+		_, err = body.MarshalToSizedBuffer(answer.Body)
+	}
+	if err != nil {
+		answer = answerFor(err)
+	}
+	return answer.Marshal()
+}
+
+// notLeader is ErrNotLeader with a hint who is.
+type notLeader struct{ leader id.Node }
+
+func (e *notLeader) Error() string {
+	return ErrNotLeader.Error() + "; " + e.leader.String() + " may be"
+}
+func (e *notLeader) Unwrap() error { return ErrNotLeader }
+
+func answerFor(err error) grouppb.Answer {
+	a := grouppb.Answer{Code: codeFailed, Message: err.Error()}
+	var nl *notLeader
+	switch {
+	case errors.As(err, &nl):
+		a.Code = codeNotLeader
+		if !nl.leader.IsZero() {
+			a.Leader = nl.leader[:]
+		}
+	case errors.Is(err, ErrUnknownGroup):
+		a.Code = codeUnknownGroup
+	case errors.Is(err, errRefused):
+		a.Code = codeRefused
+	}
+	return a
+}
+
+// errRefused says that asking the same again is in vain.
+var errRefused = errors.New("refused")
+
+// ask calls a method of another host and opens the envelope of its answer.
+func (h *Host) ask(ctx context.Context, node id.Node, method uint16, request, response protoMessage) error {
+	body := make([]byte, request.Size())
+	if _, err := request.MarshalToSizedBuffer(body); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, h.cfg.CallTimeout)
+	defer cancel()
+	data, err := h.net.Call(ctx, node, method, body)
+	if err != nil {
+		return err
+	}
+	var a grouppb.Answer
+	if err := a.Unmarshal(data); err != nil {
+		return fmt.Errorf("%w: answer: %w", errBadMessage, err)
+	}
+	switch a.Code {
+	case codeOK:
+		return response.Unmarshal(a.Body)
+	case codeNotLeader:
+		nl := &notLeader{}
+		if leader, err := id.NodeFromBytes(a.Leader); err == nil {
+			nl.leader = leader
+		}
+		return nl
+	case codeUnknownGroup:
+		return fmt.Errorf("%w: node %s: %s", ErrUnknownGroup, node, a.Message)
+	case codeRefused:
+		return fmt.Errorf("%w: node %s: %s", errRefused, node, a.Message)
+	}
+	return fmt.Errorf("node %s: %s", node, a.Message)
+}
+
+// inStep runs f in a group's step and waits for what it gives to reply.
+func inStep[T any](ctx context.Context, g *Group, f func(reply func(T, error))) (T, error) {
+	type result struct {
+		v   T
+		err error
+	}
+	var zero T
+	done := make(chan result, 1)
+	reply := func(v T, err error) {
+		select {
+		case done <- result{v, err}:
+		default: // answered already
+		}
+	}
+	if !g.call(func() { f(reply) }) {
+		return zero, fmt.Errorf("group %s: %w", g.key, ErrClosed)
+	}
+	select {
+	case r := <-done:
+		return r.v, r.err
+	case <-ctx.Done():
+		return zero, fmt.Errorf("group %s: %w", g.key, ctx.Err())
+	}
+}
+
+// requireLeader is nil at the leader.
+func (g *Group) requireLeader() error {
+	switch {
+	case g.failure != nil:
+		return g.failure
+	case g.isLeader():
+		return nil
+	case g.state == nil:
+		return fmt.Errorf("group %s: %w", g.key, &notLeader{})
+	}
+	return &notLeader{leader: g.state.members[id.Replica(g.lead)]}
+}
+
+func (h *Host) serveJoin(ctx context.Context, request []byte) (protoMessage, error) {
+	var req grouppb.JoinRequest
+	if err := req.Unmarshal(request); err != nil {
+		return nil, fmt.Errorf("%w: %w", errBadMessage, err)
+	}
+	s, err := id.StructureFromBytes(req.Structure)
+	if err != nil {
+		return nil, err
+	}
+	node, err := id.NodeFromBytes(req.Node)
+	if err != nil {
+		return nil, err
+	}
+	g, ok := h.Group(s)
+	if !ok {
+		return nil, fmt.Errorf("structure %s: %w", s, ErrUnknownGroup)
+	}
+	return inStep(ctx, g, func(reply func(protoMessage, error)) { g.joinStep(&req, node, reply) })
+}
+
+// joinStep gives out a ReplicaID, by a committed intent, and tells the asker
+// what to start from.
+func (g *Group) joinStep(req *grouppb.JoinRequest, node id.Node, reply func(protoMessage, error)) {
+	if err := g.requireLeader(); err != nil {
+		reply(nil, err)
+		return
+	}
+	var nonce [16]byte
+	copy(nonce[:], req.Nonce)
+	g.await(nonce, func(o outcome, err error) {
+		if err == nil && !o.ok {
+			err = fmt.Errorf("group %s: %w: no replica for node %s", g.key, errRefused, node)
+		}
+		if err == nil {
+			err = g.requireLeader()
+		}
+		if err != nil {
+			reply(nil, err)
+			return
+		}
+		g.leader.keepLogFor(g, o.intent, g.snaps.held.Index)
+		resp := &grouppb.JoinResponse{Genesis: g.genesis.encode(), Replica: uint64(o.intent), Members: encodeMembers(g.state.members)}
+		if g.snaps.held.Index != 0 {
+			resp.Snapshot = encodeRef(g.snaps.held)
+		}
+		reply(resp, nil)
+	})
+	if err := g.proposeRecord(KindReplicaIntent, &grouppb.ReplicaIntent{Nonce: nonce[:], Node: node[:]}); err != nil {
+		delete(g.waiters, nonce)
+		reply(nil, err)
+	}
+}
+
+// await has done called when the record with this nonce is applied, or when
+// waiting makes no sense any more.
+func (g *Group) await(nonce [16]byte, done func(outcome, error)) {
+	g.waiters[nonce] = waiter{until: g.now.Add(g.host.cfg.CallTimeout), done: done}
+}
+
+// expireWaiters tells those whose record did not come that it may have been lost.
+func (g *Group) expireWaiters() {
+	for n, w := range g.waiters {
+		if g.now.After(w.until) {
+			delete(g.waiters, n)
+			w.done(outcome{}, fmt.Errorf("group %s: %w", g.key, context.DeadlineExceeded))
+		}
+	}
+}
+
+func (h *Host) serveReady(ctx context.Context, request []byte) (protoMessage, error) {
+	var req grouppb.ReadyRequest
+	if err := req.Unmarshal(request); err != nil {
+		return nil, fmt.Errorf("%w: %w", errBadMessage, err)
+	}
+	s, err := id.StructureFromBytes(req.Structure)
+	if err != nil {
+		return nil, err
+	}
+	key := id.Group{Structure: s, Incarnation: id.Incarnation{Birth: req.Birth, Recovery: req.Recovery}}
+	h.mu.Lock()
+	g := h.groups[key]
+	h.mu.Unlock()
+	if g == nil {
+		return nil, fmt.Errorf("group %s: %w", key, ErrUnknownGroup)
+	}
+	return inStep(ctx, g, func(reply func(protoMessage, error)) { g.readyStep(&req, reply) })
+}
+
+// readyStep makes a replica that exists and is seeded a learner of its group.
+func (g *Group) readyStep(req *grouppb.ReadyRequest, reply func(protoMessage, error)) {
+	if err := g.requireLeader(); err != nil {
+		reply(nil, err)
+		return
+	}
+	if inConf(g.state.conf, req.Replica) {
+		reply(&grouppb.ReadyResponse{}, nil)
+		return
+	}
+	if !g.state.mayAdd(req.Replica) {
+		reply(nil, fmt.Errorf("group %s: %w: replica %d was abandoned", g.key, errRefused, req.Replica))
+		return
+	}
+	first, err := g.store.FirstIndex()
+	if err != nil {
+		reply(nil, err)
+		return
+	}
+	if first > req.Index+1 {
+		reply(nil, fmt.Errorf("group %s: %w: the log begins at %d, replica %d needs it from %d", g.key, errRefused, first, req.Replica, req.Index+1))
+		return
+	}
+	var nonce [16]byte
+	if err := g.host.random(nonce[:]); err != nil {
+		reply(nil, err)
+		return
+	}
+	g.await(nonce, func(o outcome, err error) {
+		if err == nil && !o.ok {
+			err = fmt.Errorf("group %s: membership change for replica %d had no effect", g.key, req.Replica)
+		}
+		reply(&grouppb.ReadyResponse{}, err)
+	})
+	cc := &raftpb.ConfChangeV2{Changes: []*raftpb.ConfChangeSingle{{Type: raftpb.ConfChangeAddLearnerNode.Enum(), NodeId: new(req.Replica)}}}
+	if err := g.proposeConf(cc, nonce); err != nil {
+		delete(g.waiters, nonce)
+		reply(nil, err)
+	}
+}
+
+// askToHost asks a node, without waiting, to get a replica of a structure.
+func (h *Host) askToHost(node id.Node, s id.Structure) {
+	h.jobs.add(func() {
+		if err := h.ask(h.ctx, node, methodPlace, &grouppb.PlaceRequest{Structure: s[:]}, &grouppb.PlaceResponse{}); err != nil {
+			h.cfg.Logger.Debug("node does not take a replica now", "node", node.String(), "structure", s.String(), "error", err)
+		}
+	})
+}
+
+func (h *Host) servePlace(from id.Node, request []byte) (protoMessage, error) {
+	var req grouppb.PlaceRequest
+	if err := req.Unmarshal(request); err != nil {
+		return nil, fmt.Errorf("%w: %w", errBadMessage, err)
+	}
+	s, err := id.StructureFromBytes(req.Structure)
+	if err != nil {
+		return nil, err
+	}
+	return &grouppb.PlaceResponse{}, h.Join(s, from)
+}

@@ -1,0 +1,399 @@
+package raftgroup
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/copycat-replication/copycat/snapshot"
+	"github.com/copycat-replication/copycat/wal"
+)
+
+// rendezvous is an outstanding nil: the consumer is to call Consume, and
+// nothing follows until it has (design, section 6).
+type rendezvous struct {
+	make bool
+	// load: what to return. Exactly one of reader and bytes is used.
+	reader *snapshot.Reader
+	bytes  []byte
+	// make: the state as of the nil, and the session that was asked.
+	state *state
+	maker uint64
+
+	rewind *state // set by a make that failed: delivery goes on after this
+	done   chan struct{}
+}
+
+// baseRetry is the pause after a provider that failed to bring the base.
+const baseRetry = time.Second
+
+// deliver runs the subscription's delivery: first the base if it is this
+// one's to bring, then a load, then commit after commit.
+func (s *Subscription) deliver() {
+	if !s.awaitBegin() {
+		return
+	}
+	g := s.group.Load()
+	c := &cursor{}
+	if !s.jump(g, c, true) {
+		return
+	}
+	for {
+		c.mine = s.session.Load()
+		d, ok, err := c.next(g.store, g.applied.Load())
+		switch {
+		case errors.Is(err, wal.ErrCompacted):
+			if !s.jump(g, c, false) {
+				return
+			}
+			continue
+		case err != nil:
+			s.report(fmt.Errorf("group %s: delivery after %d: %w", g.key, c.state.index, err))
+			if !s.pause(baseRetry) {
+				return
+			}
+			continue
+		case !ok:
+			if at := s.drainAt.Load(); at > 0 && c.state.index+1 >= at {
+				return
+			}
+			select {
+			case <-s.news:
+			case <-s.stop:
+				return
+			}
+			continue
+		}
+		if !s.hand(g, c, d) {
+			return
+		}
+	}
+}
+
+// hand gives the consumer what an entry holds. False: the subscription ends.
+func (s *Subscription) hand(g *Group, c *cursor, d delivery) bool {
+	switch d.kind {
+	case deliverPayloads:
+		for _, p := range d.payloads {
+			if !s.sendCommit(p) {
+				return false
+			}
+		}
+	case deliverBase:
+		return s.meet(&rendezvous{bytes: d.base})
+	case deliverMake:
+		at, err := c.state.clone()
+		if err != nil {
+			s.report(err)
+			return true
+		}
+		r := &rendezvous{make: true, state: at, maker: c.mine}
+		if !s.meet(r) {
+			return false
+		}
+		if r.rewind != nil {
+			c.reset(r.rewind)
+		}
+	}
+	return true
+}
+
+// sendCommit hands over one commit or nil, and warns about a consumer that
+// does not read.
+func (s *Subscription) sendCommit(p []byte) bool {
+	select {
+	case s.commitCh <- p:
+		return true
+	default:
+	}
+	patience := time.NewTimer(s.cfg.ConsumerPatience)
+	defer patience.Stop()
+	for {
+		select {
+		case s.commitCh <- p:
+			return true
+		case <-s.stop:
+			return false
+		case <-patience.C:
+			s.report(fmt.Errorf("structure %s: %w for %s", s.cfg.Structure, ErrSlowConsumer, s.cfg.ConsumerPatience))
+		}
+	}
+}
+
+// meet sends a nil and waits until the consumer has called Consume.
+func (s *Subscription) meet(r *rendezvous) bool {
+	r.done = make(chan struct{})
+	s.mu.Lock()
+	s.due = r
+	s.mu.Unlock()
+	if !s.sendCommit(nil) {
+		return false
+	}
+	patience := time.NewTimer(s.cfg.ConsumerPatience)
+	defer patience.Stop()
+	for {
+		select {
+		case <-r.done:
+			return true
+		case <-s.stop:
+			return false // Consume can still be served
+		case <-patience.C:
+			s.report(fmt.Errorf("structure %s: %w: the snapshot consumer has not been called since the nil on it", s.cfg.Structure, ErrSlowConsumer))
+		}
+	}
+}
+
+// jump puts the cursor where delivery can go on from: behind the newest
+// snapshot held, or at the beginning of the log. At the start of a
+// subscription, a snapshot of zero bytes holds nothing and gives no nil.
+func (s *Subscription) jump(g *Group, c *cursor, start bool) bool {
+	for {
+		at, reader, err := s.host.loadPoint(g)
+		if err == nil {
+			c.reset(at)
+			if reader == nil {
+				return true
+			}
+			if start && reader.UserSize() == 0 {
+				s.closeReader(reader)
+				return true
+			}
+			return s.meet(&rendezvous{reader: reader})
+		}
+		s.report(fmt.Errorf("group %s: load snapshot: %w", g.key, err))
+		if !s.pause(baseRetry) {
+			return false
+		}
+	}
+}
+
+// pause waits, unless the subscription is stopped meanwhile.
+func (s *Subscription) pause(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-s.stop:
+		return false
+	}
+}
+
+// Consume is the SnapshotConsumer: to be called once for each nil on the
+// commit channel, by the goroutine that read it. It returns the bytes to load,
+// which belong to the caller.
+func (s *Subscription) Consume() ([]byte, error) {
+	s.mu.Lock()
+	r := s.due
+	s.due = nil
+	s.mu.Unlock()
+	if r == nil {
+		select {
+		case <-s.ended:
+			return nil, fmt.Errorf("structure %s: %w", s.cfg.Structure, ErrClosed)
+		default:
+			return nil, fmt.Errorf("structure %s: %w", s.cfg.Structure, ErrNoSnapshotDue)
+		}
+	}
+	defer close(r.done)
+	if r.make {
+		return s.makeSnapshot(r)
+	}
+	if r.reader == nil {
+		return append([]byte{}, r.bytes...), nil
+	}
+	data, err := readSnapshot(r.reader)
+	s.closeReader(r.reader)
+	if err == nil {
+		return data, nil
+	}
+	// The file went bad under us. Another one may be here by now; delivery
+	// goes on after whatever is returned.
+	s.report(fmt.Errorf("structure %s: load snapshot: %w", s.cfg.Structure, err))
+	return s.fallBack(r)
+}
+
+// makeSnapshot calls the provider inside the consumer's call: whoever calls
+// has applied all before the nil and nothing after it, so the state is exactly
+// that of the cursor.
+func (s *Subscription) makeSnapshot(r *rendezvous) ([]byte, error) {
+	data, err := s.callProvider()
+	if err != nil {
+		s.report(fmt.Errorf("structure %s: snapshot of commit %d: %w", s.cfg.Structure, r.state.commits, err))
+		return s.fallBack(r)
+	}
+	g := s.group.Load()
+	ref, err := s.host.writeSnapshot(g, r.state, r.maker, data)
+	if err != nil {
+		// Nothing is lost: the log is still there, and the consumer's state is
+		// the one that it has just shown us.
+		s.report(fmt.Errorf("group %s: store snapshot of commit %d: %w", g.key, r.state.commits, err))
+		return data, nil
+	}
+	g.call(func() { g.snaps.onMade(g, ref) })
+	return data, nil
+}
+
+// fallBack returns the newest state that can be loaded, and has the commits
+// after it delivered again.
+func (s *Subscription) fallBack(r *rendezvous) ([]byte, error) {
+	g := s.group.Load()
+	at, reader, err := s.host.loadPoint(g)
+	if err != nil {
+		return nil, fmt.Errorf("group %s: load snapshot: %w", g.key, err)
+	}
+	if reader != nil {
+		data, err := readSnapshot(reader)
+		s.closeReader(reader)
+		if err != nil {
+			return nil, fmt.Errorf("group %s: load snapshot: %w", g.key, err)
+		}
+		r.rewind = at
+		return data, nil
+	}
+	base, at, err := findBase(g, at)
+	if err != nil {
+		return nil, fmt.Errorf("group %s: load base: %w", g.key, err)
+	}
+	r.rewind = at
+	return base, nil
+}
+
+// findBase walks the log from its beginning to the base, and returns a copy of
+// it with the state behind it.
+func findBase(g *Group, s *state) ([]byte, *state, error) {
+	c := &cursor{state: s}
+	for {
+		d, ok, err := c.next(g.store, g.applied.Load())
+		if err != nil {
+			return nil, nil, err
+		}
+		if d.kind == deliverBase {
+			return append([]byte{}, d.base...), c.state, nil
+		}
+		if c.state.baseSet || !ok {
+			return []byte{}, c.state, nil
+		}
+	}
+}
+
+func readSnapshot(r *snapshot.Reader) ([]byte, error) {
+	data := make([]byte, r.UserSize())
+	if _, err := io.ReadFull(r, data); err != nil {
+		return nil, err
+	}
+	// The checks of the file's end run where the reader finds it.
+	if _, err := r.Read(make([]byte, 1)); err != io.EOF { //nolint:errorlint // io.Reader's contract
+		if err == nil {
+			err = io.ErrShortBuffer
+		}
+		return nil, err
+	}
+	return data, nil
+}
+
+func (s *Subscription) closeReader(r *snapshot.Reader) {
+	if err := r.Close(); err != nil {
+		s.host.cfg.Logger.Warn("close snapshot", "structure", s.cfg.Structure.String(), "error", err)
+	}
+}
+
+// awaitBegin waits until delivery may begin, and brings the base if asked to.
+// Nothing is delivered before a provider that was called for the base has
+// returned.
+func (s *Subscription) awaitBegin() bool {
+	for {
+		select {
+		case <-s.begin:
+			return true
+		default:
+		}
+		select {
+		case <-s.begin:
+			return true
+		case <-s.baseDue:
+			if !s.bringBase() {
+				return false
+			}
+		case <-s.news:
+			if s.drainAt.Load() > 0 {
+				select {
+				case <-s.begin:
+					return true
+				default:
+					return false // nothing was ever delivered, and nothing was sent
+				}
+			}
+		case <-s.stop:
+			return false
+		}
+	}
+}
+
+// bringBase calls the provider for the base until it answers, or somebody
+// else's base was committed. The provider is user code: a shutdown does not
+// wait for it.
+func (s *Subscription) bringBase() bool {
+	for {
+		type result struct {
+			data []byte
+			err  error
+		}
+		got := make(chan result, 1)
+		go func() {
+			data, err := s.callProvider()
+			got <- result{data, err}
+		}()
+		var r result
+		select {
+		case r = <-got:
+		case <-s.stop:
+			select {
+			case r = <-got:
+			case <-time.After(errorGrace):
+				s.host.cfg.Logger.Error("snapshot provider has not returned, it is left behind", "structure", s.cfg.Structure.String())
+			}
+			return false
+		}
+		if r.err == nil {
+			g := s.group.Load()
+			g.call(func() { s.base, s.baseReady, s.baseAt = r.data, true, time.Time{} })
+			g.call(func() { g.tickSessions() })
+			return true
+		}
+		s.report(fmt.Errorf("structure %s: base: %w", s.cfg.Structure, r.err))
+		t := time.NewTimer(baseRetry)
+		select {
+		case <-s.begin:
+			t.Stop()
+			return true
+		case <-t.C:
+		case <-s.stop:
+			t.Stop()
+			return false
+		}
+	}
+}
+
+// callProvider calls the user's provider; a panic in it becomes an error, and
+// one that does not return gives warnings.
+func (s *Subscription) callProvider() (data []byte, err error) {
+	watchdog := time.AfterFunc(s.cfg.ProviderPatience, func() {
+		s.report(fmt.Errorf("structure %s: %w for %s; it must not want a lock that the consumer holds", s.cfg.Structure, ErrProviderSlow, s.cfg.ProviderPatience))
+	})
+	defer watchdog.Stop()
+	defer func() {
+		if p := recover(); p != nil {
+			data, err = nil, fmt.Errorf("%w: panic: %v", ErrProvider, p)
+		}
+	}()
+	data, err = s.cfg.Provider()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrProvider, err)
+	}
+	if data == nil {
+		data = []byte{}
+	}
+	return data, nil
+}

@@ -1,0 +1,227 @@
+package raftgroup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/copycat-replication/copycat/id"
+	"github.com/copycat-replication/copycat/pb/grouppb"
+	"github.com/copycat-replication/copycat/snapshot"
+)
+
+// fetchStall is how long a transfer may stand still before another holder is
+// tried. There is no limit on a whole transfer: one that moves is not given up.
+const fetchStall = 15 * time.Second
+
+// fetchSnapshot gets a snapshot's file onto this node, if it is not here yet,
+// and calls done in the group's step with the state that it holds.
+func (h *Host) fetchSnapshot(g *Group, ref SnapshotRef, holder id.Node, done func(*state, error)) {
+	var members []id.Node
+	if g.state != nil {
+		for _, n := range g.state.members {
+			members = append(members, n)
+		}
+	}
+	h.jobs.add(func() {
+		s, err := h.fetch(g, ref, holder, members)
+		g.call(func() { done(s, err) })
+	})
+}
+
+func (h *Host) fetch(g *Group, ref SnapshotRef, holder id.Node, members []id.Node) (*state, error) {
+	if s, err := h.snapshotState(g, ref); err == nil {
+		return s, nil
+	}
+	errs := []error{fmt.Errorf("group %s: snapshot %d: no holder reached", g.key, ref.Index)}
+	for _, node := range h.sources(g.key.Structure, holder, members) {
+		err := h.fetchFrom(g, ref, node)
+		if err == nil {
+			return h.snapshotState(g, ref)
+		}
+		if h.ctx.Err() != nil {
+			return nil, err
+		}
+		errs = append(errs, fmt.Errorf("from node %s: %w", node, err))
+	}
+	return nil, errors.Join(errs...)
+}
+
+// sources orders who may have a snapshot: those in this node's data center
+// first, since the WAN is what a snapshot should cross least.
+func (h *Host) sources(s id.Structure, holder id.Node, members []id.Node) []id.Node {
+	dc := make(map[id.Node]string)
+	for _, n := range h.dir.Nodes() {
+		dc[n.ID] = n.DataCenter
+	}
+	all := append([]id.Node{holder}, h.dir.Holders(s)...)
+	all = append(all, members...)
+	var near, far []id.Node
+	for _, n := range all {
+		_, live := dc[n]
+		switch {
+		case n == h.cfg.Node || n.IsZero() || slices.Contains(near, n) || slices.Contains(far, n):
+		case live && dc[n] == dc[h.cfg.Node]:
+			near = append(near, n)
+		default:
+			far = append(far, n)
+		}
+	}
+	return append(near, far...)
+}
+
+func (h *Host) fetchFrom(g *Group, ref SnapshotRef, node id.Node) error {
+	r, err := h.snaps.Receive(g.local, ref)
+	if err != nil {
+		return err
+	}
+	err = h.receiveFrom(r, g.key, ref, node)
+	if err != nil {
+		return errors.Join(err, r.Close()) // the part that came stays, for the next try
+	}
+	return r.Commit()
+}
+
+func (h *Host) receiveFrom(r *snapshot.Receiver, key id.Group, ref SnapshotRef, node id.Node) error {
+	req := grouppb.FetchRequest{
+		Structure: key.Structure[:], Birth: key.Incarnation.Birth, Recovery: key.Incarnation.Recovery,
+		Ref: encodeRef(ref), Offset: r.Offset(),
+	}
+	body, err := req.Marshal()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(h.ctx)
+	defer cancel()
+	stall := time.AfterFunc(fetchStall, cancel)
+	defer stall.Stop()
+	in, err := h.net.Fetch(ctx, node, body)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	_, err = io.Copy(r, &movingReader{in, func() { stall.Reset(fetchStall) }})
+	return err
+}
+
+// movingReader notes that a stream moves.
+type movingReader struct {
+	io.Reader
+	moved func()
+}
+
+func (m *movingReader) Read(p []byte) (int, error) {
+	n, err := m.Reader.Read(p)
+	if n > 0 {
+		m.moved()
+	}
+	return n, err
+}
+
+// HandleStream serves a snapshot's file to another node.
+func (h *Host) HandleStream(ctx context.Context, _ id.Node, request []byte, w io.Writer) error {
+	var req grouppb.FetchRequest
+	if err := req.Unmarshal(request); err != nil {
+		return fmt.Errorf("%w: %w", errBadMessage, err)
+	}
+	s, err := id.StructureFromBytes(req.Structure)
+	if err != nil {
+		return err
+	}
+	ref, err := decodeRef(req.Ref)
+	if err != nil {
+		return err
+	}
+	key := id.Group{Structure: s, Incarnation: id.Incarnation{Birth: req.Birth, Recovery: req.Recovery}}
+	h.mu.Lock()
+	g := h.groups[key]
+	h.mu.Unlock()
+	if g == nil {
+		return fmt.Errorf("group %s: %w", key, ErrUnknownGroup)
+	}
+	in, err := h.snaps.Raw(g.local, ref, req.Offset)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	if _, err := io.Copy(w, in); err != nil {
+		return fmt.Errorf("group %s: serve snapshot %d: %w", key, ref.Index, err)
+	}
+	return ctx.Err()
+}
+
+// snapshotState reads the applied state out of a snapshot's head.
+func (h *Host) snapshotState(g *Group, ref SnapshotRef) (*state, error) {
+	r, err := h.snaps.Open(g.local, ref)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return stateOf(g, r)
+}
+
+func stateOf(g *Group, r *snapshot.Reader) (*state, error) {
+	head := r.Head()
+	if head.Structure != g.key.Structure || head.Incarnation != g.key.Incarnation {
+		return nil, fmt.Errorf("group %s: snapshot is of %s@%s", g.key, head.Structure, head.Incarnation)
+	}
+	return decodeState(g.key, head.State)
+}
+
+// loadPoint opens what a delivery starts from: the newest snapshot held, with
+// the state as of it, or without one the state before the first entry.
+func (h *Host) loadPoint(g *Group) (*state, *snapshot.Reader, error) {
+	for {
+		ref := g.point.Load()
+		if ref == nil {
+			return newState(g.key, g.genesis.Members, g.genesis.Options), nil, nil
+		}
+		r, err := h.snaps.Open(g.local, *ref)
+		if err != nil {
+			if newer := g.point.Load(); newer != nil && *newer != *ref {
+				continue // replaced meanwhile
+			}
+			g.call(func() { g.refetch(*ref, err) })
+			return nil, nil, err
+		}
+		s, err := stateOf(g, r)
+		if err != nil {
+			return nil, nil, errors.Join(err, r.Close())
+		}
+		return s, r, nil
+	}
+}
+
+// refetch gets a snapshot that is held in name, but whose file went bad.
+func (g *Group) refetch(ref SnapshotRef, cause error) {
+	if g.snaps.held != ref || g.snaps.fetching {
+		return
+	}
+	g.lastError = cause
+	var damage *snapshot.DamageError
+	if errors.As(cause, &damage) {
+		g.log.Error("snapshot damaged: set aside, fetching it again", "snapshot", ref.Index, "error", cause)
+		if err := g.host.snaps.SetAside(g.local, ref); err != nil {
+			g.log.Error("damaged snapshot not set aside", "snapshot", ref.Index, "error", err)
+		}
+	}
+	g.snaps.fetching = true
+	g.host.fetchSnapshot(g, ref, g.state.announced.node, func(_ *state, err error) {
+		g.snaps.fetching = false
+		if err != nil {
+			g.log.Error("snapshot not fetched again", "snapshot", ref.Index, "error", err)
+		}
+	})
+}
+
+// retainSnapshots removes the files that no frame names any more.
+func (h *Host) retainSnapshots(local uint64, keep ...SnapshotRef) {
+	h.jobs.add(func() {
+		if err := h.snaps.Retain(local, keep...); err != nil {
+			h.cfg.Logger.Warn("old snapshots not removed", "local", local, "error", err)
+		}
+	})
+}

@@ -1,0 +1,391 @@
+package raftgroup
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/copycat-replication/copycat/id"
+	"github.com/copycat-replication/copycat/snapshot"
+)
+
+// Config wires a host to the world. Zero numbers mean the defaults.
+type Config struct {
+	Node        id.Node
+	Incarnation uint64 // of this process: greater than that of any earlier one on the same directory
+	Log         LogStore
+	Snapshots   *snapshot.Store
+	Network     Network
+	Directory   Directory
+	Clock       Clock
+	Random      io.Reader // default crypto/rand
+	Logger      *slog.Logger
+
+	// Workers is the size of the pool that steps groups. Default 4: steps do
+	// not block, except to read cold log for a follower that lags.
+	Workers int
+	// ElectionTicks and HeartbeatTicks are raft's, in calls of Tick. Default
+	// 10 and 1: with a tick of 100 ms a dead leader is noticed after 1 to 2 s.
+	ElectionTicks  int
+	HeartbeatTicks int
+	// TickInterval is how often Start calls Tick. Default 100 ms.
+	TickInterval time.Duration
+	// CompactionTail is how many log entries before a snapshot stay, for
+	// followers and cursors that lag a little. Default 1,024.
+	CompactionTail uint64
+	// SessionTimeout is how long a node must be gone before the sessions of
+	// its subscriptions are expired. Default 60 s: longer than a restart.
+	SessionTimeout time.Duration
+	// SnapshotTimeout is how long a maker has before the next one is asked;
+	// it doubles with each attempt. Default 30 s.
+	SnapshotTimeout time.Duration
+	// CallTimeout bounds one call to another node. Default 5 s.
+	CallTimeout time.Duration
+}
+
+func (c Config) withDefaults() Config {
+	if c.Random == nil {
+		c.Random = rand.Reader
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	setDefault(&c.Workers, 4)
+	setDefault(&c.ElectionTicks, 10)
+	setDefault(&c.HeartbeatTicks, 1)
+	setDefault(&c.TickInterval, 100*time.Millisecond)
+	setDefault(&c.CompactionTail, 1024)
+	setDefault(&c.SessionTimeout, time.Minute)
+	setDefault(&c.SnapshotTimeout, 30*time.Second)
+	setDefault(&c.CallTimeout, 5*time.Second)
+	return c
+}
+
+func setDefault[T comparable](v *T, to T) {
+	var zero T
+	if *v == zero {
+		*v = to
+	}
+}
+
+// Host is the multi-group engine of a node: all groups share its log store,
+// its network and a fixed pool of workers. A group with work queues up once
+// and is stepped by one worker at a time.
+type Host struct {
+	cfg   Config
+	log   LogStore
+	snaps *snapshot.Store
+	net   Network
+	dir   Directory
+
+	ready readyQueue
+	jobs  *jobQueue
+	idle  chan struct{} // closed: no worker runs any more
+
+	ctx    context.Context // of calls and fetches: ends when the host closes
+	cancel context.CancelFunc
+	pool   sync.WaitGroup
+	joins  sync.WaitGroup
+
+	randMu sync.Mutex // guards cfg.Random
+
+	mu       sync.Mutex
+	closed   bool
+	started  bool
+	groups   map[id.Group]*Group       // started replicas
+	current  map[id.Structure]*Group   // the newest started incarnation
+	prepared map[Token]PreparedReplica // replicas of births that are not decided
+	ordered  []*Group                  // all of the above, oldest first
+	subs     map[*Subscription]struct{}
+	waiting  map[id.Structure][]*Subscription // subscriptions without a replica
+	joining  map[id.Structure]struct{}
+	changed  bool // hosted replicas are to be published
+}
+
+// NewHost opens the replicas that the log store holds. Nothing runs before
+// Start, or before a simulation calls Tick and Step.
+func NewHost(cfg Config) (*Host, error) {
+	cfg = cfg.withDefaults()
+	h := &Host{
+		cfg: cfg, log: cfg.Log, snaps: cfg.Snapshots, net: cfg.Network, dir: cfg.Directory,
+		idle:     make(chan struct{}),
+		groups:   make(map[id.Group]*Group),
+		current:  make(map[id.Structure]*Group),
+		prepared: make(map[Token]PreparedReplica),
+		subs:     make(map[*Subscription]struct{}),
+		waiting:  make(map[id.Structure][]*Subscription),
+		joining:  make(map[id.Structure]struct{}),
+	}
+	h.ready.wake = sync.NewCond(&h.ready.mu)
+	h.jobs = newJobQueue()
+	h.ctx, h.cancel = context.WithCancel(context.Background())
+	for _, st := range cfg.Log.Groups() {
+		if err := h.open(st); err != nil {
+			return nil, err
+		}
+	}
+	return h, nil
+}
+
+// Start runs the pool and the ticker until Close.
+func (h *Host) Start() {
+	h.mu.Lock()
+	h.started = true
+	h.mu.Unlock()
+	for range h.cfg.Workers {
+		h.pool.Go(func() {
+			for g := h.ready.take(true); g != nil; g = h.ready.take(true) {
+				g.run(h.cfg.Clock.Now())
+			}
+		})
+	}
+	h.pool.Go(func() {
+		t := time.NewTicker(h.cfg.TickInterval)
+		defer t.Stop()
+		for {
+			select {
+			case <-t.C:
+				h.Tick()
+			case <-h.ctx.Done():
+				return
+			}
+		}
+	})
+	h.jobs.start(jobWorkers)
+	for _, g := range h.Groups() {
+		if g.Role != "prepared" && !g.Voter && len(g.Voters) > 0 {
+			// Made, and perhaps not made a member before the process ended.
+			if err := h.Join(g.Group.Structure, id.Node{}); err != nil {
+				h.cfg.Logger.Warn("replica does not join its group", "group", g.Group.String(), "error", err)
+			}
+		}
+	}
+}
+
+// Tick lets a tick pass for every group, and publishes what changed.
+func (h *Host) Tick() {
+	h.mu.Lock()
+	groups := h.ordered
+	publish := h.changed
+	h.changed = false
+	h.mu.Unlock()
+	for _, g := range groups {
+		g.tick()
+	}
+	if publish {
+		h.dir.Publish(h.hosted())
+	}
+}
+
+// Step works off one group that has something to do, and reports whether there
+// was one. It is for a simulation, which has no pool.
+func (h *Host) Step() bool {
+	g := h.ready.take(false)
+	if g == nil {
+		return false
+	}
+	g.run(h.cfg.Clock.Now())
+	return true
+}
+
+func (h *Host) enqueue(g *Group) { h.ready.put(g) }
+
+// Close ends all subscriptions and goroutines. Proposals that are not settled
+// are reported on their error channels first. It does not close the log store,
+// the snapshot store or the network, and must be called before those are closed.
+func (h *Host) Close() error {
+	h.mu.Lock()
+	if h.closed {
+		h.mu.Unlock()
+		return nil
+	}
+	h.closed = true
+	subs := make([]*Subscription, 0, len(h.subs))
+	for s := range h.subs {
+		subs = append(subs, s)
+	}
+	started := h.started
+	h.mu.Unlock()
+
+	h.cancel()
+	for _, s := range subs {
+		s.shut()
+	}
+	if !started {
+		close(h.idle)
+	}
+	for _, s := range subs {
+		<-s.ended
+	}
+	h.joins.Wait()
+	h.jobs.stop()
+	h.mu.Lock()
+	groups := h.ordered
+	h.mu.Unlock()
+	for _, g := range groups {
+		g.mailbox.mu.Lock()
+		g.mailbox.closed = true
+		g.mailbox.mu.Unlock()
+	}
+	h.ready.close()
+	h.pool.Wait()
+	if started {
+		close(h.idle)
+	}
+	return nil
+}
+
+// readyQueue is the line of groups that have work. A group stands in it once
+// at most, so it is bounded by their number.
+type readyQueue struct {
+	mu     sync.Mutex
+	wake   *sync.Cond
+	groups []*Group
+	closed bool
+}
+
+func (q *readyQueue) put(g *Group) {
+	q.mu.Lock()
+	q.groups = append(q.groups, g)
+	q.mu.Unlock()
+	q.wake.Signal()
+}
+
+// take takes the first; without one it waits, or returns nil. It returns nil
+// when the queue is closed.
+func (q *readyQueue) take(wait bool) *Group {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for len(q.groups) == 0 && wait && !q.closed {
+		q.wake.Wait()
+	}
+	if len(q.groups) == 0 || q.closed {
+		return nil
+	}
+	g := q.groups[0]
+	q.groups[0] = nil
+	q.groups = q.groups[1:]
+	return g
+}
+
+func (q *readyQueue) close() {
+	q.mu.Lock()
+	q.closed = true
+	q.mu.Unlock()
+	q.wake.Broadcast()
+}
+
+// Subscribe adds a subscription. It returns at once: the subscription attaches
+// to the node's replica when there is one. Asking the group for a replica, or
+// having the group born, is the caller's business (Join, Prepare).
+func (h *Host) Subscribe(cfg SubscriptionConfig) (*Subscription, error) {
+	if cfg.Provider == nil {
+		return nil, fmt.Errorf("structure %s: %w", cfg.Structure, ErrNoProvider)
+	}
+	s := newSubscription(h, cfg.withDefaults())
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return nil, fmt.Errorf("structure %s: %w", cfg.Structure, ErrClosed)
+	}
+	h.subs[s] = struct{}{}
+	if g := h.current[cfg.Structure]; g != nil {
+		g.call(func() { g.attach(s) })
+	} else {
+		h.waiting[cfg.Structure] = append(h.waiting[cfg.Structure], s)
+	}
+	go s.run() // Close waits for ended
+	return s, nil
+}
+
+// forget takes a subscription that ends off the host's lists.
+func (h *Host) forget(s *Subscription) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.subs, s)
+	waiting := h.waiting[s.cfg.Structure]
+	for i, w := range waiting {
+		if w == s {
+			h.waiting[s.cfg.Structure] = append(waiting[:i:i], waiting[i+1:]...)
+			break
+		}
+	}
+	if len(h.waiting[s.cfg.Structure]) == 0 {
+		delete(h.waiting, s.cfg.Structure)
+	}
+}
+
+// Group returns this node's started replica of a structure.
+func (h *Host) Group(s id.Structure) (*Group, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	g, ok := h.current[s]
+	return g, ok
+}
+
+// HandleMessages takes messages from the network. It never blocks.
+func (h *Host) HandleMessages(from id.Node, batch []Message) {
+	for _, m := range batch {
+		h.mu.Lock()
+		g := h.groups[m.Group]
+		h.mu.Unlock()
+		if g == nil {
+			continue // a replica that is not here, or not any more: raft's senders live with loss
+		}
+		if err := g.receive(from, m); err != nil && !errors.Is(err, ErrBusy) {
+			g.log.Warn("message refused", "from", from.String(), "error", err)
+		}
+	}
+}
+
+// PeerUp hears that a node is connected, perhaps as a new process: what it was
+// doing for us before is void.
+func (h *Host) PeerUp(node id.Node, incarnation uint64) {
+	h.mu.Lock()
+	groups := h.ordered
+	h.mu.Unlock()
+	for _, g := range groups {
+		g.call(func() { g.leader.onPeerUp(g, node, incarnation) })
+	}
+}
+
+// hostedChanged has the directory told with the next tick.
+func (h *Host) hostedChanged() {
+	h.mu.Lock()
+	h.changed = true
+	h.mu.Unlock()
+}
+
+// hosted lists the started replicas.
+func (h *Host) hosted() []Hosted {
+	h.mu.Lock()
+	groups := make([]*Group, 0, len(h.groups))
+	for _, g := range h.ordered {
+		if h.groups[g.key] == g {
+			groups = append(groups, g)
+		}
+	}
+	h.mu.Unlock()
+	out := make([]Hosted, 0, len(groups))
+	for _, g := range groups {
+		st := g.status.Load()
+		if st == nil || st.Failed {
+			continue
+		}
+		out = append(out, Hosted{Group: g.key, Replica: g.self, Voter: st.Voter, Leader: st.IsLeader})
+	}
+	return out
+}
+
+// random fills b.
+func (h *Host) random(b []byte) error {
+	h.randMu.Lock()
+	defer h.randMu.Unlock()
+	_, err := io.ReadFull(h.cfg.Random, b)
+	return err
+}

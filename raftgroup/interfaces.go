@@ -1,0 +1,76 @@
+package raftgroup
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/copycat-replication/copycat/id"
+	"github.com/copycat-replication/copycat/wal"
+)
+
+// LogStore is what the host needs of the node's durable log: one store for all
+// groups. *wal.Log is the real one; its documentation has the contract.
+type LogStore interface {
+	NewGroup() (uint64, error)
+	Submit(updates []wal.Update, done func(error))
+	State(group uint64) (wal.GroupState, error)
+	Groups() []wal.GroupState
+	Entries(group, lo, hi, maxBytes uint64) ([]*raftpb.Entry, error)
+	Term(group, index uint64) (uint64, error)
+	FirstIndex(group uint64) (uint64, error)
+	LastIndex(group uint64) (uint64, error)
+	// Health is nil while the store takes writes.
+	Health() error
+}
+
+// Message goes from a replica on one node to a replica on another.
+type Message struct {
+	Group    id.Group
+	From, To id.Replica
+	Payload  []byte
+	Urgent   bool
+}
+
+// Network carries messages, calls and bulk streams between nodes.
+type Network interface {
+	// Send takes the payload over and never blocks. An error means that the
+	// message is lost; nil promises nothing.
+	Send(to id.Node, m Message) error
+	// Call asks another node's host (or this one's); see Host.HandleCall.
+	Call(ctx context.Context, to id.Node, method uint16, request []byte) ([]byte, error)
+	// Fetch opens a stream that another node's host writes; see Host.HandleStream.
+	Fetch(ctx context.Context, to id.Node, request []byte) (io.ReadCloser, error)
+}
+
+// Node is what gossip knows of a live node: a hint.
+type Node struct {
+	ID          id.Node
+	Incarnation uint64
+	DataCenter  string
+	Rack        string
+	Capacity    uint32
+}
+
+// Directory is what gossip knows: hints, never the truth.
+type Directory interface {
+	// Nodes returns the live nodes, this one included.
+	Nodes() []Node
+	// Holders returns the live nodes that host a replica of a structure.
+	Holders(s id.Structure) []id.Node
+	// Publish tells the others which replicas this node hosts.
+	Publish(replicas []Hosted)
+}
+
+// Hosted is one replica that a node hosts.
+type Hosted struct {
+	Group   id.Group
+	Replica id.Replica
+	Voter   bool
+	Leader  bool
+}
+
+// Clock tells the time.
+type Clock interface{ Now() time.Time }

@@ -1,0 +1,297 @@
+package raftgroup
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/copycat-replication/copycat/id"
+	"github.com/copycat-replication/copycat/pb/grouppb"
+	"github.com/copycat-replication/copycat/placement"
+)
+
+const (
+	// dutyInterval is how often a leader looks after its group.
+	dutyInterval = 500 * time.Millisecond
+	// placeRetry is the pause before a node that was asked to host a replica is asked again.
+	placeRetry = 3 * time.Second
+	// changeRetry is the pause before a membership change or a snapshot request
+	// that was not applied is proposed again.
+	changeRetry = 2 * time.Second
+	// pinTime is how long the log is kept for a replica that was seeded and has
+	// not become a member.
+	pinTime = 5 * time.Minute
+	// promoteLag is how far behind a learner may be to become a voter.
+	promoteLag = 128
+	// maxBackoff bounds the doubling of the snapshot time-out.
+	maxBackoff = 5
+)
+
+// leaderDuties is what a group's leader does for its group beside leading: it
+// has snapshots made, expires dead sessions and grows the membership. It
+// decides from the applied state and from gossip's hints; what it decides
+// takes effect through the log alone.
+type leaderDuties struct {
+	leading        bool
+	last           time.Time
+	snapshotWanted bool
+	requested      time.Time
+	proposedChange time.Time
+	placed         map[id.Node]time.Time
+	missing        map[uint64]time.Time // sessions whose node is not seen, since when
+	pins           map[id.Replica]pin
+}
+
+type pin struct {
+	index uint64
+	until time.Time
+}
+
+func (d *leaderDuties) onRole(g *Group, leading bool) {
+	if leading == d.leading {
+		return
+	}
+	*d = leaderDuties{leading: leading}
+	if leading {
+		d.placed, d.missing, d.pins = make(map[id.Node]time.Time), make(map[uint64]time.Time), make(map[id.Replica]pin)
+		g.log.Info("leading", "term", g.rn.BasicStatus().GetTerm())
+	}
+}
+
+// pinned lowers an index to what seeded replicas still need.
+func (d *leaderDuties) pinned(now time.Time, index uint64) uint64 {
+	for r, p := range d.pins {
+		if now.After(p.until) {
+			delete(d.pins, r)
+			continue
+		}
+		index = min(index, p.index)
+	}
+	return index
+}
+
+// tick looks after the group, now and then.
+func (d *leaderDuties) tick(g *Group) {
+	if !g.isLeader() || g.now.Sub(d.last) < dutyInterval {
+		return
+	}
+	d.last = g.now
+	nodes := g.host.dir.Nodes()
+	slices.SortFunc(nodes, func(a, b Node) int { return slices.Compare(a.ID[:], b.ID[:]) })
+	d.requestSnapshot(g, nodes)
+	d.expireSessions(g, nodes)
+	if !g.state.deleted {
+		d.grow(g, nodes)
+	}
+}
+
+// requestSnapshot names a maker when a snapshot is due, and the next one when
+// the one before had its time.
+func (d *leaderDuties) requestSnapshot(g *Group, nodes []Node) {
+	attempt := uint32(0)
+	if r := g.state.request; r != nil {
+		_, live, _ := g.state.sessions.last(r.session)
+		patience := g.host.cfg.SnapshotTimeout << min(r.attempt, maxBackoff)
+		if live && g.clock()-r.clock < int64(patience) {
+			return
+		}
+		attempt = r.attempt + 1
+	} else if !g.state.snapshotDue() && !d.snapshotWanted {
+		return
+	}
+	if g.now.Sub(d.requested) < changeRetry {
+		return
+	}
+	maker, ok := chooseMaker(g.state.sessions.sorted(), nodes, g.host.cfg.Node, attempt)
+	if !ok {
+		return // nobody has the state: detached replicas keep the log until somebody subscribes
+	}
+	d.requested, d.snapshotWanted = g.now, false
+	if err := g.proposeRecord(KindSnapshotRequest, &grouppb.SnapshotRequest{Session: maker, Attempt: attempt}); err != nil {
+		g.log.Debug("snapshot not requested, will try again", "error", err)
+	}
+}
+
+// chooseMaker picks a live session: those on the leader's own node first, then
+// the others, one further with each attempt.
+func chooseMaker(sessions []*session, nodes []Node, self id.Node, attempt uint32) (uint64, bool) {
+	live := slices.DeleteFunc(sessions, func(s *session) bool {
+		return !slices.ContainsFunc(nodes, func(n Node) bool { return n.ID == s.node && n.Incarnation == s.incarnation })
+	})
+	if len(live) == 0 {
+		return 0, false
+	}
+	slices.SortStableFunc(live, func(a, b *session) int {
+		return cmp.Compare(boolRank(a.node == self), boolRank(b.node == self))
+	})
+	return live[int(attempt)%len(live)].id, true
+}
+
+func boolRank(first bool) int {
+	if first {
+		return 0
+	}
+	return 1
+}
+
+// expireSessions ends the sessions of nodes that are gone: not seen by gossip,
+// or seen as a newer process, for longer than a restart takes.
+func (d *leaderDuties) expireSessions(g *Group, nodes []Node) {
+	for _, s := range g.state.sessions.sorted() {
+		if slices.ContainsFunc(nodes, func(n Node) bool { return n.ID == s.node && n.Incarnation <= s.incarnation }) {
+			delete(d.missing, s.id)
+			continue
+		}
+		since, ok := d.missing[s.id]
+		if !ok {
+			d.missing[s.id] = g.now
+			continue
+		}
+		if g.now.Sub(since) < g.host.cfg.SessionTimeout {
+			continue
+		}
+		d.missing[s.id] = g.now // if it is void, start over
+		g.log.Info("expiring session of a node that is gone", "session", s.id, "node", s.node.String(), "last", s.last)
+		if err := g.proposeRecord(KindSessionExpire, &grouppb.SessionExpire{Session: s.id, Last: s.last}); err != nil {
+			g.log.Debug("session not expired, will try again", "error", err)
+		}
+	}
+	for s := range d.missing {
+		if g.state.sessions.live[s] == nil {
+			delete(d.missing, s)
+		}
+	}
+}
+
+// grow compares the wish with the fact: it asks nodes that should hold a
+// replica to get one, and makes voters of those that have caught up, by one
+// joint change, when that makes an odd number.
+func (d *leaderDuties) grow(g *Group, nodes []Node) {
+	st := g.state
+	candidates := make([]placement.Node, 0, len(nodes))
+	for _, n := range nodes {
+		candidates = append(candidates, placement.Node{ID: n.ID, DataCenter: n.DataCenter, Rack: n.Rack, Capacity: n.Capacity})
+	}
+	plan := placement.Choose(st.group.Structure, candidates, placement.Options{Voters: int(st.options.Voters), DataCenters: int(st.options.DataCenters)})
+	voters := len(st.conf.GetVoters())
+	target := placement.VoterTarget(len(candidates), int(st.options.Voters))
+	if isJoint(st.conf) || voters >= int(st.options.Voters) {
+		return
+	}
+	var promote []uint64
+	for _, node := range additions(st, nodes, plan.Voters) {
+		r, ok := st.replicaOn(node)
+		if !ok {
+			d.place(g, node)
+			continue
+		}
+		if slices.Contains(st.conf.GetLearners(), uint64(r)) && d.caughtUp(g, r) {
+			promote = append(promote, uint64(r))
+		}
+	}
+	if need := target - voters; need > 0 && len(promote) >= need && g.now.Sub(d.proposedChange) >= changeRetry {
+		d.proposedChange = g.now
+		d.promote(g, promote[:need])
+	}
+}
+
+// additions picks, of the nodes that placement wishes for, those that should
+// get the voters that are missing: data centers that have none come first.
+func additions(st *state, nodes []Node, wished []id.Node) []id.Node {
+	where := make(map[id.Node]string, len(nodes))
+	for _, n := range nodes {
+		where[n.ID] = n.DataCenter
+	}
+	covered := make(map[string]bool)
+	holding := make(map[id.Node]bool)
+	for _, r := range st.conf.GetVoters() {
+		node := st.members[id.Replica(r)]
+		holding[node] = true
+		covered[where[node]] = true
+	}
+	missing := int(st.options.Voters) - len(holding)
+	var first, second []id.Node
+	for _, n := range wished {
+		switch {
+		case holding[n]:
+		case covered[where[n]]:
+			second = append(second, n)
+		default:
+			covered[where[n]] = true
+			first = append(first, n)
+		}
+	}
+	all := append(first, second...)
+	return all[:min(len(all), max(missing, 0))]
+}
+
+func (d *leaderDuties) caughtUp(g *Group, r id.Replica) bool {
+	ok := false
+	g.rn.WithProgress(func(rid uint64, _ raft.ProgressType, pr tracker.Progress) {
+		if rid == uint64(r) {
+			ok = pr.RecentActive && pr.State == tracker.StateReplicate && pr.Match+promoteLag >= g.state.index
+		}
+	})
+	return ok
+}
+
+func (d *leaderDuties) promote(g *Group, replicas []uint64) {
+	cc := &raftpb.ConfChangeV2{}
+	for _, r := range replicas {
+		cc.Changes = append(cc.Changes, &raftpb.ConfChangeSingle{Type: raftpb.ConfChangeAddNode.Enum(), NodeId: new(r)})
+	}
+	g.log.Info("making voters", "replicas", replicas)
+	if err := g.proposeConf(cc, [16]byte{}); err != nil {
+		g.log.Debug("membership change not proposed, will try again", "error", err)
+	}
+}
+
+// proposeConf proposes a membership change. Raft turns one that comes while
+// another is pending into an empty entry, without an error.
+func (g *Group) proposeConf(cc *raftpb.ConfChangeV2, nonce [16]byte) error {
+	ctx := grouppb.ConfContext{Clock: g.clock(), Nonce: nonce[:]}
+	data, err := ctx.Marshal()
+	if err != nil {
+		return err
+	}
+	cc.Context = data
+	return g.rn.ProposeConfChange(proto.Clone(cc).(*raftpb.ConfChangeV2))
+}
+
+// place asks a node to get a replica of this group.
+func (d *leaderDuties) place(g *Group, node id.Node) {
+	if at, ok := d.placed[node]; ok && g.now.Sub(at) < placeRetry {
+		return
+	}
+	d.placed[node] = g.now
+	g.log.Info("asking a node to host a replica", "node", node.String())
+	g.host.askToHost(node, g.key.Structure)
+}
+
+// onPeerUp hears of a node's new process: a snapshot that its replica was
+// busy with is not being received any more.
+func (d *leaderDuties) onPeerUp(g *Group, node id.Node, _ uint64) {
+	if !g.isLeader() {
+		return
+	}
+	r, ok := g.state.replicaOn(node)
+	if !ok {
+		return
+	}
+	g.rn.WithProgress(func(rid uint64, _ raft.ProgressType, pr tracker.Progress) {
+		ok = ok && (rid != uint64(r) || pr.State == tracker.StateSnapshot)
+	})
+	if ok {
+		g.rn.ReportSnapshot(uint64(r), raft.SnapshotFailure)
+	}
+}
+
+// keepLogFor keeps the log behind index for a replica that was seeded with it.
+func (d *leaderDuties) keepLogFor(g *Group, r id.Replica, index uint64) {
+	d.pins[r] = pin{index: index, until: g.now.Add(pinTime)}
+}

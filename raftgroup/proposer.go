@@ -1,0 +1,218 @@
+package raftgroup
+
+import (
+	"time"
+)
+
+// proposer is the sending end of a session: it numbers what the subscription
+// proposes, packs what waits into batches, and goes back to the first
+// unsettled number when something was lost on the way (design, section 5). It
+// has no clock, no lock and no goroutine: the group's step owns it.
+//
+// Invariants: window[i] has the number settled+1+i; window[:sent] were
+// proposed in the present attempt; a number's bytes never change, except that
+// the whole number may turn void.
+type proposer struct {
+	session  uint64 // 0: no session yet
+	settled  uint64 // last number whose fate the log has decided
+	window   []pending
+	sent     int
+	everSent int    // window[:everSent] were proposed in some attempt
+	attempt  uint32 // counts rewinds
+
+	progress time.Time     // when the settled number last moved, or the window was last sent from its start
+	patience time.Duration // doubles with each time-out without progress
+}
+
+// pending is one proposal whose fate is not known yet.
+type pending struct {
+	payload  []byte
+	deadline time.Time // zero: none
+	void     bool      // given up: proposed as void from now on
+	exposed  bool      // was proposed with its payload at least once
+}
+
+// settlement is the fate of one proposal.
+type settlement struct {
+	payload []byte
+	fate    fate
+}
+
+type fate uint8
+
+const (
+	fateCommitted fate = iota + 1
+	fateVoided         // the deadline passed, and the void copy came first: never committed
+	fateNever          // the session ended before it counted: never committed
+	fateUnknown        // the record of it is gone
+)
+
+const minPatience = 2 * time.Second
+
+func (p *proposer) add(payload []byte, deadline time.Time) {
+	p.window = append(p.window, pending{payload: payload, deadline: deadline})
+}
+
+// unsent tells how many proposals wait to be sent in this attempt.
+func (p *proposer) unsent() int { return len(p.window) - p.sent }
+
+// fills reports whether a full batch waits.
+func (p *proposer) fills(maxBytes int) bool {
+	if p.unsent() >= maxBatchCount {
+		return true
+	}
+	size := 0
+	for i := p.sent; i < len(p.window) && size < maxBytes; i++ {
+		size += len(p.window[i].payload)
+	}
+	return size >= maxBytes
+}
+
+// next packs the next batch of at most maxBytes of payload (one proposal at
+// least), or returns nil if all is sent or there is no session.
+func (p *proposer) next(maxBytes int, scratch []item) (data []byte, n int) {
+	if p.session == 0 || p.sent == len(p.window) {
+		return nil, 0
+	}
+	items, size := scratch[:0], 0
+	for i := p.sent; i < len(p.window) && len(items) < maxBatchCount; i++ {
+		w := &p.window[i]
+		if len(items) > 0 && size+len(w.payload) > maxBytes {
+			break
+		}
+		items = append(items, item{payload: w.payload, void: w.void})
+		size += len(w.payload)
+	}
+	return encodeBatch(p.session, p.settled+uint64(p.sent)+1, p.attempt, items), len(items)
+}
+
+// accepted notes that the batch of n which next returned is on its way.
+func (p *proposer) accepted(n int, now time.Time) {
+	for i := p.sent; i < p.sent+n; i++ {
+		p.window[i].exposed = p.window[i].exposed || !p.window[i].void
+	}
+	if p.sent == 0 {
+		p.progress = now
+	}
+	p.sent += n
+	p.everSent = max(p.everSent, p.sent)
+}
+
+// counted settles the numbers from..first+count-1 of an own batch that counted.
+func (p *proposer) counted(b *batch, from uint64, now time.Time, settle func(settlement)) {
+	for i := uint32(from - b.first); i < b.count; i++ {
+		f := fateCommitted
+		if b.void(i) {
+			f = fateVoided
+		}
+		p.pop(f, settle)
+	}
+	p.progress, p.patience = now, minPatience
+}
+
+// pop settles the first number of the window.
+func (p *proposer) pop(f fate, settle func(settlement)) {
+	p.settled++
+	if len(p.window) == 0 {
+		p.everSent = 0
+		return // only a log that disagrees with this proposer gets here
+	}
+	w := p.window[0]
+	p.window[0] = pending{}
+	p.window = p.window[1:]
+	p.sent, p.everSent = max(p.sent-1, 0), max(p.everSent-1, 0)
+	if settle != nil {
+		settle(settlement{payload: w.payload, fate: f})
+	}
+}
+
+// dropped reacts to an own batch that was a gap: one attempt, one rewind.
+func (p *proposer) dropped(attempt uint32) bool {
+	if attempt != p.attempt {
+		return false
+	}
+	return p.rewind()
+}
+
+// rewind goes back to the first unsettled number.
+func (p *proposer) rewind() bool {
+	if p.sent == 0 {
+		return false
+	}
+	p.sent = 0
+	p.attempt++
+	return true
+}
+
+// tick rewinds after a time without progress, and voids what is past its deadline.
+func (p *proposer) tick(now time.Time) {
+	rewind := false
+	if p.sent > 0 && now.Sub(p.progress) >= max(p.patience, minPatience) {
+		p.patience = min(2*max(p.patience, minPatience), 16*minPatience)
+		rewind = true
+	}
+	for i := range p.window {
+		w := &p.window[i]
+		if w.void || w.deadline.IsZero() || now.Before(w.deadline) {
+			continue
+		}
+		w.void = true
+		rewind = rewind || i < p.sent
+	}
+	if rewind {
+		p.rewind()
+	}
+}
+
+// opened starts a new session. What was never sent goes on under it.
+func (p *proposer) opened(session uint64, now time.Time) {
+	p.session, p.settled, p.sent, p.everSent, p.attempt = session, 0, 0, 0, 0
+	p.progress, p.patience = now, minPatience
+}
+
+// reconcile settles by what the session table says after the apply cursor
+// jumped to a snapshot: the entries in between were not seen.
+func (p *proposer) reconcile(last uint64, now time.Time, settle func(settlement)) {
+	for p.settled < last && len(p.window) > 0 {
+		f := fateCommitted
+		if w := &p.window[0]; w.void {
+			// Sent with its payload, then void: which of the two came first
+			// stood in the entries that the snapshot swallowed.
+			f = fateUnknown
+			if !w.exposed {
+				f = fateVoided
+			}
+		}
+		p.pop(f, settle)
+	}
+	if last > p.settled {
+		p.settled = last
+	}
+	p.progress, p.patience = now, minPatience
+	p.rewind()
+}
+
+// ended settles what was sent under a session that is over. known tells
+// whether last is still on record.
+func (p *proposer) ended(last uint64, known bool, now time.Time, settle func(settlement)) {
+	f := fateUnknown
+	if known {
+		p.reconcile(last, now, settle)
+		f = fateNever
+	}
+	for p.everSent > 0 { // pop counts it down
+		p.pop(f, settle)
+	}
+	p.session, p.sent, p.everSent = 0, 0, 0
+}
+
+// abandon settles everything, because nobody waits any longer.
+func (p *proposer) abandon(settle func(settlement)) {
+	for len(p.window) > 0 {
+		f := fateNever
+		if p.everSent > 0 {
+			f = fateUnknown
+		}
+		p.pop(f, settle)
+	}
+}

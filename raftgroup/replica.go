@@ -1,0 +1,454 @@
+package raftgroup
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/copycat-replication/copycat/id"
+	"github.com/copycat-replication/copycat/pb/grouppb"
+	"github.com/copycat-replication/copycat/snapshot"
+	"github.com/copycat-replication/copycat/wal"
+)
+
+const replicaVersion = 1
+
+// Token names one attempt at a birth.
+type Token [16]byte
+
+// Genesis is what every replica of a group starts from: the same everywhere.
+type Genesis struct {
+	Group   id.Group // the incarnation is zero until the birth is decided
+	Members map[id.Replica]id.Node
+	Options Options
+	Token   Token
+}
+
+func (gn Genesis) encode() *grouppb.Genesis {
+	return &grouppb.Genesis{
+		Structure: gn.Group.Structure[:], Birth: gn.Group.Incarnation.Birth, Recovery: gn.Group.Incarnation.Recovery,
+		Members: encodeMembers(gn.Members), Options: gn.Options.withDefaults().encode(), Token: gn.Token[:],
+	}
+}
+
+func decodeGenesis(m *grouppb.Genesis) (Genesis, error) {
+	if m == nil {
+		return Genesis{}, fmt.Errorf("%w: no genesis", ErrMalformedEntry)
+	}
+	s, err := id.StructureFromBytes(m.Structure)
+	if err != nil {
+		return Genesis{}, err
+	}
+	members, err := decodeMembers(m.Members)
+	if err != nil {
+		return Genesis{}, err
+	}
+	gn := Genesis{
+		Group:   id.Group{Structure: s, Incarnation: id.Incarnation{Birth: m.Birth, Recovery: m.Recovery}},
+		Members: members, Options: decodeOptions(m.Options),
+	}
+	copy(gn.Token[:], m.Token)
+	return gn, nil
+}
+
+// open makes the group of a replica that the log store holds.
+func (h *Host) open(st wal.GroupState) error {
+	var meta grouppb.Replica
+	if err := meta.Unmarshal(st.Meta); err != nil {
+		return fmt.Errorf("local group %d: replica record: %w", st.Group, err)
+	}
+	if meta.Version > replicaVersion {
+		return fmt.Errorf("%w: local group %d: replica record of format %d", ErrNewerFormat, st.Group, meta.Version)
+	}
+	genesis, err := decodeGenesis(meta.Genesis)
+	if err != nil {
+		return fmt.Errorf("local group %d: replica record: %w", st.Group, err)
+	}
+	g := h.newGroup(st.Group, meta, genesis)
+	if meta.Phase == grouppb.Replica_STARTED {
+		if err := g.start(st, genesis); err != nil {
+			return err
+		}
+	}
+	h.register(g)
+	return nil
+}
+
+func (h *Host) newGroup(local uint64, meta grouppb.Replica, genesis Genesis) *Group {
+	g := &Group{
+		host: h, key: genesis.Group, local: local, self: id.Replica(meta.Replica), meta: meta, genesis: genesis,
+		store:     &groupStorage{log: h.log, group: local},
+		bySession: make(map[uint64]*Subscription),
+		byNonce:   make(map[[16]byte]*Subscription),
+		waiters:   make(map[[16]byte]waiter),
+		seen:      make(map[id.Replica]id.Node),
+		hard:      &raftpb.HardState{},
+		now:       h.cfg.Clock.Now(),
+	}
+	g.log = h.cfg.Logger.With("group", g.key.String(), "replica", uint64(g.self))
+	return g
+}
+
+// register makes a group known to the host, and attaches the subscriptions
+// that waited for it.
+func (h *Host) register(g *Group) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !slices.Contains(h.ordered, g) {
+		h.ordered = append(slices.Clip(h.ordered), g) // Tick walks the old slice without the lock
+	}
+	if g.meta.Phase == grouppb.Replica_PREPARED {
+		h.prepared[g.genesis.Token] = PreparedReplica{Genesis: g.genesis, Created: time.Unix(0, g.meta.Created), group: g}
+		return
+	}
+	delete(h.prepared, g.genesis.Token)
+	h.groups[g.key] = g
+	if cur := h.current[g.key.Structure]; cur == nil || cur.key.Incarnation.Less(g.key.Incarnation) {
+		h.current[g.key.Structure] = g
+	}
+	for _, s := range h.waiting[g.key.Structure] {
+		g.call(func() { g.attach(s) })
+	}
+	delete(h.waiting, g.key.Structure)
+	h.changed = true
+}
+
+// start begins raft on a replica: from its snapshot if it has one, from the
+// genesis otherwise, and over the log behind it.
+func (g *Group) start(st wal.GroupState, genesis Genesis) error {
+	g.genesis, g.key = genesis, genesis.Group
+	g.log = g.host.cfg.Logger.With("group", g.key.String(), "replica", uint64(g.self))
+	ref, err := decodeRef(g.meta.Snapshot)
+	if err != nil {
+		return fmt.Errorf("group %s: replica record: %w", g.key, err)
+	}
+	if ref.Index != 0 {
+		s, err := g.host.snapshotState(g, ref)
+		if err != nil {
+			// The log before it is gone, so without the file there is no state.
+			// The replica is kept back, with what it has, until it is fetched.
+			g.waitForSnapshot(ref, err)
+			return nil
+		}
+		g.state = s
+		g.snaps.held = ref
+		if g.snaps.previous, err = decodeRef(g.meta.Previous); err != nil {
+			return fmt.Errorf("group %s: replica record: %w", g.key, err)
+		}
+	} else {
+		g.state = newState(g.key, genesis.Members, genesis.Options)
+	}
+	return g.startRaft(st)
+}
+
+func (g *Group) startRaft(st wal.GroupState) error {
+	hard := st.HardState
+	if hard == nil {
+		hard = &raftpb.HardState{}
+	}
+	if hard.GetCommit() < g.state.index { // what a snapshot holds is committed
+		hard = &raftpb.HardState{Term: new(max(hard.GetTerm(), g.state.term)), Vote: new(hard.GetVote()), Commit: new(g.state.index)}
+	}
+	g.hard, g.last = hard, st.LastIndex
+	g.store.hard, g.store.conf = hard, g.state.conf
+	if g.snaps.held.Index != 0 {
+		g.offerSnapshot(g.snaps.held, g.state)
+	}
+	rn, err := raft.NewRawNode(&raft.Config{
+		ID:                        uint64(g.self),
+		ElectionTick:              g.host.cfg.ElectionTicks,
+		HeartbeatTick:             g.host.cfg.HeartbeatTicks,
+		Storage:                   g.store,
+		Applied:                   g.state.index,
+		AsyncStorageWrites:        true,
+		MaxSizePerMsg:             maxMessageBytes,
+		MaxCommittedSizePerReady:  maxCommittedBytes,
+		MaxUncommittedEntriesSize: maxUncommitted,
+		MaxInflightMsgs:           maxInflight,
+		MaxInflightBytes:          maxInflightBytes,
+		CheckQuorum:               true,
+		PreVote:                   true,
+		StepDownOnRemoval:         true,
+		Logger:                    raftLogger{g.log},
+	})
+	if err != nil {
+		return fmt.Errorf("group %s: start raft: %w", g.key, err)
+	}
+	g.rn = rn
+	g.applied.Store(g.state.index)
+	if voters := g.state.conf.GetVoters(); len(voters) == 1 && voters[0] == uint64(g.self) && !isJoint(g.state.conf) {
+		// Alone, there is nobody to wait for.
+		if err := rn.Campaign(); err != nil {
+			return fmt.Errorf("group %s: campaign: %w", g.key, err)
+		}
+	}
+	g.statusDirty = true
+	g.publishStatus(false)
+	g.wake()
+	return nil
+}
+
+// waitForSnapshot keeps a replica back whose snapshot file is damaged or gone,
+// until another holder has given it again.
+func (g *Group) waitForSnapshot(ref SnapshotRef, cause error) {
+	g.log.Error("snapshot of this replica is not usable; fetching it from another", "snapshot", ref.Index, "error", cause)
+	g.lastError = cause
+	var damage *snapshot.DamageError
+	if errors.As(cause, &damage) {
+		if err := g.host.snaps.SetAside(g.local, ref); err != nil {
+			g.log.Error("damaged snapshot not set aside", "snapshot", ref.Index, "error", err)
+		}
+	}
+	g.repairing, g.statusDirty = true, true
+	g.publishStatus(false)
+}
+
+// repair is called with every tick while a replica waits for its snapshot.
+func (g *Group) repair() {
+	if !g.repairing || g.snaps.fetching || g.now.Before(g.snaps.nextFetch) {
+		return
+	}
+	ref, err := decodeRef(g.meta.Snapshot)
+	if err != nil {
+		g.fail(err)
+		return
+	}
+	g.snaps.fetching = true
+	g.host.fetchSnapshot(g, ref, id.Node{}, func(s *state, err error) {
+		g.snaps.fetching, g.snaps.nextFetch = false, g.now.Add(fetchRetry)
+		if err != nil {
+			g.lastError = err
+			return
+		}
+		st, err := g.host.log.State(g.local)
+		if err == nil {
+			g.repairing, g.state, g.snaps.held = false, s, ref
+			err = g.startRaft(st)
+		}
+		if err != nil {
+			g.fail(err)
+			return
+		}
+		for _, sub := range g.subs {
+			g.maybeStartDelivery(sub)
+		}
+		g.host.hostedChanged()
+	})
+}
+
+// Prepare makes this node's replica of a birth that is not decided: durable,
+// not gossiped, neither voting nor electing. Doing it again changes nothing.
+func (h *Host) Prepare(ctx context.Context, genesis Genesis) error {
+	self, ok := replicaFor(genesis.Members, h.cfg.Node)
+	if !ok {
+		return fmt.Errorf("group %s: %w: this node is none of its first members", genesis.Group, ErrMalformedEntry)
+	}
+	h.mu.Lock()
+	_, known := h.prepared[genesis.Token]
+	for _, g := range h.groups {
+		known = known || g.genesis.Token == genesis.Token
+	}
+	h.mu.Unlock()
+	if known {
+		return nil
+	}
+	_, err := h.create(ctx, grouppb.Replica{Replica: uint64(self), Phase: grouppb.Replica_PREPARED, Genesis: genesis.encode()}, nil, nil)
+	return err
+}
+
+// StartPrepared starts the replica that was prepared under a token: the birth
+// is decided, and born is its incarnation. Doing it again changes nothing.
+func (h *Host) StartPrepared(ctx context.Context, token Token, born id.Incarnation) error {
+	h.mu.Lock()
+	g := h.prepared[token].group
+	h.mu.Unlock()
+	if g == nil {
+		return nil
+	}
+	done := make(chan error, 1)
+	if !g.call(func() { g.becomeStarted(born, func(err error) { done <- err }) }) {
+		return fmt.Errorf("group %s: %w", g.key, ErrClosed)
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// becomeStarted turns a prepared replica into a started one: durable first.
+func (g *Group) becomeStarted(born id.Incarnation, done func(error)) {
+	if g.meta.Phase != grouppb.Replica_PREPARED {
+		done(nil)
+		return
+	}
+	genesis := g.genesis
+	genesis.Group.Incarnation = born
+	meta := g.meta
+	meta.Phase, meta.Genesis = grouppb.Replica_STARTED, genesis.encode()
+	data, err := meta.Marshal()
+	if err != nil {
+		done(fmt.Errorf("group %s: encode replica: %w", g.key, err))
+		return
+	}
+	g.host.log.Submit([]wal.Update{{Group: g.local, Meta: data}}, func(err error) {
+		g.call(func() {
+			if err != nil || g.meta.Phase != grouppb.Replica_PREPARED {
+				done(err)
+				return
+			}
+			g.meta = meta
+			st, err := g.host.log.State(g.local)
+			if err == nil {
+				err = g.start(st, genesis)
+			}
+			if err == nil {
+				g.host.register(g)
+			}
+			done(err)
+		})
+	})
+}
+
+// DiscardPrepared removes the replica that was prepared under a token. The
+// caller has made sure that the birth can not be decided for this token any
+// more. A started replica is left alone.
+func (h *Host) DiscardPrepared(ctx context.Context, token Token) error {
+	h.mu.Lock()
+	g := h.prepared[token].group
+	h.mu.Unlock()
+	if g == nil {
+		return nil
+	}
+	return h.remove(ctx, g)
+}
+
+// PreparedReplica is a replica whose birth this node does not know the outcome of.
+type PreparedReplica struct {
+	Genesis Genesis
+	Created time.Time
+	group   *Group
+}
+
+// Prepared lists the replicas whose birth is not decided.
+func (h *Host) Prepared() []PreparedReplica {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var out []PreparedReplica
+	for _, p := range h.prepared {
+		out = append(out, p)
+	}
+	slices.SortFunc(out, func(a, b PreparedReplica) int { return bytes.Compare(a.Genesis.Token[:], b.Genesis.Token[:]) })
+	return out
+}
+
+// Found makes the first replica of a group that this node alone decides about:
+// the catalog of a new cluster. Doing it again changes nothing.
+func (h *Host) Found(ctx context.Context, genesis Genesis) error {
+	self, ok := replicaFor(genesis.Members, h.cfg.Node)
+	if !ok || len(genesis.Members) != 1 {
+		return fmt.Errorf("group %s: %w: a founded group has this node as its only member", genesis.Group, ErrMalformedEntry)
+	}
+	if _, ok := h.Group(genesis.Group.Structure); ok {
+		return nil
+	}
+	_, err := h.create(ctx, grouppb.Replica{Replica: uint64(self), Phase: grouppb.Replica_STARTED, Genesis: genesis.encode()}, nil, nil)
+	return err
+}
+
+// create makes a replica durable and registers it. A replica that was seeded
+// with a snapshot starts behind it.
+func (h *Host) create(ctx context.Context, meta grouppb.Replica, local *uint64, seed *SnapshotRef) (*Group, error) {
+	genesis, err := decodeGenesis(meta.Genesis)
+	if err != nil {
+		return nil, err
+	}
+	if local == nil {
+		n, err := h.log.NewGroup()
+		if err != nil {
+			return nil, fmt.Errorf("group %s: new replica: %w", genesis.Group, err)
+		}
+		local = &n
+	}
+	meta.Version, meta.Created = replicaVersion, h.cfg.Clock.Now().UnixNano()
+	u := wal.Update{Group: *local}
+	if seed != nil {
+		meta.Snapshot = encodeRef(*seed)
+		u.Compact = &wal.Mark{Index: seed.Index, Term: seed.Term}
+		u.HardState = &raftpb.HardState{Term: new(seed.Term), Vote: new(uint64(0)), Commit: new(seed.Index)}
+	}
+	if u.Meta, err = meta.Marshal(); err != nil {
+		return nil, fmt.Errorf("group %s: encode replica: %w", genesis.Group, err)
+	}
+	if err := h.write(ctx, u); err != nil {
+		return nil, fmt.Errorf("group %s: new replica: %w", genesis.Group, err)
+	}
+	g := h.newGroup(*local, meta, genesis)
+	if meta.Phase == grouppb.Replica_STARTED {
+		st, err := h.log.State(*local)
+		if err != nil {
+			return nil, fmt.Errorf("group %s: new replica: %w", genesis.Group, err)
+		}
+		if err := g.start(st, genesis); err != nil {
+			return nil, err
+		}
+	}
+	h.register(g)
+	return g, nil
+}
+
+// write submits one update and waits until it is durable.
+func (h *Host) write(ctx context.Context, u wal.Update) error {
+	done := make(chan error, 1)
+	h.log.Submit([]wal.Update{u}, func(err error) { done <- err })
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// remove takes a replica off this node: its log, its snapshots, its place in
+// the host. Its local number is never used again.
+func (h *Host) remove(ctx context.Context, g *Group) error {
+	g.mailbox.mu.Lock()
+	g.mailbox.closed = true
+	g.mailbox.mu.Unlock()
+	h.mu.Lock()
+	h.ordered = slices.DeleteFunc(slices.Clone(h.ordered), func(o *Group) bool { return o == g })
+	if h.prepared[g.genesis.Token].group == g {
+		delete(h.prepared, g.genesis.Token)
+	}
+	if h.groups[g.key] == g {
+		delete(h.groups, g.key)
+	}
+	if h.current[g.key.Structure] == g {
+		delete(h.current, g.key.Structure)
+	}
+	h.changed = true
+	h.mu.Unlock()
+	if err := h.write(ctx, wal.Update{Group: g.local, Remove: true}); err != nil {
+		return fmt.Errorf("group %s: remove replica: %w", g.key, err)
+	}
+	if err := h.snaps.RemoveGroup(g.local); err != nil {
+		return fmt.Errorf("group %s: remove snapshots: %w", g.key, err)
+	}
+	return nil
+}
+
+func replicaFor(members map[id.Replica]id.Node, node id.Node) (id.Replica, bool) {
+	for r, n := range members {
+		if n == node {
+			return r, true
+		}
+	}
+	return 0, false
+}

@@ -1,0 +1,277 @@
+package raftgroup
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"go.etcd.io/raft/v3"
+
+	"github.com/copycat-replication/copycat/pb/grouppb"
+)
+
+// openRetry is how long a subscription waits for its SessionOpen to be applied
+// before it proposes it again, under the same nonce: a second copy that makes
+// it opens a session that nobody knows, and is closed again.
+const openRetry = 2 * time.Second
+
+// attach hangs a subscription on this replica. Runs in the step.
+func (g *Group) attach(sub *Subscription) {
+	g.subs = append(g.subs, sub)
+	g.statusDirty = true
+	sub.group.Store(g)
+	if g.failure != nil {
+		sub.report(fmt.Errorf("group %s: %w", g.key, g.failure))
+	}
+	if g.state != nil && g.state.deleted {
+		sub.report(fmt.Errorf("group %s: %w", g.key, ErrDeleted))
+	}
+	g.maybeStartDelivery(sub)
+	if g.rn != nil && g.failure == nil {
+		g.openSession(sub)
+	}
+	sub.notify()
+}
+
+// openSession asks the group for a session, again and again until it has one.
+func (g *Group) openSession(sub *Subscription) {
+	if sub.prop.session != 0 || sub.left || g.state.deleted || (!sub.askedAt.IsZero() && g.now.Sub(sub.askedAt) < openRetry) {
+		return
+	}
+	if sub.nonce == ([16]byte{}) {
+		if err := g.host.random(sub.nonce[:]); err != nil {
+			sub.report(fmt.Errorf("group %s: open session: %w", g.key, err))
+			return
+		}
+		g.byNonce[sub.nonce] = sub
+	}
+	err := g.proposeRecord(KindSessionOpen, &grouppb.SessionOpen{Nonce: sub.nonce[:], Node: g.host.cfg.Node[:], Incarnation: g.host.cfg.Incarnation})
+	if err == nil {
+		sub.askedAt = g.now
+	} else if !errors.Is(err, raft.ErrProposalDropped) {
+		g.lastError = err
+	}
+}
+
+// onSessionOpen matches an applied SessionOpen with who asked for it.
+func (g *Group) onSessionOpen(o *outcome) {
+	for _, ended := range o.ended {
+		g.onSessionEnd(ended)
+	}
+	if o.node != g.host.cfg.Node {
+		return
+	}
+	sub := g.byNonce[o.nonce]
+	if sub == nil {
+		if o.ok { // a late copy, or of a subscription that has gone: nobody will use it
+			g.closeSession(o.session)
+		}
+		return
+	}
+	delete(g.byNonce, o.nonce)
+	sub.nonce = [16]byte{}
+	if !o.ok {
+		sub.report(fmt.Errorf("group %s: %w", g.key, ErrTooManySessions))
+		sub.askedAt = g.now // and ask again later
+		return
+	}
+	sub.askedAt = time.Time{}
+	sub.prop.opened(o.session, g.now)
+	sub.session.Store(o.session)
+	g.bySession[o.session] = sub
+	if sub.left {
+		g.closeSession(o.session)
+	}
+	if !g.state.baseSet {
+		sub.wantBase()
+	}
+	g.maybeStartDelivery(sub)
+}
+
+// maybeStartDelivery lets a subscription's delivery begin once the group has a
+// base: before that there is nothing to hand out, and the provider that brings
+// the base must have returned before anything is.
+func (g *Group) maybeStartDelivery(sub *Subscription) {
+	if g.state != nil && g.state.baseSet {
+		sub.startDelivery()
+	}
+}
+
+// onOwnBatch settles, or goes back, by what became of an own batch.
+func (g *Group) onOwnBatch(sub *Subscription, o *outcome) {
+	switch o.verdict {
+	case verdictCounts:
+		sub.prop.counted(&o.batch, o.from, g.now, sub.settle)
+		if !sub.started {
+			g.maybeStartDelivery(sub)
+		}
+		g.checkDrained(sub)
+	case verdictGap:
+		sub.prop.dropped(o.batch.attempt)
+	case verdictUnknown:
+		g.onSessionEnd(o.session)
+	}
+}
+
+// onSessionEnd reacts to the end of a session that may be one of ours.
+func (g *Group) onSessionEnd(session uint64) {
+	g.closing = slices.DeleteFunc(g.closing, func(c closing) bool { return c.session == session })
+	sub := g.bySession[session]
+	if sub == nil {
+		return
+	}
+	delete(g.bySession, session)
+	last, _, known := g.state.sessions.last(session)
+	lost := sub.prop.everSent
+	sub.prop.ended(last, known, g.now, sub.settle)
+	sub.session.Store(0)
+	sub.askedAt = time.Time{}
+	if !sub.left {
+		g.log.Warn("session ended by the group", "session", session, "in_flight", lost)
+		sub.report(fmt.Errorf("group %s: session %d: %w", g.key, session, ErrSessionEnded))
+		g.openSession(sub)
+	}
+	g.checkDrained(sub)
+}
+
+// reconcileAll follows a jump of the apply cursor to a snapshot.
+func (g *Group) reconcileAll() {
+	for _, sub := range g.subs {
+		session := sub.prop.session
+		if session == 0 {
+			continue
+		}
+		last, live, _ := g.state.sessions.last(session)
+		if !live {
+			g.onSessionEnd(session)
+			continue
+		}
+		sub.prop.reconcile(last, g.now, sub.settle)
+		g.checkDrained(sub)
+	}
+	// A SessionOpen of ours may stand in what was skipped.
+	for _, s := range g.state.sessions.sorted() {
+		if s.node == g.host.cfg.Node && g.bySession[s.id] == nil {
+			g.closeSession(s.id)
+		}
+	}
+	for _, sub := range g.subs {
+		g.maybeStartDelivery(sub)
+	}
+}
+
+// takeInboxes moves what subscriptions propose into their windows.
+func (g *Group) takeInboxes() {
+	for _, sub := range g.subs {
+		sub.takeInbox(g.now)
+		g.checkDrained(sub)
+	}
+}
+
+// propose sends what waits, batch by batch.
+func (g *Group) propose() {
+	if g.lead == raft.None || g.stalled || g.failure != nil {
+		return
+	}
+	for _, sub := range g.subs {
+		for sub.prop.unsent() > 0 && g.state.baseSet {
+			if g.isLeader() && len(g.appends) >= maxAppendsInFlight && !sub.prop.fills(maxBatchBytes) {
+				break // the next batch collects while the disk works
+			}
+			data, n := sub.prop.next(maxBatchBytes, g.scratch)
+			if n == 0 {
+				break
+			}
+			if err := g.proposeData(data); err != nil {
+				break // raft is full or has no leader; the next tick tries again
+			}
+			sub.prop.accepted(n, g.now)
+			if g.isLeader() && len(g.appends) < maxAppendsInFlight {
+				break // let it out to the disk before the next is packed
+			}
+		}
+	}
+}
+
+// tickSessions drives everything of sessions that waits for time to pass.
+func (g *Group) tickSessions() {
+	for _, sub := range g.subs {
+		sub.prop.tick(g.now)
+		g.openSession(sub)
+		if sub.baseReady && !g.state.baseSet && sub.prop.session != 0 && g.now.Sub(sub.baseAt) >= openRetry {
+			sub.baseAt = g.now
+			if err := g.proposeRecord(KindBase, &grouppb.Base{Session: sub.prop.session, Data: sub.base}); err != nil {
+				g.lastError = err
+			}
+		}
+		if g.state.baseSet {
+			sub.base, sub.baseReady = nil, false
+		}
+	}
+	g.retryClosing()
+}
+
+// closing is a session of this node that nobody uses any more.
+type closing struct {
+	session uint64
+	tried   time.Time
+}
+
+// closeSession has a session closed in the log, now or when that is possible.
+func (g *Group) closeSession(session uint64) {
+	if !slices.ContainsFunc(g.closing, func(c closing) bool { return c.session == session }) {
+		g.closing = append(g.closing, closing{session: session})
+	}
+}
+
+func (g *Group) retryClosing() {
+	g.closing = slices.DeleteFunc(g.closing, func(c closing) bool {
+		_, live, _ := g.state.sessions.last(c.session)
+		return !live
+	})
+	for i := range g.closing {
+		c := &g.closing[i]
+		if g.lead == raft.None || g.now.Sub(c.tried) < openRetry {
+			continue
+		}
+		c.tried = g.now
+		if err := g.proposeRecord(KindSessionClose, &grouppb.SessionClose{Session: c.session}); err != nil {
+			g.log.Debug("session not closed, will try again", "session", c.session, "error", err)
+		}
+	}
+}
+
+// checkDrained lets a subscription whose propose channel was closed finish:
+// all it sent is settled, so its last commit is at or before the apply cursor.
+func (g *Group) checkDrained(sub *Subscription) {
+	if !sub.draining() || sub.left || len(sub.prop.window) > 0 {
+		return
+	}
+	sub.left = true
+	if s := sub.prop.session; s != 0 {
+		g.closeSession(s)
+	}
+	sub.drained(g.state.index)
+}
+
+// detach takes a subscription that is done off this replica.
+func (g *Group) detach(sub *Subscription) {
+	g.statusDirty = true
+	g.subs = slices.DeleteFunc(g.subs, func(s *Subscription) bool { return s == sub })
+	delete(g.byNonce, sub.nonce)
+	if s := sub.prop.session; s != 0 {
+		delete(g.bySession, s)
+		g.closeSession(s)
+	}
+}
+
+// onDeleted reacts to the end of the structure itself.
+func (g *Group) onDeleted() {
+	for _, sub := range g.subs {
+		sub.report(fmt.Errorf("group %s: %w", g.key, ErrDeleted))
+		last, _, known := g.state.sessions.last(sub.prop.session)
+		sub.prop.ended(last, known, g.now, sub.settle)
+		sub.prop.abandon(sub.settle)
+	}
+}

@@ -1,0 +1,475 @@
+package raftgroup
+
+import (
+	"fmt"
+	"slices"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/copycat-replication/copycat/id"
+	"github.com/copycat-replication/copycat/pb/grouppb"
+)
+
+const stateVersion = 1
+
+// maxIntents bounds the ReplicaIDs that were given out and not yet used; the
+// oldest is forgotten, which abandons it.
+const maxIntents = 64
+
+// state is what the log says, as of one index: the applied state of a group.
+// It is a pure function of the log, the same on every replica, and never
+// looks into a payload. The apply cursor owns one, each delivery cursor owns
+// another that runs behind; a snapshot holds the one of its maker's cursor, so
+// that membership and sessions in it are those of its own index and not of a
+// later one.
+type state struct {
+	group   id.Group
+	index   uint64 // raft index of the last entry applied
+	term    uint64
+	commits uint64 // N: proposals that counted so far
+	bytes   uint64 // their payload bytes
+	clock   int64  // leader's clock, never decreasing
+
+	sessions sessionTable
+	baseSet  bool
+	conf     *raftpb.ConfState
+	members  map[id.Replica]id.Node
+	next     id.Replica // next ReplicaID to give out
+	intents  []intent   // oldest first
+
+	announced announcement
+	request   *request // the snapshot that is due and not yet announced
+	options   Options
+	deleted   bool
+}
+
+// intent is a ReplicaID that was given out for a node and is not yet a member.
+type intent struct {
+	replica id.Replica
+	nonce   [16]byte
+	node    id.Node
+	clock   int64
+}
+
+// announcement is the newest snapshot that the log knows.
+type announcement struct {
+	ref   SnapshotRef
+	node  id.Node // its first holder
+	bytes uint64  // state.bytes as of the snapshot
+}
+
+// request is a snapshot that the leader asked a maker for.
+type request struct {
+	index   uint64 // of the entry that asked: the snapshot's place in the log
+	commits uint64
+	bytes   uint64
+	session uint64
+	attempt uint32
+	clock   int64
+}
+
+// outcome is what applying one entry meant. Only the fields of its kind are set.
+type outcome struct {
+	kind  Kind
+	index uint64
+
+	batch   batch
+	verdict verdict
+	from    uint64 // first number of the batch that counts
+	firstN  uint64 // N of the first commit that this entry delivers
+
+	session uint64 // opened, closed or expired session; session of a base; maker of a request
+	nonce   [16]byte
+	node    id.Node
+	ok      bool // the record took effect
+	ended   []uint64
+
+	base     []byte
+	intent   id.Replica
+	conf     *raftpb.ConfChangeV2 // to be handed to raft; nil if refused
+	changed  bool                 // membership changed
+	announce SnapshotRef
+}
+
+// newState is the state before the first entry.
+func newState(group id.Group, members map[id.Replica]id.Node, opt Options) *state {
+	s := &state{group: group, members: make(map[id.Replica]id.Node), next: 1, options: opt.withDefaults(), conf: &raftpb.ConfState{AutoLeave: new(bool)}}
+	for r, n := range members {
+		s.members[r] = n
+		s.conf.Voters = append(s.conf.Voters, uint64(r))
+		s.next = max(s.next, r+1)
+	}
+	slices.Sort(s.conf.Voters)
+	return s
+}
+
+// apply moves the state over one committed entry, in log order without holes.
+// An error means that this binary cannot read the entry: the replica must stop
+// here, since whatever comes after would be decided wrongly.
+func (s *state) apply(e *raftpb.Entry) (outcome, error) {
+	if e.GetIndex() != s.index+1 {
+		return outcome{}, fmt.Errorf("group %s: apply of entry %d after %d", s.group, e.GetIndex(), s.index)
+	}
+	o := outcome{index: e.GetIndex()}
+	var err error
+	if e.GetType() == raftpb.EntryNormal {
+		err = s.applyNormal(e.GetData(), &o)
+	} else {
+		err = s.applyConf(e, &o)
+	}
+	if err != nil {
+		return outcome{}, fmt.Errorf("group %s: entry %d: %w", s.group, e.GetIndex(), err)
+	}
+	s.index, s.term = e.GetIndex(), e.GetTerm()
+	return o, nil
+}
+
+func (s *state) applyNormal(data []byte, o *outcome) error {
+	kind, clock, err := entryKind(data)
+	if err != nil {
+		return err
+	}
+	s.clock = max(s.clock, clock)
+	o.kind = kind
+	switch kind {
+	case KindBatch:
+		return s.applyBatch(data, o)
+	case KindSessionOpen, KindSessionClose, KindSessionExpire:
+		return s.applySession(kind, data, o)
+	case KindBase:
+		return s.applyBase(data, o)
+	case KindSnapshotRequest, KindSnapshotAnnounce:
+		return s.applySnapshot(kind, data, o)
+	case KindReplicaIntent, KindIntentAbandon:
+		return s.applyIntent(kind, data, o)
+	case KindDeleted:
+		o.ok, s.deleted = !s.deleted, true
+	}
+	return nil
+}
+
+func (s *state) applyBatch(data []byte, o *outcome) error {
+	b, err := decodeBatch(data)
+	if err != nil {
+		return err
+	}
+	o.batch, o.session = b, b.session
+	if s.deleted {
+		o.verdict = verdictUnknown
+		return nil
+	}
+	o.from, o.verdict = s.sessions.count(b.session, b.first, b.count)
+	if o.verdict != verdictCounts {
+		return nil
+	}
+	s.baseSet = true // proposers wait for the base; whoever does not finds it empty
+	o.firstN = s.commits + 1
+	for i := uint32(o.from - b.first); i < b.count; i++ {
+		if !b.void(i) {
+			s.commits++
+			s.bytes += uint64(b.length(i))
+		}
+	}
+	return nil
+}
+
+func (s *state) applySession(kind Kind, data []byte, o *outcome) error {
+	switch kind {
+	case KindSessionOpen:
+		var m grouppb.SessionOpen
+		if err := decodeRecord(data, &m); err != nil {
+			return err
+		}
+		node, err := id.NodeFromBytes(m.Node)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrMalformedEntry, err)
+		}
+		copy(o.nonce[:], m.Nonce)
+		o.node, o.session = node, o.index
+		if !s.deleted {
+			o.ended, o.ok = s.sessions.open(o.index, node, m.Incarnation, int(s.options.MaxSessions))
+		}
+	case KindSessionClose:
+		var m grouppb.SessionClose
+		if err := decodeRecord(data, &m); err != nil {
+			return err
+		}
+		o.session, o.ok = m.Session, s.sessions.end(m.Session)
+	case KindSessionExpire:
+		var m grouppb.SessionExpire
+		if err := decodeRecord(data, &m); err != nil {
+			return err
+		}
+		o.session, o.ok = m.Session, s.sessions.expire(m.Session, m.Last)
+	}
+	return nil
+}
+
+func (s *state) applyBase(data []byte, o *outcome) error {
+	var m grouppb.Base
+	if err := decodeRecord(data, &m); err != nil {
+		return err
+	}
+	o.session = m.Session
+	if s.baseSet || s.deleted {
+		return nil
+	}
+	s.baseSet, o.ok, o.base = true, true, m.Data
+	s.bytes += uint64(len(m.Data))
+	return nil
+}
+
+func (s *state) applySnapshot(kind Kind, data []byte, o *outcome) error {
+	if kind == KindSnapshotRequest {
+		var m grouppb.SnapshotRequest
+		if err := decodeRecord(data, &m); err != nil {
+			return err
+		}
+		o.session = m.Session
+		if _, live, _ := s.sessions.last(m.Session); !live || s.deleted {
+			return nil
+		}
+		o.ok = true
+		s.request = &request{index: o.index, commits: s.commits, bytes: s.bytes, session: m.Session, attempt: m.Attempt, clock: s.clock}
+		return nil
+	}
+	var m grouppb.SnapshotAnnounce
+	if err := decodeRecord(data, &m); err != nil {
+		return err
+	}
+	ref, err := decodeRef(m.Ref)
+	if err != nil {
+		return err
+	}
+	node, err := id.NodeFromBytes(m.Node)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrMalformedEntry, err)
+	}
+	// The first announcement of an index wins, so that a snapshot of one index
+	// has one identity; one from the future of this log is a lie.
+	if ref.Index <= s.announced.ref.Index || ref.Index >= o.index {
+		return nil
+	}
+	o.ok, o.announce, o.node = true, ref, node
+	s.announced = announcement{ref: ref, node: node, bytes: s.bytes}
+	if s.request != nil && s.request.index == ref.Index {
+		s.announced.bytes = s.request.bytes
+	}
+	if s.request != nil && s.request.index <= ref.Index {
+		s.request = nil
+	}
+	return nil
+}
+
+func (s *state) applyIntent(kind Kind, data []byte, o *outcome) error {
+	if kind == KindIntentAbandon {
+		var m grouppb.IntentAbandon
+		if err := decodeRecord(data, &m); err != nil {
+			return err
+		}
+		n := len(s.intents)
+		s.intents = slices.DeleteFunc(s.intents, func(i intent) bool { return uint64(i.replica) == m.Replica })
+		o.intent, o.ok = id.Replica(m.Replica), len(s.intents) < n
+		return nil
+	}
+	var m grouppb.ReplicaIntent
+	if err := decodeRecord(data, &m); err != nil {
+		return err
+	}
+	node, err := id.NodeFromBytes(m.Node)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrMalformedEntry, err)
+	}
+	copy(o.nonce[:], m.Nonce)
+	o.node = node
+	for _, i := range s.intents {
+		if i.nonce == o.nonce { // a retry: the same answer
+			o.intent, o.ok = i.replica, true
+			return nil
+		}
+	}
+	if s.deleted {
+		return nil
+	}
+	o.intent, o.ok = s.next, true
+	s.next++
+	s.intents = append(s.intents, intent{replica: o.intent, nonce: o.nonce, node: node, clock: s.clock})
+	if len(s.intents) > maxIntents {
+		s.intents = slices.Delete(s.intents, 0, 1)
+	}
+	return nil
+}
+
+// applyConf applies a membership change, or refuses it: a change that adds a
+// replica nobody was given the ID of, or that raft's rules forbid, has no
+// effect on any replica.
+func (s *state) applyConf(e *raftpb.Entry, o *outcome) error {
+	cc, err := decodeConfChange(e)
+	if err != nil {
+		return err
+	}
+	var ctx grouppb.ConfContext
+	if err := ctx.Unmarshal(cc.GetContext()); err != nil {
+		return fmt.Errorf("%w: context of a configuration change: %w", ErrMalformedEntry, err)
+	}
+	copy(o.nonce[:], ctx.Nonce)
+	s.clock = max(s.clock, ctx.Clock)
+	for _, c := range cc.Changes {
+		if c.GetType() != raftpb.ConfChangeRemoveNode && !s.mayAdd(c.GetNodeId()) {
+			return nil
+		}
+	}
+	next, err := applyConfChange(s.conf, cc)
+	if err != nil {
+		return nil //nolint:nilerr // refused alike by every replica: the change has no effect
+	}
+	for _, c := range cc.Changes {
+		r := id.Replica(c.GetNodeId())
+		if i := slices.IndexFunc(s.intents, func(i intent) bool { return i.replica == r }); i >= 0 {
+			s.members[r] = s.intents[i].node
+			s.intents = slices.Delete(s.intents, i, i+1)
+		}
+	}
+	for r := range s.members {
+		if !inConf(next, uint64(r)) {
+			delete(s.members, r)
+		}
+	}
+	s.conf = next
+	o.conf, o.ok, o.changed = cc, true, true
+	return nil
+}
+
+func (s *state) mayAdd(replica uint64) bool {
+	if _, member := s.members[id.Replica(replica)]; member {
+		return true
+	}
+	return slices.ContainsFunc(s.intents, func(i intent) bool { return uint64(i.replica) == replica })
+}
+
+// snapshotDue reports whether enough has happened since the last snapshot.
+func (s *state) snapshotDue() bool {
+	return s.commits-s.announced.ref.Commits >= s.options.SnapshotEntries || s.bytes-s.announced.bytes >= s.options.SnapshotBytes
+}
+
+// replicaOn returns the member that lives on a node, if there is one.
+func (s *state) replicaOn(node id.Node) (id.Replica, bool) {
+	for r, n := range s.members {
+		if n == node {
+			return r, true
+		}
+	}
+	return 0, false
+}
+
+// clone returns an independent copy, for a delivery cursor to run on with.
+func (s *state) clone() (*state, error) {
+	data, err := s.encode()
+	if err != nil {
+		return nil, err
+	}
+	return decodeState(s.group, data)
+}
+
+func (s *state) encode() ([]byte, error) {
+	m := grouppb.State{
+		Version: stateVersion, Index: s.index, Term: s.term, Commits: s.commits, Bytes: s.bytes, Clock: s.clock,
+		BaseSet: s.baseSet, Conf: encodeConf(s.conf), Members: encodeMembers(s.members), NextReplica: uint64(s.next),
+		Options: s.options.encode(), Deleted: s.deleted,
+	}
+	s.sessions.encode(&m)
+	for _, i := range s.intents {
+		m.Intents = append(m.Intents, &grouppb.Intent{Replica: uint64(i.replica), Nonce: i.nonce[:], Node: i.node[:], Clock: i.clock})
+	}
+	if s.announced.ref.Index != 0 {
+		m.Announced, m.AnnouncedBy, m.AnnouncedBytes = encodeRef(s.announced.ref), s.announced.node[:], s.announced.bytes
+	}
+	if r := s.request; r != nil {
+		m.RequestIndex, m.RequestSession, m.RequestAttempt, m.RequestClock = r.index, r.session, r.attempt, r.clock
+		m.RequestCommits, m.RequestBytes = r.commits, r.bytes
+	}
+	return m.Marshal()
+}
+
+func decodeState(group id.Group, data []byte) (*state, error) {
+	var m grouppb.State
+	if err := m.Unmarshal(data); err != nil {
+		return nil, fmt.Errorf("group %s: applied state: %w", group, err)
+	}
+	if m.Version > stateVersion {
+		return nil, fmt.Errorf("%w: group %s: applied state of format %d", ErrNewerFormat, group, m.Version)
+	}
+	s := &state{
+		group: group, index: m.Index, term: m.Term, commits: m.Commits, bytes: m.Bytes, clock: m.Clock, baseSet: m.BaseSet,
+		conf: decodeConf(m.Conf), next: id.Replica(m.NextReplica), options: decodeOptions(m.Options), deleted: m.Deleted,
+	}
+	var err error
+	if err = s.sessions.decode(&m); err != nil {
+		return nil, fmt.Errorf("group %s: applied state: %w", group, err)
+	}
+	if s.members, err = decodeMembers(m.Members); err != nil {
+		return nil, fmt.Errorf("group %s: applied state: %w", group, err)
+	}
+	for _, i := range m.Intents {
+		node, err := id.NodeFromBytes(i.Node)
+		if err != nil {
+			return nil, fmt.Errorf("group %s: applied state: %w", group, err)
+		}
+		in := intent{replica: id.Replica(i.Replica), node: node, clock: i.Clock}
+		copy(in.nonce[:], i.Nonce)
+		s.intents = append(s.intents, in)
+	}
+	if m.Announced != nil {
+		if s.announced.ref, err = decodeRef(m.Announced); err != nil {
+			return nil, fmt.Errorf("group %s: applied state: %w", group, err)
+		}
+		copy(s.announced.node[:], m.AnnouncedBy)
+		s.announced.bytes = m.AnnouncedBytes
+	}
+	if m.RequestIndex != 0 {
+		s.request = &request{
+			index: m.RequestIndex, session: m.RequestSession, attempt: m.RequestAttempt, clock: m.RequestClock,
+			commits: m.RequestCommits, bytes: m.RequestBytes,
+		}
+	}
+	return s, nil
+}
+
+func encodeMembers(members map[id.Replica]id.Node) []*grouppb.Member {
+	replicas := make([]id.Replica, 0, len(members))
+	for r := range members {
+		replicas = append(replicas, r)
+	}
+	slices.Sort(replicas)
+	out := make([]*grouppb.Member, 0, len(members))
+	for _, r := range replicas {
+		n := members[r]
+		out = append(out, &grouppb.Member{Replica: uint64(r), Node: n[:]})
+	}
+	return out
+}
+
+func decodeMembers(from []*grouppb.Member) (map[id.Replica]id.Node, error) {
+	members := make(map[id.Replica]id.Node, len(from))
+	for _, m := range from {
+		node, err := id.NodeFromBytes(m.Node)
+		if err != nil {
+			return nil, err
+		}
+		members[id.Replica(m.Replica)] = node
+	}
+	return members, nil
+}
+
+// equalConf tells whether raft and the pure function agree.
+func equalConf(a, b *raftpb.ConfState) bool {
+	return proto.Equal(encodeConfForCompare(a), encodeConfForCompare(b))
+}
+
+func encodeConfForCompare(cs *raftpb.ConfState) *raftpb.ConfState {
+	return &raftpb.ConfState{
+		Voters: cs.GetVoters(), Learners: cs.GetLearners(), VotersOutgoing: cs.GetVotersOutgoing(),
+		LearnersNext: cs.GetLearnersNext(), AutoLeave: new(cs.GetAutoLeave()),
+	}
+}

@@ -1,0 +1,130 @@
+package raftgroup
+
+import (
+	"slices"
+	"time"
+
+	"go.etcd.io/raft/v3"
+
+	"github.com/copycat-replication/copycat/id"
+)
+
+// GroupStatus is what a replica knows of itself and its group.
+type GroupStatus struct {
+	Group         id.Group
+	Replica       id.Replica
+	Role          string // "leader", "follower", "candidate", "learner", "prepared", "waiting for snapshot", "stopped"
+	IsLeader      bool
+	Voter         bool
+	Failed        bool
+	Term          uint64
+	Leader        id.Replica // 0: none known
+	LeaderNode    id.Node
+	Voters        map[id.Replica]id.Node
+	Learners      map[id.Replica]id.Node
+	Joint         bool
+	Commit        uint64 // raft index
+	Applied       uint64 // raft index
+	Commits       uint64 // N
+	Snapshot      SnapshotRef
+	Sessions      int
+	Subscriptions int
+	Interactive   bool
+	DiskFull      bool
+	Clock         time.Time // leader's clock as of the last applied entry
+	LastError     error
+}
+
+// onTick does what waits for time to pass.
+func (g *Group) onTick() {
+	if g.stalled {
+		g.resume()
+		return
+	}
+	g.expireWaiters()
+	g.tickSessions()
+	g.snaps.tick(g)
+	g.leader.tick(g)
+}
+
+// publishStatus lets others see how the replica does: when something about its
+// role or membership changed, and with a tick when the log has moved.
+func (g *Group) publishStatus(ticked bool) {
+	moved := g.state != nil && g.state.index != g.shownIndex
+	if !g.statusDirty && !(ticked && moved) {
+		return
+	}
+	g.statusDirty = false
+	if g.state != nil {
+		g.shownIndex = g.state.index
+	}
+	st := &GroupStatus{
+		Group: g.key, Replica: g.self, Role: g.roleName(), IsLeader: g.isLeader(), Failed: g.failure != nil,
+		Subscriptions: len(g.subs), Interactive: len(g.subs) > 0, DiskFull: g.stalled, LastError: g.lastError,
+	}
+	if g.state != nil {
+		g.describeState(st)
+	}
+	if g.rn != nil && g.failure == nil {
+		basic := g.rn.BasicStatus()
+		st.Term, st.Commit, st.Leader = basic.GetTerm(), basic.GetCommit(), id.Replica(g.lead)
+		st.LeaderNode = g.state.members[st.Leader]
+	}
+	_, learner := st.Learners[g.self]
+	g.member.Store(st.Voter || learner)
+	g.status.Store(st)
+}
+
+func (g *Group) describeState(st *GroupStatus) {
+	st.Applied, st.Commits, st.Clock = g.state.index, g.state.commits, time.Unix(0, g.state.clock)
+	st.Snapshot, st.Sessions, st.Joint = g.snaps.held, len(g.state.sessions.live), isJoint(g.state.conf)
+	st.Voters, st.Learners = make(map[id.Replica]id.Node), make(map[id.Replica]id.Node)
+	for _, r := range g.state.conf.GetVoters() {
+		st.Voters[id.Replica(r)] = g.state.members[id.Replica(r)]
+	}
+	for _, r := range slices.Concat(g.state.conf.GetLearners(), g.state.conf.GetLearnersNext()) {
+		st.Learners[id.Replica(r)] = g.state.members[id.Replica(r)]
+	}
+	_, st.Voter = st.Voters[g.self]
+}
+
+func (g *Group) roleName() string {
+	switch {
+	case g.failure != nil:
+		return "stopped"
+	case g.repairing:
+		return "waiting for snapshot"
+	case g.rn == nil:
+		return "prepared"
+	case g.role == raft.StateLeader:
+		return "leader"
+	case g.role == raft.StateCandidate || g.role == raft.StatePreCandidate:
+		return "candidate"
+	case !slices.Contains(g.state.conf.GetVoters(), uint64(g.self)):
+		return "learner"
+	}
+	return "follower"
+}
+
+// Status returns what the replica last said of itself: at most a tick old.
+func (g *Group) Status() GroupStatus {
+	if st := g.status.Load(); st != nil {
+		return *st
+	}
+	return GroupStatus{Group: g.key, Replica: g.self, Role: "starting"}
+}
+
+// Key names the group.
+func (g *Group) Key() id.Group { return g.key }
+
+// Groups returns the status of every replica on this node.
+func (h *Host) Groups() []GroupStatus {
+	h.mu.Lock()
+	groups := h.ordered
+	h.mu.Unlock()
+	out := make([]GroupStatus, 0, len(groups))
+	for _, g := range groups {
+		out = append(out, g.Status())
+	}
+	return out
+}

@@ -1,0 +1,240 @@
+package raftgroup
+
+import (
+	"errors"
+	"fmt"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/copycat-replication/copycat/id"
+	"github.com/copycat-replication/copycat/pb/grouppb"
+	"github.com/copycat-replication/copycat/wal"
+)
+
+// The payload of a message between replicas is one byte of kind and a body.
+const (
+	wireRaft           = 1 // a raftpb.Message
+	wireSnapshotReport = 2 // a grouppb.SnapshotReport: what became of an offered snapshot
+)
+
+// errBadMessage says that a peer sent what no correct peer sends.
+var errBadMessage = errors.New("malformed message from another replica")
+
+// send hands a raft message to the network. A message that is lost is raft's
+// normal case; what raft has to be told is that the follower is not reached,
+// or it would go on to stream into the void.
+func (g *Group) send(m *raftpb.Message) {
+	to := id.Replica(m.GetTo())
+	node, ok := g.nodeOf(to)
+	if !ok {
+		return
+	}
+	if m.GetType() == raftpb.MsgSnap && !inConf(m.GetSnapshot().GetMetadata().GetConfState(), m.GetTo()) {
+		// Raft would ignore it silently on the other side. This member was
+		// seeded, so it needs the log; if that is gone, only a newer snapshot helps.
+		g.rn.ReportSnapshot(m.GetTo(), raft.SnapshotFailure)
+		g.leader.snapshotWanted = true
+		return
+	}
+	payload := make([]byte, 1, 1+proto.Size(m))
+	payload[0] = wireRaft
+	payload, err := proto.MarshalOptions{UseCachedSize: true}.MarshalAppend(payload, m)
+	if err == nil {
+		err = g.host.net.Send(node, Message{Group: g.key, From: g.self, To: to, Payload: payload, Urgent: urgent(m)})
+	}
+	if err != nil {
+		g.log.Debug("message not sent", "to", node, "type", m.GetType().String(), "error", err)
+		switch m.GetType() {
+		case raftpb.MsgApp:
+			g.rn.ReportUnreachable(m.GetTo())
+		case raftpb.MsgSnap:
+			g.rn.ReportSnapshot(m.GetTo(), raft.SnapshotFailure)
+		}
+	}
+}
+
+// urgent tells what must not wait behind bulk: elections, heartbeats, acknowledgements.
+func urgent(m *raftpb.Message) bool {
+	switch m.GetType() {
+	case raftpb.MsgApp, raftpb.MsgProp, raftpb.MsgSnap:
+		return false
+	}
+	return true
+}
+
+// nodeOf finds the node of a replica: a member, one about to be, or one that
+// spoke to us. A new replica that is still far behind in the log knows its
+// leader only from the leader's messages.
+func (g *Group) nodeOf(r id.Replica) (id.Node, bool) {
+	if n, ok := g.state.members[r]; ok {
+		return n, true
+	}
+	for _, i := range g.state.intents {
+		if i.replica == r {
+			return i.node, true
+		}
+	}
+	n, ok := g.seen[r]
+	return n, ok
+}
+
+// receive takes a message off the network: decoded and checked outside the
+// step, queued for it. It never blocks.
+func (g *Group) receive(from id.Node, m Message) error {
+	if len(m.Payload) == 0 {
+		return fmt.Errorf("%w: empty", errBadMessage)
+	}
+	switch m.Payload[0] {
+	case wireRaft:
+		rm := new(raftpb.Message)
+		if err := proto.Unmarshal(m.Payload[1:], rm); err != nil {
+			return fmt.Errorf("%w: %w", errBadMessage, err)
+		}
+		if err := validateMessage(rm, m, g.self); err != nil {
+			return err
+		}
+		if !g.post(event{message: rm, from: from, size: len(m.Payload)}) {
+			return ErrBusy
+		}
+	case wireSnapshotReport:
+		var r grouppb.SnapshotReport
+		if err := r.Unmarshal(m.Payload[1:]); err != nil {
+			return fmt.Errorf("%w: %w", errBadMessage, err)
+		}
+		g.call(func() { g.onSnapshotReport(m.From, &r) })
+	default:
+		return fmt.Errorf("%w: kind %d", ErrNewerFormat, m.Payload[0])
+	}
+	return nil
+}
+
+// validateMessage refuses what would make raft panic or believe a stranger
+// (pitfalls: RawNode.Step panics on frames that a peer can send).
+func validateMessage(m *raftpb.Message, frame Message, self id.Replica) error {
+	bad := func(why string) error {
+		return fmt.Errorf("%w: group %s: %s from replica %d: %s", errBadMessage, frame.Group, m.GetType(), frame.From, why)
+	}
+	if m.GetTo() != uint64(self) || frame.To != self {
+		return bad("meant for another replica")
+	}
+	if m.GetFrom() != uint64(frame.From) || frame.From == self || frame.From == 0 {
+		return bad("sender is not who it says")
+	}
+	switch m.GetType() {
+	case raftpb.MsgProp:
+		return validateProposal(m, bad)
+	case raftpb.MsgReadIndex, raftpb.MsgReadIndexResp:
+		if len(m.GetEntries()) != 1 {
+			return bad("needs one context")
+		}
+		return nil
+	case raftpb.MsgApp:
+		return validateAppend(m, bad)
+	case raftpb.MsgSnap:
+		md := m.GetSnapshot().GetMetadata()
+		if m.GetTerm() == 0 || md.GetIndex() == 0 || md.GetTerm() == 0 || md.GetConfState() == nil {
+			return bad("no term, index or membership")
+		}
+	case raftpb.MsgAppResp, raftpb.MsgVote, raftpb.MsgVoteResp, raftpb.MsgPreVote, raftpb.MsgPreVoteResp,
+		raftpb.MsgHeartbeat, raftpb.MsgHeartbeatResp, raftpb.MsgTimeoutNow:
+		if m.GetTerm() == 0 {
+			return bad("term 0")
+		}
+	default:
+		return bad("not a type that travels")
+	}
+	if len(m.GetEntries()) > 0 {
+		return bad("entries in a message that has none")
+	}
+	return nil
+}
+
+func validateProposal(m *raftpb.Message, bad func(string) error) error {
+	if len(m.GetEntries()) == 0 {
+		return bad("empty proposal")
+	}
+	for _, e := range m.GetEntries() {
+		if e.GetType() != raftpb.EntryNormal {
+			return bad("forwarded configuration change")
+		}
+		if kind, _, err := entryKind(e.GetData()); err != nil || kind == KindNone {
+			return bad("forwarded entry is not ours")
+		}
+	}
+	return nil
+}
+
+func validateAppend(m *raftpb.Message, bad func(string) error) error {
+	if m.GetTerm() == 0 || m.GetLogTerm() > m.GetTerm() {
+		return bad("term out of bounds")
+	}
+	term := m.GetLogTerm()
+	for i, e := range m.GetEntries() {
+		if e.GetIndex() != m.GetIndex()+1+uint64(i) {
+			return bad("entries with a hole")
+		}
+		if e.GetTerm() < term || e.GetTerm() > m.GetTerm() {
+			return bad("entry's term out of bounds")
+		}
+		term = e.GetTerm()
+	}
+	return nil
+}
+
+// onMessage steps a message of another replica.
+func (g *Group) onMessage(m *raftpb.Message, from id.Node) {
+	if g.rn == nil || g.failure != nil || g.stalled {
+		return
+	}
+	g.seen[id.Replica(m.GetFrom())] = from
+	switch m.GetType() {
+	case raftpb.MsgHeartbeat:
+		if m.GetCommit() > g.last {
+			g.drainReady() // what was just appended counts
+		}
+		if m.GetCommit() > g.last {
+			g.log.Warn("leader says that this replica has what it does not have", "from", m.GetFrom(), "commit", m.GetCommit(), "last", g.last)
+			return
+		}
+	case raftpb.MsgSnap:
+		g.onSnapshotOffer(m)
+		return
+	case raftpb.MsgProp:
+		if g.isLeader() {
+			for _, e := range m.GetEntries() {
+				stampClock(e.GetData(), g.clock())
+			}
+		}
+	case raftpb.MsgAppResp:
+		if !m.GetReject() && m.GetIndex() > g.last {
+			g.drainReady()
+			if m.GetIndex() > g.last && g.isLeader() {
+				g.log.Warn("follower acknowledges what was never sent", "from", m.GetFrom(), "index", m.GetIndex(), "last", g.last)
+				return
+			}
+		}
+	}
+	if err := g.rn.Step(m); err != nil && !errors.Is(err, raft.ErrProposalDropped) {
+		g.log.Debug("message refused", "type", m.GetType().String(), "from", m.GetFrom(), "error", err)
+	}
+}
+
+// onAppendFailed reacts to a write that did not become durable. A full disk
+// holds the group still until there is room; anything else is for good, since
+// what was written is unknown: this replica must not vote or acknowledge any more.
+func (g *Group) onAppendFailed(err error) {
+	if !errors.Is(err, wal.ErrDiskFull) {
+		g.fail(fmt.Errorf("%w: %w", ErrGroupFailed, err))
+		return
+	}
+	g.lastError = err
+	if !g.stalled {
+		g.stalled, g.statusDirty = true, true
+		g.log.Error("disk full: this replica stands still until there is room", "error", err)
+		for _, sub := range g.subs {
+			sub.report(fmt.Errorf("group %s: %w", g.key, err))
+		}
+	}
+}
