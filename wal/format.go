@@ -79,7 +79,7 @@ func segmentSeed(identity, number uint64) uint32 {
 	var b [16]byte
 	le.PutUint64(b[:], identity)
 	le.PutUint64(b[8:], number)
-	return crc32.Checksum(b[:], castagnoli)
+	return checksum(b[:])
 }
 
 // encodeFormatFile makes the content of the FORMAT file.
@@ -179,7 +179,7 @@ func (h *segmentHead) encode() []byte {
 	b = appendTable(b, h.table)
 	h.size = len(b) + 4
 	le.PutUint32(b[12:], uint32(h.size))
-	h.chain = crc32.Checksum(b, castagnoli)
+	h.chain = checksum(b)
 	return le.AppendUint32(b, h.chain)
 }
 
@@ -360,3 +360,5 @@ func sortTable(t []tableEntry) {
 		return 0
 	})
 }
+
+func checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }

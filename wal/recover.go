@@ -436,6 +436,10 @@ func (r *recovery) applySuspect(g *group, c *change, seg *segment) {
 	}
 	if c.typ == frameState {
 		r.l.rebaseLocked(g, seg)
+		g.mark, g.chunks = c.mark, c.chunks
+		if c.flags&flagSuspect != 0 {
+			g.suspect.Why = c.reason
+		}
 	}
 }
 
