@@ -116,6 +116,35 @@ func TestCrashWhileReceiving(t *testing.T) {
 	}
 }
 
+// Whatever step of the clean-up the power fails at, what was to be kept is there.
+func TestCrashWhileCleaningUp(t *testing.T) {
+	t.Parallel()
+	head, user := testHead(3), testBytes(100)
+	var keep, bad Ref
+	crashPoints(t,
+		func(s *Store) {
+			makeSnap(t, s, 1, testHead(1), user)
+			bad = makeSnap(t, s, 1, testHead(2), user)
+			keep = makeSnap(t, s, 1, head, user)
+			makeSnap(t, s, 2, head, user)
+		},
+		func(s *Store) {
+			must(t, s.SetAside(1, bad))
+			must(t, s.Retain(1, keep))
+			must(t, s.RemoveGroup(2))
+		},
+		func(s *Store, _ string) {
+			wantSnap(t, s, 1, keep, head, user)
+			must(t, s.Retain(1, keep))
+			must(t, s.RemoveGroup(2))
+			groups, err := s.Groups()
+			must(t, err)
+			if len(groups) != 1 {
+				t.Fatalf("groups %v", groups)
+			}
+		})
+}
+
 // Each step fails once: nothing half-made has a final name, no file is open,
 // and the next attempt works.
 func TestEveryStepFails(t *testing.T) {

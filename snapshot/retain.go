@@ -44,22 +44,20 @@ func (s *Store) retain(group uint64, keep []Ref) error {
 		wanted[baseName(ref)+snapSuffix] = true
 		wanted[baseName(ref)+partSuffix] = true
 	}
-	// Listed before it is asked what is in use: a file is claimed before it is
-	// made, so whoever made a file in the list has it claimed still, or is done.
 	names, err := s.listDir(dir)
 	if err != nil {
 		return err
 	}
 	removed := false
 	for _, name := range names {
-		file := path.Join(dir, name)
-		if wanted[name] || !isOurs(name) || s.isInUse(file) {
+		if wanted[name] || !isOurs(name) {
 			continue
 		}
-		if err := s.removeIfThere(file); err != nil {
+		ok, err := s.removeUnused(path.Join(dir, name))
+		if err != nil {
 			return err
 		}
-		removed = true
+		removed = removed || ok
 	}
 	if !removed {
 		return nil
@@ -67,10 +65,15 @@ func (s *Store) retain(group uint64, keep []Ref) error {
 	return s.fs.SyncDir(dir)
 }
 
-func (s *Store) isInUse(file string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.inUse[file]
+// removeUnused removes a file unless somebody writes it. It claims the file
+// meanwhile, so that no Receiver goes on with a file that is about to go.
+func (s *Store) removeUnused(file string) (bool, error) {
+	ok, err := s.claim(file)
+	if !ok || err != nil {
+		return false, err
+	}
+	defer s.unclaim(file)
+	return true, s.removeIfThere(file)
 }
 
 // isOurs reports whether Retain may remove a file of that name.

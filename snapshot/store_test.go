@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/iotest"
 
@@ -317,4 +318,49 @@ func TestStateTooLarge(t *testing.T) {
 	}
 	head := Head{State: bytes.Repeat([]byte("s"), 3<<20)}
 	wantSnap(t, s, 1, makeSnap(t, s, 1, head, []byte("u")), head, []byte("u"))
+}
+
+// Many goroutines use one store; the race detector watches. What a Commit
+// returned and no Retain may remove is there.
+func TestConcurrentUse(t *testing.T) {
+	t.Parallel()
+	m := newMem(t)
+	s := openStore(t, m)
+	user := testBytes(2000)
+	shared := makeSnap(t, s, 100, testHead(0), user)
+	raw := rawFile(t, s, 100, shared)
+	var wg sync.WaitGroup
+	for g := range uint64(4) {
+		wg.Go(func() {
+			for n := range uint64(20) {
+				ref := makeSnap(t, s, g, testHead(n), user)
+				if err := errors.Join(s.Retain(g, ref), s.Verify(g, ref), s.Verify(100, shared)); err != nil {
+					t.Error(err)
+				}
+				if refs, err := s.List(g); err != nil || len(refs) != 1 {
+					t.Error(refs, err)
+				}
+				rc, err := s.Receive(200, shared)
+				if errors.Is(err, ErrReceiving) {
+					continue
+				}
+				if err != nil {
+					t.Error(err)
+					continue
+				}
+				_, err = rc.Write(raw[rc.Offset():])
+				if n%3 > 0 && err == nil {
+					err = rc.Commit()
+				}
+				if err := errors.Join(err, rc.Close()); err != nil {
+					t.Error(err)
+				}
+				if err := s.Retain(200); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	wantNoneOpen(t, m)
 }
