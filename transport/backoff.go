@@ -11,7 +11,7 @@ type backoff struct {
 	min, max  time.Duration
 	failures  int
 	notBefore time.Time
-	err       error
+	err       error // of allow, made once: it may be asked for every message
 }
 
 // failed notes a failed attempt. chance, in [0, 1), spreads the next ones:
@@ -22,7 +22,7 @@ func (b *backoff) failed(now time.Time, err error, chance float64) {
 		wait = min(wait, b.min<<b.failures)
 	}
 	b.failures++
-	b.err = err
+	b.err = fmt.Errorf("%w, at the last attempt: %w", ErrPeerDown, err)
 	b.notBefore = now.Add(wait/2 + time.Duration(chance*float64(wait/2)))
 }
 
@@ -33,5 +33,5 @@ func (b *backoff) allow(now time.Time) error {
 	if b.err == nil || !now.Before(b.notBefore) {
 		return nil
 	}
-	return fmt.Errorf("%w: next attempt in %s: %w", ErrPeerDown, b.notBefore.Sub(now).Round(time.Millisecond), b.err)
+	return b.err
 }

@@ -177,13 +177,18 @@ func (t *Transport) callSelf(ctx context.Context, method uint16, request []byte)
 		return nil, ErrClosed
 	}
 	defer t.wg.Done()
-	ctx, cancel := context.WithCancel(ctx)
+	inner, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(t.ctx, cancel)()
 	// The request stays the caller's, the handler's is its own.
-	answer, failure := t.handle(ctx, t.cfg.Node, method, append([]byte(nil), request...))
-	if failure != nil {
-		return nil, failure
+	answer, failure := t.handle(inner, t.cfg.Node, method, append([]byte(nil), request...))
+	switch {
+	case failure == nil:
+		return answer, nil
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case t.ctx.Err() != nil:
+		return nil, ErrClosed
 	}
-	return answer, nil
+	return nil, failure
 }

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -126,7 +127,8 @@ type Config struct {
 	// IdleTimeout is how long a connection stays open unused; at least
 	// StallTimeout. Default 60 s.
 	IdleTimeout time.Duration
-	// FetchTimeout is how long a fetched stream may bring nothing. Default 60 s.
+	// FetchTimeout is how long a fetched stream may bring nothing, and how long
+	// its reader may take nothing. Default 60 s.
 	FetchTimeout time.Duration
 	// BackoffMin and BackoffMax bound the wait after a failed dial; it doubles
 	// with each failure, half of it random. Defaults 20 ms and 2 s.
@@ -168,6 +170,7 @@ func (c Config) withDefaults() Config {
 	if c.Random == nil {
 		c.Random = rand.Reader
 	}
+	c.Key = bytes.Clone(c.Key)
 	if c.TLS != nil {
 		c.TLS = c.TLS.Clone()
 		if c.TLS.MinVersion == 0 {

@@ -158,7 +158,11 @@ func (p *peer) serveFetch(c *conn) error {
 	ctx, cancel := context.WithCancel(t.ctx)
 	defer cancel()
 	gone := make(chan struct{})
+	// From here on silence is what is expected of the reader.
 	c.patience = 0
+	if err := c.SetReadDeadline(time.Time{}); err != nil {
+		return err
+	}
 	go func() { // ends when the connection is closed, below
 		defer close(gone)
 		defer cancel()

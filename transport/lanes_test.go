@@ -144,8 +144,10 @@ func TestInboxBounds(t *testing.T) {
 	t.Parallel()
 	q := inbox{limit: 1000}
 	m := Message{Payload: make([]byte, 500-messageOverhead)}
-	if !q.push(m) || !q.push(m) || q.push(m) {
-		t.Fatal("two ordinary messages of 500 fit 1000, a third does not")
+	for i, want := range []bool{true, true, false} {
+		if q.push(m) != want {
+			t.Fatalf("message %d of 500 bytes into 1000: not %v", i, want)
+		}
 	}
 	m.Urgent = true
 	if !q.push(m) {
