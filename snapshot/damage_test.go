@@ -148,6 +148,29 @@ func TestLyingLengths(t *testing.T) {
 	}
 }
 
+// A trailer whose CRC is right and that does not fit the rest: only the checks
+// at the end see it.
+func TestLyingTrailer(t *testing.T) {
+	t.Parallel()
+	m := newMem(t)
+	s := openStore(t, m)
+	ref := makeSnap(t, s, 1, testHead(1), []byte("user"))
+	whole := rawFile(t, s, 1, ref)
+	body := whole[:len(whole)-trailerLen]
+	right := trailer{chunks: 1, userBytes: 4, size: ref.Size, sum: ref.Checksum}
+	if !bytes.Equal(appendTrailer(bytes.Clone(body), right), whole) {
+		t.Fatal("the trailer is not what this test takes it for")
+	}
+	chunks, user, sum := right, right, right
+	chunks.chunks, user.userBytes = 2, 5
+	sum.sum[0]++
+	for _, wrong := range []trailer{chunks, user, sum} {
+		ref.Checksum = wrong.sum
+		putFile(t, m, s.snapPath(1, ref), appendTrailer(bytes.Clone(body), wrong))
+		checkBroken(t, s, ref, "lying trailer")
+	}
+}
+
 func TestNewerVersions(t *testing.T) {
 	t.Parallel()
 	le := binary.LittleEndian

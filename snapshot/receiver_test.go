@@ -129,8 +129,21 @@ func TestReceiveProperty(t *testing.T) {
 		if err := dst.Verify(2, ref); err != nil {
 			rt.Fatal(err)
 		}
+		if err := openStore(t, m.CrashClone(vfs.LoseAll)).Verify(2, ref); err != nil {
+			rt.Fatalf("Commit returned, and after a crash: %v", err)
+		}
 		wantNoneOpen(t, m)
 	})
+}
+
+// What is left over may be longer than the file.
+func TestResumeCutsOff(t *testing.T) {
+	t.Parallel()
+	src, ref, raw := source(t, testBytes(300))
+	dst := openStore(t, newMem(t))
+	putFile(t, dst.fs, dst.partPath(2, ref), append(bytes.Clone(raw), "and more"...))
+	receiveFrom(t, src, dst, ref)
+	must(t, dst.Verify(2, ref))
 }
 
 func TestReceiveTwice(t *testing.T) {
