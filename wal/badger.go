@@ -174,8 +174,12 @@ func (c *badgerCold) Get(group, lo, hi, maxBytes uint64) ([][]byte, error) {
 // Delete removes key by key: DropPrefix would fail concurrent commits.
 func (c *badgerCold) Delete(from, to ColdKey) error {
 	start, end := coldKey(from, 0), string(coldKey(to, 0))
+	var prefix []byte
+	if from.Group == to.Group {
+		prefix = coldKey(from, 0)[:8]
+	}
 	for {
-		keys, err := c.keys(start, end, 4096)
+		keys, err := c.keys(start, end, prefix, 4096)
 		if err != nil || len(keys) == 0 {
 			return err
 		}
@@ -193,10 +197,11 @@ func (c *badgerCold) Delete(from, to ColdKey) error {
 	}
 }
 
-func (c *badgerCold) keys(start []byte, end string, n int) (keys [][]byte, err error) {
+func (c *badgerCold) keys(start []byte, end string, prefix []byte, n int) (keys [][]byte, err error) {
 	err = c.db.View(func(txn *badger.Txn) error {
 		o := badger.DefaultIteratorOptions
 		o.PrefetchValues = false
+		o.Prefix = prefix
 		it := txn.NewIterator(o)
 		defer it.Close()
 		for it.Seek(start); it.Valid() && len(keys) < n; it.Next() {

@@ -1,10 +1,8 @@
 package wal
 
 import (
-	"errors"
 	"fmt"
 	"path"
-	"slices"
 	"sync"
 )
 
@@ -51,41 +49,52 @@ func compareColdKeys(a, b ColdKey) int {
 type coldRange struct{ group, first, last uint64 }
 
 // coldTier is the cold store as the log uses it: opened when first needed,
-// never written again after an error.
+// never written again after an error, closed when nobody reads it.
 type coldTier struct {
-	mu     sync.Mutex
+	// use is held for reading by whoever works with the store, so that Close
+	// does not take its memory maps away under a reader.
+	use sync.RWMutex
+
+	mu     sync.Mutex // held while the store opens
 	store  ColdStore
 	own    bool // opened by the log
 	closed bool
 	failed error // of a write
-	swept  bool  // what no manifest names was deleted in this life
+
+	// swept says that what no manifest names was deleted in this life, or
+	// must not be. Guarded by Log.reclaimMu.
+	swept bool
 }
 
-func (l *Log) coldStore() (ColdStore, error) {
+// coldStore returns the store for reading; the caller calls release.
+func (l *Log) coldStore() (store ColdStore, release func(), err error) {
 	c := &l.cold
+	c.use.RLock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
-		return nil, ErrClosed
+		c.use.RUnlock()
+		return nil, nil, ErrClosed
 	}
 	if c.store == nil {
 		s, err := OpenBadger(path.Join(l.dir, coldDirectoryName), l.logger)
 		if err != nil {
-			return nil, fmt.Errorf("open cold store: %w", err)
+			c.use.RUnlock()
+			return nil, nil, fmt.Errorf("wal: open cold store: %w", err)
 		}
 		c.store, c.own = s, true
 	}
-	return c.store, nil
+	return c.store, c.use.RUnlock, nil
 }
 
 // coldWriter returns the store for writing, unless a write to it has failed:
 // what it holds since then is unknown.
-func (l *Log) coldWriter() (ColdStore, error) {
+func (l *Log) coldWriter() (store ColdStore, release func(), err error) {
 	l.cold.mu.Lock()
-	err := l.cold.failed
+	err = l.cold.failed
 	l.cold.mu.Unlock()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	return l.coldStore()
 }
@@ -94,12 +103,20 @@ func (c *coldTier) fail(err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.failed == nil {
-		c.failed = fmt.Errorf("cold store has failed, nothing more moves to it: %w", err)
+		c.failed = fmt.Errorf("wal: cold store has failed, nothing more moves to it: %w", err)
 	}
 	return c.failed
 }
 
+func (c *coldTier) hasFailed() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.failed != nil
+}
+
 func (c *coldTier) close() error {
+	c.use.Lock()
+	defer c.use.Unlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closed = true
@@ -107,122 +124,4 @@ func (c *coldTier) close() error {
 		return nil
 	}
 	return c.store.Close()
-}
-
-// MemCold is a ColdStore in memory. What was put survives as long as the
-// value does, so that it stands for a disk in a simulation: Crash takes what
-// was not synced.
-type MemCold struct {
-	mu      sync.Mutex
-	synced  map[ColdKey][]byte
-	records map[ColdKey][]byte
-	closed  bool
-}
-
-// NewMemCold returns an empty store.
-func NewMemCold() *MemCold {
-	return &MemCold{synced: map[ColdKey][]byte{}, records: map[ColdKey][]byte{}}
-}
-
-var errColdClosed = errors.New("wal: cold store is closed")
-
-// Put stores copies of the records.
-func (m *MemCold) Put(records []ColdRecord) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.closed {
-		return errColdClosed
-	}
-	for _, r := range records {
-		m.records[r.Key] = slices.Clone(r.Bytes)
-	}
-	return nil
-}
-
-// Get returns copies.
-func (m *MemCold) Get(group, lo, hi, maxBytes uint64) ([][]byte, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.closed {
-		return nil, errColdClosed
-	}
-	var list [][]byte
-	total := uint64(0)
-	for i := lo; i < hi; i++ {
-		b, ok := m.records[ColdKey{group, i}]
-		if total += uint64(len(b)); !ok || (len(list) > 0 && total > maxBytes) {
-			break
-		}
-		list = append(list, slices.Clone(b))
-	}
-	return list, nil
-}
-
-// Delete removes a range.
-func (m *MemCold) Delete(from, to ColdKey) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.closed {
-		return errColdClosed
-	}
-	for k := range m.records {
-		if compareColdKeys(from, k) <= 0 && compareColdKeys(k, to) < 0 {
-			delete(m.records, k)
-		}
-	}
-	return nil
-}
-
-// Sync keeps what is there for after a Crash.
-func (m *MemCold) Sync() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.closed {
-		return errColdClosed
-	}
-	m.synced = make(map[ColdKey][]byte, len(m.records))
-	for k, v := range m.records {
-		m.synced[k] = v
-	}
-	return nil
-}
-
-// Close makes later calls fail, until Crash or Reopen.
-func (m *MemCold) Close() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.closed = true
-	return nil
-}
-
-// Crash returns a store that holds what was synced.
-func (m *MemCold) Crash() *MemCold {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	c := NewMemCold()
-	for k, v := range m.synced {
-		c.synced[k], c.records[k] = v, v
-	}
-	return c
-}
-
-// Len returns the number of records.
-func (m *MemCold) Len() int {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return len(m.records)
-}
-
-// Flip changes one bit of a record, or reports that there is none.
-func (m *MemCold) Flip(k ColdKey, bit int) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	b, ok := m.records[k]
-	if !ok {
-		return false
-	}
-	b = slices.Clone(b)
-	b[bit/8%len(b)] ^= 1 << (bit % 8)
-	m.records[k] = b
-	return true
 }

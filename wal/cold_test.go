@@ -144,13 +144,14 @@ func TestBadgerUnderLog(t *testing.T) {
 	if s := r.log.Stats(); s.ColdEntries != 0 {
 		t.Fatalf("stats %+v", s)
 	}
-	store, err := r.log.coldStore()
+	store, release, err := r.log.coldStore()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got, err := store.Get(lagging, 1, 41, math.MaxUint64); err != nil || len(got) != 0 {
 		t.Fatalf("%d records are left (%v)", len(got), err)
 	}
+	release()
 	if err := r.log.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/copycat-replication/copycat/internal/vfs"
 	"go.etcd.io/raft/v3/raftpb"
 )
 
@@ -109,7 +108,9 @@ func (l *Log) flushTaken() error {
 	w := &l.writer
 	size := 0
 	for i := range w.taken {
-		size += w.taken[i].size
+		if w.taken[i].size <= maxFramePayload {
+			size += w.taken[i].size
+		}
 	}
 	low := l.checkSpace()
 	if err := l.beginLocked(size); err != nil {
@@ -157,35 +158,6 @@ func (w *writer) header(flags uint32) batchHeader {
 	}
 }
 
-// admit judges one update and adds its frame to the batch.
-func (l *Log) admit(u *Update, size int, low bool) error {
-	w := &l.writer
-	if size > maxFramePayload {
-		return groupError(ErrTooLarge, u.Group, "%d bytes", size)
-	}
-	if low && len(u.Entries) > 0 && !u.Remove {
-		l.count.refused.Add(1)
-		return groupError(ErrDiskFull, u.Group, "%d entries refused", len(u.Entries))
-	}
-	g, err := l.target(u)
-	if err != nil {
-		return err
-	}
-	c := change{typ: frameUpdate, group: u.Group}
-	if err := g.judge(u, &c, w.seq+1); err != nil {
-		return err
-	}
-	g.pend.counter++
-	c.counter = g.pend.counter
-	c.entries = u.Entries
-	from := len(w.places)
-	start := w.openFrame()
-	w.buf, w.places = appendUpdate(w.buf, u, &c, w.position(), w.places)
-	w.closeFrame(start, frameHeader{typ: c.typ, flags: c.flags, group: c.group, counter: c.counter})
-	w.add(c, g, [2]int{from, len(w.places)})
-	return nil
-}
-
 func (w *writer) add(c change, g *group, places [2]int) {
 	w.changes = append(w.changes, c)
 	w.owners = append(w.owners, g)
@@ -227,87 +199,6 @@ func (w *writer) sum(flags uint32) uint32 {
 		off += n
 	}
 	return chain
-}
-
-// target finds the group that an update is for.
-func (l *Log) target(u *Update) (*group, error) {
-	w := &l.writer
-	if g := w.newborn[u.Group]; g != nil {
-		return g, nil
-	}
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	if u.Remove {
-		if g := l.groups[u.Group]; g != nil {
-			return g, nil
-		}
-	}
-	g, err := l.groupLocked(u.Group)
-	if err != nil {
-		return nil, err
-	}
-	if l.groups[u.Group] == nil {
-		if w.newborn == nil {
-			w.newborn = make(map[uint64]*group)
-		}
-		w.newborn[u.Group] = g
-	}
-	return g, nil
-}
-
-// judge says whether the update fits the group as it will be when the batch
-// so far is durable, and fills in what its frame says.
-func (g *group) judge(u *Update, c *change, batch uint64) error {
-	if g.pend.batch != batch {
-		g.pend = pendingState{batch: batch, counter: g.counter, last: g.last(), term: g.hs.term, commit: g.committed(), stored: g.hs.commit}
-	}
-	if u.Remove {
-		c.flags = flagRemove
-		return nil
-	}
-	p := g.pend
-	if m := u.Compact; m != nil && m.Index > g.mark.Index {
-		c.flags, c.mark = flagCompact, *m
-		if term, ok := g.term(m.Index); !ok || term != m.Term {
-			if m.Index <= p.commit {
-				return groupError(ErrInvalid, g.number, "compaction at %d says term %d, the committed entry has %d", m.Index, m.Term, term)
-			}
-			c.flags |= flagRestart
-			p.last = m.Index
-		}
-		p.commit = max(p.commit, m.Index)
-	}
-	if n := len(u.Entries); n > 0 {
-		c.flags |= flagEntries
-		c.first = u.Entries[0].GetIndex()
-		if c.first <= p.commit {
-			return groupError(ErrInvalid, g.number, "entries from index %d, committed is %d", c.first, p.commit)
-		}
-		if c.first > p.last+1 {
-			return groupError(ErrInvalid, g.number, "entries from index %d, the last is %d", c.first, p.last)
-		}
-		for i, e := range u.Entries {
-			if e.GetIndex() != c.first+uint64(i) {
-				return groupError(ErrInvalid, g.number, "entry %d follows %d", e.GetIndex(), c.first+uint64(i)-1)
-			}
-		}
-		p.last = c.first + uint64(n) - 1
-	}
-	if hs := u.HardState; hs != nil {
-		c.flags |= flagHardState
-		c.hs = hardState{set: true, term: hs.GetTerm(), vote: hs.GetVote(), commit: hs.GetCommit()}
-		if c.hs.term < p.term || c.hs.commit > p.last || c.hs.commit < p.stored {
-			return groupError(ErrInvalid, g.number, "hard state with term %d after %d, commit %d after %d, last index %d",
-				c.hs.term, p.term, c.hs.commit, p.stored, p.last)
-		}
-		p.term, p.stored, p.commit = c.hs.term, c.hs.commit, max(p.commit, c.hs.commit)
-	}
-	if u.Meta != nil {
-		c.flags |= flagMeta
-		c.meta = u.Meta
-	}
-	g.pend = p
-	return nil
 }
 
 // writeLocked writes the batch that was made, syncs it, and makes it visible.
@@ -370,7 +261,7 @@ func (l *Log) publish() error {
 	if w.ceiling != 0 {
 		l.ceiling = w.ceiling
 	}
-	stale := len(l.order) > 1 && l.order[0].live == 0
+	stale := len(l.trash) > 0 || (len(l.order) > 1 && l.order[0].live == 0)
 	l.mu.Unlock()
 	if broken != nil {
 		// judge let pass what apply cannot do: memory and disk differ.
@@ -389,119 +280,4 @@ func (l *Log) cacheable(entries []*raftpb.Entry) bool {
 		total += entrySize(e)
 	}
 	return len(entries) > 0 && int64(total) <= l.opts.CacheBytes/2
-}
-
-// raiseCeiling adds a frame that reserves more group numbers when half of
-// them are gone.
-func (l *Log) raiseCeiling() {
-	w := &l.writer
-	l.mu.RLock()
-	next, ceiling := l.next, l.ceiling
-	l.mu.RUnlock()
-	if w.ceiling != 0 || ceiling-next > ceilingStep/2 {
-		return
-	}
-	w.ceiling = next + ceilingStep
-	w.addCeiling()
-}
-
-func (w *writer) addCeiling() {
-	start := w.openFrame()
-	w.buf = le.AppendUint64(w.buf, w.ceiling)
-	w.closeFrame(start, frameHeader{typ: frameCeiling})
-}
-
-// Seal writes an empty synced batch behind the last one, so that damage in
-// that one can be told from a tear. It does nothing if the last batch is a
-// seal already.
-func (l *Log) Seal() error {
-	l.flushMu.Lock()
-	defer l.flushMu.Unlock()
-	return l.sealLocked(false)
-}
-
-// sealLocked seals. A seal may carry the table of frame counters, so that
-// groups without loss can be proven current when a batch before it is
-// damaged: if that is cheap against what was written since, or at the end.
-func (l *Log) sealLocked(last bool) error {
-	w := &l.writer
-	l.mu.RLock()
-	err := l.failure
-	table, next := 16+20*len(l.groups), l.next
-	giveBack := last && next < l.ceiling
-	l.mu.RUnlock()
-	if err != nil || w.active == nil || (!w.unseal && !giveBack) {
-		return err
-	}
-	full := last || int64(table)*2 < w.sinceTable
-	if !full {
-		table = 0
-	}
-	if err := l.beginLocked(table + frameHeaderSize); err != nil {
-		return err
-	}
-	if full {
-		start := w.openFrame()
-		entries := l.table()
-		w.buf = le.AppendUint32(w.buf, uint32(len(entries)))
-		w.buf = appendTable(w.buf, entries)
-		w.closeFrame(start, frameHeader{typ: frameTable})
-		w.sinceTable = 0
-	}
-	if giveBack {
-		w.ceiling = next
-		w.addCeiling()
-	}
-	return l.writeLocked(flagSealBatch)
-}
-
-// table returns the frame counters of all groups.
-func (l *Log) table() []tableEntry {
-	l.mu.RLock()
-	t := make([]tableEntry, 0, len(l.groups))
-	for _, g := range l.groups {
-		t = append(t, tableEntry{group: g.number, counter: g.counter, suspect: g.suspect != nil})
-	}
-	l.mu.RUnlock()
-	sortTable(t)
-	return t
-}
-
-// rollLocked starts a new segment with room for need bytes.
-func (l *Log) rollLocked(need int64) error {
-	w := &l.writer
-	head := segmentHead{
-		identity: l.identity, number: w.nextNumber, prevSeq: w.seq, prevChain: w.chain,
-		prevEnd: uint64(w.lastEnd), table: l.table(),
-	}
-	if w.active != nil {
-		head.prevEnd = uint64(w.active.end)
-	}
-	l.mu.RLock()
-	head.ceiling = l.next + ceilingStep
-	l.mu.RUnlock()
-	size := max(l.opts.SegmentSize, need+int64(headFixed+len(head.table)*20+64))
-	if size > maxSegmentSize {
-		return fmt.Errorf("%w: a batch of %d bytes", ErrTooLarge, need)
-	}
-	s, err := createSegment(l.fs, l.dir, &head, size)
-	if err != nil {
-		var late *afterRenameError
-		if errors.Is(err, vfs.ErrNoSpace) && !errors.As(err, &late) {
-			l.mu.Lock()
-			l.low = true
-			l.mu.Unlock()
-			return fmt.Errorf("%w: new segment of %d bytes: %w", ErrDiskFull, size, err)
-		}
-		return l.fail("new segment", err)
-	}
-	w.active, w.chain, w.nextNumber, w.sinceTable = s, head.chain, head.number+1, 0
-	l.count.segments.Add(1)
-	l.mu.Lock()
-	l.ceiling = head.ceiling
-	l.segments[s.number] = s
-	l.order = append(l.order, s)
-	l.mu.Unlock()
-	l.run.wakeReclaim()
-	return nil
 }

@@ -233,9 +233,7 @@ func (h *batchHeader) put(b []byte, seed uint32, off int64) {
 }
 
 func batchHeaderCRC(b []byte, seed uint32, off int64) uint32 {
-	var place [8]byte
-	le.PutUint64(place[:], uint64(off))
-	return crc32.Update(crc32.Update(seed, castagnoli, place[:]), castagnoli, b[8:batchHeaderSize])
+	return crc32.Update(seed^uint32(off), castagnoli, b[8:batchHeaderSize])
 }
 
 // parseBatchHeader reads the header at off of a segment's bytes.
@@ -277,11 +275,9 @@ func sealFrame(frame []byte, seed, prev uint32) uint32 {
 	return chain
 }
 
-// frameCRC covers the chain before the frame, and all of it behind the checksums.
+// frameCRC continues the chain over all of the frame behind the checksums.
 func frameCRC(frame []byte, prev uint32) uint32 {
-	var p [4]byte
-	le.PutUint32(p[:], prev)
-	return crc32.Update(crc32.Checksum(p[:], castagnoli), castagnoli, frame[8:])
+	return crc32.Update(prev, castagnoli, frame[8:])
 }
 
 // parseFrameHeader reads the header at the start of b; ok is false if it is
@@ -317,13 +313,6 @@ func (d *decoder) uvarint() uint64 {
 func (d *decoder) uint32() uint32 {
 	if b := d.bytes(4); b != nil {
 		return le.Uint32(b)
-	}
-	return 0
-}
-
-func (d *decoder) byte() byte {
-	if b := d.bytes(1); b != nil {
-		return b[0]
 	}
 	return 0
 }

@@ -184,6 +184,7 @@ func (l *Log) Stats() Stats {
 		SegmentsMade: l.count.segments.Load(), SegmentsFreed: l.count.freed.Load(),
 	}
 	s.QueuedUpdates, s.QueuedBytes = l.queue.load()
+	s.ColdFailed = l.cold.hasFailed()
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	s.Groups, s.Segments, s.CacheBytes = len(l.groups), len(l.order), l.cacheBytes
@@ -218,17 +219,22 @@ func (l *Log) Health() error {
 // an eighth more than the reserve to get out of it, so that it does not flap.
 func (l *Log) checkSpace() bool {
 	free, err := l.fs.Free(l.dir)
-	l.mu.Lock()
+	l.mu.RLock()
 	was := l.low
+	l.mu.RUnlock()
+	low := was
 	if err == nil {
 		bound := l.opts.ReserveBytes
 		if was {
 			bound += bound / 8
 		}
-		l.low = free < bound
+		low = free < bound
 	}
-	low := l.low
-	l.mu.Unlock()
+	if low != was {
+		l.mu.Lock()
+		l.low = low
+		l.mu.Unlock()
+	}
 	if err != nil {
 		l.logger.Warn("wal: cannot tell the free space", "dir", l.dir, "error", err)
 	} else if low != was {
@@ -251,16 +257,12 @@ func (l *Log) fail(op string, err error) error {
 
 // Close stops and waits for what Start started, writes what is queued, seals,
 // and gives the directory up. It returns the first error; the log is closed
-// in every case. Reads that are under way finish.
+// in every case. Reads that are under way finish. A second Close does nothing.
 func (l *Log) Close() error {
-	l.queue.close()
-	l.run.stop()
-	l.mu.Lock()
-	again := l.closed
-	l.mu.Unlock()
-	if again {
+	if !l.queue.close() {
 		return nil
 	}
+	l.run.stop()
 	var errs []error
 	for {
 		n, err := l.Flush()

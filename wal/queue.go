@@ -137,11 +137,13 @@ func (q *queue) collect(dst []queued, quota, limit int) (batch []queued, size in
 	return dst, size
 }
 
-// close refuses what comes later.
-func (q *queue) close() {
+// close refuses what comes later; it reports false if it was closed already.
+func (q *queue) close() bool {
 	q.mu.Lock()
+	defer q.mu.Unlock()
+	was := q.closed
 	q.closed = true
-	q.mu.Unlock()
+	return !was
 }
 
 func (q *queue) load() (updates int, bytes int64) {

@@ -96,6 +96,7 @@ type Stats struct {
 	QueuedBytes   int64
 	ColdEntries   uint64
 	ColdBytes     uint64
+	ColdFailed    bool // a write to the cold store failed: nothing more moves to it in this life
 
 	Batches       uint64 // written since Open, seals included
 	Frames        uint64
