@@ -83,7 +83,7 @@ func TestLoadFollowsCapacity(t *testing.T) {
 	for i := range nodes {
 		nodes[i].Capacity = uint32(1 + i%4)
 	}
-	const structures = 20000
+	const structures = 8000
 	for voters, total := range map[int]int{1: 30, 3: 10} { // capacity of all, and of a data center
 		load := map[id.Node]int{}
 		for s := range uint64(structures) {

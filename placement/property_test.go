@@ -122,7 +122,7 @@ func TestSpreadIsBest(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		s := drawStructure(rt)
-		nodes := drawNodes(rt, 1, 9)
+		nodes := drawNodes(rt, 1, 8)
 		p := Choose(s, nodes, Options{Voters: rapid.SampledFrom([]int{1, 3, 5, 7}).Draw(rt, "voters")})
 		got := SpreadOf(p.Voters, nodes)
 		sum := func(ids []id.Node) float64 {
