@@ -1,0 +1,2 @@
+// Package gossip says who is alive and who hosts what.
+package gossip
