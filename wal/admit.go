@@ -1,14 +1,15 @@
 package wal
 
+import "go.etcd.io/raft/v3/raftpb"
+
 // admit judges one update and adds its frame to the batch.
 func (l *Log) admit(u *Update, size int, low bool) error {
 	w := &l.writer
 	if size > maxFramePayload {
 		return groupError(ErrTooLarge, u.Group, "%d bytes", size)
 	}
-	if low && len(u.Entries) > 0 && !u.Remove {
-		l.count.refused.Add(1)
-		return groupError(ErrDiskFull, u.Group, "%d entries refused", len(u.Entries))
+	if err := l.refusal(u, low); err != nil {
+		return err
 	}
 	g, err := l.target(u)
 	if err != nil {
@@ -27,6 +28,57 @@ func (l *Log) admit(u *Update, size int, low bool) error {
 	w.closeFrame(start, frameHeader{typ: c.typ, flags: c.flags, group: c.group, counter: c.counter})
 	w.add(c, g, [2]int{from, len(w.places)})
 	return nil
+}
+
+// refusal is the first update of a group that was refused for lack of space,
+// known by what its fields point to.
+type refusal struct {
+	entry *raftpb.Entry
+	hard  *raftpb.HardState
+}
+
+func refusalOf(u *Update) refusal {
+	r := refusal{hard: u.HardState}
+	if len(u.Entries) > 0 {
+		r.entry = u.Entries[0]
+	}
+	return r
+}
+
+// refusal refuses an update for lack of space, and what its group has
+// submitted behind a refused one: that was meant to follow it.
+func (l *Log) refusal(u *Update, low bool) error {
+	l.mu.RLock()
+	first, waiting := l.refused[u.Group]
+	l.mu.RUnlock()
+	switch {
+	case u.Remove:
+	case waiting && first != refusalOf(u):
+		l.count.refused.Add(1)
+		return groupError(ErrDiskFull, u.Group, "an earlier update was refused and has not come again")
+	case low && len(u.Entries) > 0:
+		l.refuse(u)
+		return groupError(ErrDiskFull, u.Group, "%d entries refused", len(u.Entries))
+	}
+	if waiting {
+		l.mu.Lock()
+		delete(l.refused, u.Group)
+		l.mu.Unlock()
+	}
+	return nil
+}
+
+// refuse notes that an update is refused for lack of space.
+func (l *Log) refuse(u *Update) {
+	l.count.refused.Add(1)
+	if u.Remove || (len(u.Entries) == 0 && u.HardState == nil) {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, ok := l.refused[u.Group]; !ok && l.groups[u.Group] != nil {
+		l.refused[u.Group] = refusalOf(u)
+	}
 }
 
 // target finds the group that an update is for.

@@ -114,7 +114,11 @@ func (l *Log) flushTaken() error {
 	}
 	low := l.checkSpace()
 	if err := l.beginLocked(size); err != nil {
-		l.count.refused.Add(uint64(len(w.taken)))
+		for i := range w.taken {
+			if u := w.taken[i].update; u != nil && errors.Is(err, ErrDiskFull) {
+				l.refuse(u)
+			}
+		}
 		return err
 	}
 	for i := range w.taken {

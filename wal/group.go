@@ -255,6 +255,7 @@ func (l *Log) forgetLocked(g *group) {
 	l.rebaseLocked(g, nil)
 	g.places, g.chunks = nil, nil
 	delete(l.groups, g.number)
+	delete(l.refused, g.number)
 }
 
 // rebaseLocked notes that seg has the frame that a recovery can start g from.

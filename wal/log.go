@@ -36,6 +36,7 @@ type Log struct {
 	allocated  map[uint64]struct{} // given out, nothing durable yet
 	next       uint64              // the next group number
 	ceiling    uint64              // numbers below it are durably reserved
+	refused    map[uint64]refusal  // groups whose updates wait for a refused one
 	segments   map[uint64]*segment
 	order      []*segment // by number; the last one is the active one, if there is any
 	trash      []coldRange
@@ -94,6 +95,12 @@ func (l *Log) usableLocked() error {
 // one. After an error other than ErrFailed and ErrClosed the refused update
 // has changed nothing and never will.
 //
+// When an update with entries or a hard state is refused with ErrDiskFull, so
+// are all later ones of its group (except a Remove), until that very update
+// is submitted again, with the same entries and hard state by pointer: what the group had
+// under way behind it must not become durable before it. A group that starts
+// over from State is free of this.
+//
 // Updates of one group are made durable in the order of submission, and done
 // is called in that order for submissions that share a group; a submission of
 // another group may be answered earlier when one group exceeds its quota.
@@ -127,8 +134,9 @@ func (l *Log) Groups() []GroupState {
 // State returns the state of one group: a number from NewGroup has a zero
 // state until its first update is durable.
 func (l *Log) State(number uint64) (GroupState, error) {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.refused, number)
 	g, err := l.groupLocked(number)
 	if err != nil {
 		return GroupState{}, err

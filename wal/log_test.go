@@ -105,6 +105,12 @@ func TestDiskFullAndRoomAgain(t *testing.T) {
 	if err := r.log.Health(); !errors.Is(err, ErrDiskFull) {
 		t.Fatalf("health: %v", err)
 	}
+	if err := r.try(Update{Group: g, HardState: hardState_(2, 3, 2)}); !errors.Is(err, ErrDiskFull) {
+		t.Fatalf("what was meant to follow a refused update: %v", err)
+	}
+	if _, err := r.log.State(g); err != nil { // starts over
+		t.Fatal(err)
+	}
 	r.must(Update{Group: g, HardState: hardState_(2, 3, 2)}) // votes still go
 	r.check(g, 1, 2, 1, 10)
 	// Not even a segment fits: nothing goes, nothing is lost, nothing is final.
@@ -131,6 +137,29 @@ func TestDiskFullAndRoomAgain(t *testing.T) {
 	if st, err := r.log.State(g); err != nil || st.LastIndex != 5 || st.HardState.GetTerm() != term-1 {
 		t.Fatalf("state %+v, %v", st, err)
 	}
+}
+
+// TestRefusedUpdateComesFirst: what a group submitted before it heard that
+// the disk is full is not made durable before what was refused.
+func TestRefusedUpdateComesFirst(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(o *Options) { o.ReserveBytes = 200 << 10 })
+	g, other := r.group(), r.group()
+	r.must(Update{Group: g, Entries: entries(g, 1, 2, 1, 10)}, Update{Group: other, Meta: []byte("o")})
+	first := Update{Group: g, Entries: entries(g, 3, 4, 2, 10), HardState: hardState_(2, 1, 2)}
+	second := Update{Group: g, Entries: entries(g, 5, 5, 2, 10), HardState: hardState_(3, 1, 4)}
+	r.fs.SetCapacity(r.fs.Used() + 100<<10)
+	if err := r.try(first); !errors.Is(err, ErrDiskFull) {
+		t.Fatalf("first: %v", err)
+	}
+	r.fs.SetCapacity(0)
+	if err := r.try(second); !errors.Is(err, ErrDiskFull) {
+		t.Fatalf("second before first: %v", err)
+	}
+	r.must(Update{Group: other, HardState: hardState_(1, 1, 0)})
+	r.must(first)
+	r.must(second)
+	r.check(g, 3, 5, 2, 10)
 }
 
 // TestQuietVoteSurvives removes many segments under a group that voted once.
