@@ -222,6 +222,28 @@ func TestCallOutlivesSilenceNotDeath(t *testing.T) {
 	})
 }
 
+// An answer that takes longer than the stall time-out to come over a slow line
+// is no stall.
+func TestLargeAnswerOnASlowLine(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		network := NewMemNetwork()
+		network.SetLatency(hostOf(nodeID(1)), hostOf(nodeID(2)), 500*time.Millisecond) // 1 MiB each
+		c := memCluster(t, network)
+		a := c.start(c.config(1, newRecorder()))
+		c.start(c.config(2, newRecorder()))
+		request := make([]byte, 60<<20)
+		start := time.Now()
+		got, err := a.Call(t.Context(), nodeID(2), 1, request)
+		if err != nil || len(got) != len(request) {
+			t.Fatalf("%d bytes, %v", len(got), err)
+		}
+		if d := time.Since(start); d < 2*a.cfg.StallTimeout {
+			t.Fatalf("%s is too fast for this test to mean anything", d)
+		}
+	})
+}
+
 func TestFetch(t *testing.T) {
 	onBoth(t, func(t *testing.T, c *cluster) {
 		data := bytes.Repeat([]byte("all the bytes of a snapshot "), 200_000)

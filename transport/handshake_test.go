@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -144,9 +145,9 @@ func rawDial(t testing.TB, tr *Transport, network Network) net.Conn {
 }
 
 // rawNode shakes hands as node 9 and goes on without a transport.
-func rawNode(t testing.TB, tr *Transport, for_ purpose, incarnation uint64) net.Conn {
+func rawNode(t testing.TB, tr *Transport, network Network, for_ purpose, incarnation uint64) net.Conn {
 	t.Helper()
-	c := rawDial(t, tr, TCP{})
+	c := rawDial(t, tr, network)
 	me := identity{cluster: clusterID(1), node: nodeID(9), incarnation: incarnation}
 	if _, err := me.dialHandshake(c, tr.cfg.Node, for_, time.Minute); err != nil {
 		t.Fatal(err)
@@ -192,6 +193,63 @@ func TestNewerVersionIsRefused(t *testing.T) {
 	await(t, served, "the listener")
 }
 
+// The dialer does not take the listener's word for it.
+func TestDialerChecksTheWelcome(t *testing.T) {
+	t.Parallel()
+	me := identity{cluster: clusterID(1), node: nodeID(1)}
+	for _, test := range []struct {
+		w    welcome
+		want error
+	}{
+		{welcome{cluster: clusterID(1), node: nodeID(2)}, nil},
+		{welcome{cluster: clusterID(1), node: nodeID(3)}, ErrWrongNode},
+		{welcome{cluster: clusterID(2), node: nodeID(2)}, ErrWrongCluster},
+	} {
+		s := &script{Reader: bytes.NewReader(appendRecord(nil, recordWelcome, test.w.append(nil)))}
+		if _, err := me.dialHandshake(s, nodeID(2), purposeCalls, 0); !errors.Is(err, test.want) {
+			t.Errorf("%v, want %v", err, test.want)
+		}
+	}
+}
+
+// Who relays a proof from one TLS session into another gets nowhere; nor does
+// a listener without the key that welcomes everybody.
+func TestProofsAreBound(t *testing.T) {
+	t.Parallel()
+	shake := func(dialer, listener identity) (dialed, accepted error) {
+		a, b := net.Pipe()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_, accepted = listener.acceptHandshake(b, func(stranger) error { return nil })
+			b.Close()
+		}()
+		_, dialed = dialer.dialHandshake(a, listener.node, purposeCalls, 0)
+		a.Close()
+		<-done
+		return dialed, accepted
+	}
+	key := []byte("0123456789abcdef")
+	a := identity{cluster: clusterID(1), node: nodeID(1), key: key, binding: []byte("session 1")}
+	b := identity{cluster: clusterID(1), node: nodeID(2), key: key, binding: []byte("session 1")}
+	if d, l := shake(a, b); d != nil || l != nil {
+		t.Fatal(d, l)
+	}
+	b.binding = []byte("session 2")
+	if d, l := shake(a, b); !errors.Is(d, ErrBadKey) || !errors.Is(l, ErrBadKey) {
+		t.Fatal(d, l)
+	}
+	w := welcome{cluster: clusterID(1), node: nodeID(2)}
+	for _, said := range [][]byte{
+		appendRecord(nil, recordWelcome, w.append(nil)),
+		appendRecord(appendRecord(nil, recordChallenge, b.nonce[:]), recordWelcome, w.append(nil)),
+	} {
+		if _, err := a.dialHandshake(&script{Reader: bytes.NewReader(said)}, nodeID(2), purposeCalls, 0); !errors.Is(err, ErrBadKey) {
+			t.Fatal(err)
+		}
+	}
+}
+
 // A later minor version may say more: what is not known is skipped.
 func TestLongerHelloIsRead(t *testing.T) {
 	t.Parallel()
@@ -208,11 +266,11 @@ func TestStaleIncarnationIsRefused(t *testing.T) {
 	c := tcpCluster(t)
 	h := newRecorder()
 	a := c.start(c.config(1, h))
-	old := rawNode(t, a, purposeMessages, 4)
+	old := rawNode(t, a, TCP{}, purposeCalls, 4)
 	if e := await(t, h.events, "up"); e.incarnation != 4 || e.err != nil {
 		t.Fatal(e)
 	}
-	rawNode(t, a, purposeMessages, 5)
+	rawNode(t, a, TCP{}, purposeMessages, 5)
 	if e := await(t, h.events, "up"); e.incarnation != 5 || e.err != nil {
 		t.Fatal(e)
 	}
@@ -224,6 +282,14 @@ func TestStaleIncarnationIsRefused(t *testing.T) {
 	if _, err := me.dialHandshake(conn, nodeID(1), purposeCalls, 0); !errors.Is(err, ErrStaleIncarnation) {
 		t.Fatal(err)
 	}
+}
+
+// altered is a frame with another byte in its header, and a fitting checksum.
+func altered(f []byte, at int, to byte) []byte {
+	f = append([]byte(nil), f...)
+	f[at] = to
+	binary.LittleEndian.PutUint32(f[8:], frameCRC(f[:8], f[frameHeader:]))
+	return f
 }
 
 func TestGarbageClosesTheConnection(t *testing.T) {
@@ -246,8 +312,9 @@ func TestGarbageClosesTheConnection(t *testing.T) {
 	good := appendFrame(nil, framePing, make([]byte, 8))
 	flipped := append([]byte(nil), good...)
 	flipped[len(flipped)-1] ^= 1
-	newer := append([]byte(nil), good...)
-	newer[4] = frameVersion + 1
+	newer := altered(good, 4, frameVersion+1)
+	hugeHead := appendMessageHead(nil, &Message{}, nil)
+	hugeHead = binary.AppendUvarint(hugeHead[:len(hugeHead)-1], 1<<50)
 	oversized := append([]byte(nil), good...)
 	binary.LittleEndian.PutUint32(oversized, 1<<31)
 	for name, test := range map[string]struct {
@@ -255,6 +322,10 @@ func TestGarbageClosesTheConnection(t *testing.T) {
 		want  error
 	}{
 		"checksum":       {flipped, ErrMalformed},
+		"reserved byte":  {altered(good, 7, 1), ErrMalformed},
+		"unknown flag":   {altered(good, 6, 2), ErrMalformed},
+		"version zero":   {altered(good, 4, 0), ErrMalformed},
+		"huge message":   {appendFrame(nil, framePiece, hugeHead), ErrMalformed},
 		"newer frame":    {newer, ErrNewerVersion},
 		"oversized":      {oversized, ErrMalformed},
 		"wrong type":     {appendFrame(nil, frameResponse, make([]byte, 8)), ErrMalformed},
@@ -266,7 +337,7 @@ func TestGarbageClosesTheConnection(t *testing.T) {
 		for len(h.events) > 0 {
 			<-h.events
 		}
-		conn := rawNode(t, a, purposeMessages, 1)
+		conn := rawNode(t, a, TCP{}, purposeMessages, 1)
 		_, _ = conn.Write(test.bytes)
 		if test.want == io.ErrUnexpectedEOF {
 			conn.Close()

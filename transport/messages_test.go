@@ -158,6 +158,9 @@ func TestQueueFullAndStall(t *testing.T) {
 		if d := time.Since(start); d > a.cfg.StallTimeout+a.cfg.PingInterval {
 			t.Fatalf("found out after %s", d)
 		}
+		if s := a.Stats(); s.MessagesSent+s.MessagesDropped != uint64(sent)+2 || s.QueueFull != 1 {
+			t.Fatalf("%d messages were accepted: %+v", sent+2, s)
+		}
 		// Attempts go on, one for each Send that backoff lets through, and
 		// each failure is reported.
 		if err := a.Send(nodeID(2), numbered(1, 1, 8)); err != nil {
@@ -304,6 +307,45 @@ func TestLargeBesideUrgent(t *testing.T) {
 		}
 		if rtt, ok := a.RTT(nodeID(2)); !ok || rtt < 20*time.Millisecond || rtt > 40*time.Millisecond {
 			t.Fatalf("RTT %s, %v", rtt, ok)
+		}
+	})
+}
+
+// The order holds from one connection to the next: the second of a node is not
+// read while the handler is still at work on the first.
+func TestSecondConnectionWaitsForTheFirst(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		network := NewMemNetwork()
+		c := memCluster(t, network)
+		h := newRecorder()
+		free := make(chan struct{})
+		var handled []uint64
+		h.onBatch = func(_ id.Node, batch []Message) {
+			<-free
+			handled = append(handled, number(batch[0]))
+		}
+		a := c.start(c.config(1, h))
+		for i := range uint64(2) {
+			conn := rawNode(t, a, network.Host("host9"), purposeMessages, 1)
+			m := numbered(1, i, 8)
+			if _, err := conn.Write(appendFrame(nil, frameMessages, appendMessageHead(nil, &m, nil), m.Payload)); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		free <- struct{}{}
+		synctest.Wait()
+		if !slices.Equal(handled, []uint64{0}) {
+			t.Fatalf("handled %v", handled)
+		}
+		free <- struct{}{}
+		synctest.Wait()
+		if !slices.Equal(handled, []uint64{0, 1}) {
+			t.Fatalf("handled %v", handled)
+		}
+		if len(h.events) != 1 {
+			t.Fatalf("%d reports: a replaced connection is not a broken one", len(h.events))
 		}
 	})
 }

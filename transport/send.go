@@ -111,7 +111,7 @@ func (p *peer) sendMessages() {
 		// It accepts and breaks: do not try again without a pause.
 		p.unreachable(err)
 	}
-	p.dropWaiting(s.packer.left())
+	p.dropWaiting(s.packer.left() + s.packer.packed)
 	if p.t.ctx.Err() == nil {
 		p.t.notices.warn(p.t.log, "broke "+p.node.String(), "connection for messages broke", "node", p.node, "error", err)
 	}

@@ -7,7 +7,8 @@ type Stats struct {
 	MessagesSent     uint64 // handed to the network
 	MessagesReceived uint64 // handed to the handler
 	// MessagesDropped were accepted by Send and lost before they were handed
-	// to the network. What a broken connection swallowed is not known.
+	// to the network, or in a write that failed. What a broken connection
+	// swallowed after that is not known.
 	MessagesDropped uint64
 	QueueFull       uint64 // refusals of Send and Call
 	FramesSent      uint64 // of messages and their pieces, counted per write
