@@ -3,6 +3,7 @@ package transport
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -389,6 +390,55 @@ func TestFetchCut(t *testing.T) {
 				await(t, ended, "the handler's end")
 			})
 		})
+	}
+}
+
+// A stream whose end does not fit what came before it is not whole.
+func TestFetchChecksTheEnd(t *testing.T) {
+	t.Parallel()
+	c := tcpCluster(t)
+	a := c.start(c.config(1, newRecorder()))
+	l, err := TCP{}.Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c.locate(nodeID(2), l.Addr().String())
+	for _, test := range []struct {
+		total uint64
+		want  error
+	}{{4, io.EOF}, {5, ErrCut}} {
+		served := make(chan error, 1)
+		go func() {
+			conn, err := l.Accept()
+			if err != nil {
+				served <- err
+				return
+			}
+			defer conn.Close()
+			me := identity{cluster: clusterID(1), node: nodeID(2), incarnation: 1}
+			if _, err = me.acceptHandshake(conn, func(stranger) error { return nil }); err == nil {
+				b := appendFrame(nil, frameData, []byte("data"))
+				_, err = conn.Write(appendFrame(b, frameEnd, binary.LittleEndian.AppendUint64([]byte{outcomeFine}, test.total)))
+			}
+			_, _ = io.Copy(io.Discard, conn)
+			served <- err
+		}()
+		r, err := a.Fetch(t.Context(), nodeID(2), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, 10)
+		if n, err := r.Read(b); err != nil || string(b[:n]) != "data" {
+			t.Fatalf("%q, %v", b[:n], err)
+		}
+		if _, err := r.Read(b); !errors.Is(err, test.want) {
+			t.Errorf("%v, want %v", err, test.want)
+		}
+		r.Close()
+		if err := await(t, served, "the listener"); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

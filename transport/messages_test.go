@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -321,7 +322,9 @@ func TestSecondConnectionWaitsForTheFirst(t *testing.T) {
 		h := newRecorder()
 		free := make(chan struct{})
 		var handled []uint64
+		var began atomic.Int64
 		h.onBatch = func(_ id.Node, batch []Message) {
+			began.Add(1)
 			<-free
 			handled = append(handled, number(batch[0]))
 		}
@@ -333,6 +336,9 @@ func TestSecondConnectionWaitsForTheFirst(t *testing.T) {
 				t.Fatal(err)
 			}
 			synctest.Wait()
+		}
+		if began.Load() != 1 {
+			t.Fatal("both are handled at a time")
 		}
 		free <- struct{}{}
 		synctest.Wait()
