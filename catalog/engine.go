@@ -1,0 +1,59 @@
+package catalog
+
+import (
+	"context"
+
+	"github.com/copycat-replication/copycat/id"
+	"github.com/copycat-replication/copycat/raftgroup"
+)
+
+// Engine is what the catalog needs of the node's host. *raftgroup.Host has the
+// contracts; ForHost makes one an Engine.
+type Engine interface {
+	Subscribe(raftgroup.SubscriptionConfig) (Subscription, error)
+	// Holds reports whether this node has a started replica of a structure.
+	Holds(id.Structure) bool
+	Found(context.Context, raftgroup.Genesis) error
+	Prepare(context.Context, raftgroup.Genesis) error
+	StartPrepared(context.Context, raftgroup.Token, id.Incarnation) error
+	DiscardPrepared(context.Context, raftgroup.Token) error
+	Prepared() []raftgroup.PreparedReplica
+}
+
+// Subscription is what the catalog needs of its subscription to its own log;
+// see raftgroup.Subscription.
+type Subscription interface {
+	Propose() chan<- []byte
+	Commits() <-chan []byte
+	Errors() <-chan error
+	Consume() ([]byte, error)
+}
+
+// Network carries calls to other nodes' services; see Service.HandleCall. A
+// call is carried out once at most.
+type Network interface {
+	Call(ctx context.Context, to id.Node, method uint16, request []byte) ([]byte, error)
+}
+
+// Directory is gossip's hint of where the catalog's replicas are.
+type Directory interface {
+	Holders(id.Structure) []id.Node
+}
+
+// ForHost makes a host the catalog's engine.
+func ForHost(h *raftgroup.Host) Engine { return hostEngine{h} }
+
+type hostEngine struct{ *raftgroup.Host }
+
+func (e hostEngine) Subscribe(cfg raftgroup.SubscriptionConfig) (Subscription, error) {
+	s, err := e.Host.Subscribe(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (e hostEngine) Holds(s id.Structure) bool {
+	_, ok := e.Group(s)
+	return ok
+}
