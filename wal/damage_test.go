@@ -260,6 +260,52 @@ func TestFlipEveryByte(t *testing.T) {
 	t.Logf("%d flips, %d damages, %.2f groups set aside on average, all of them %d times", flips, damaged, float64(aside)/float64(flips), whole)
 }
 
+// TestFlipBelowTheMark flips bits in a segment that was not sealed with a
+// table: who has no later frame cannot be proven current when frames of
+// unknown groups are gone.
+func TestFlipBelowTheMark(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	a, b, c := r.group(), r.group(), r.group()
+	for i := uint64(1); i <= 3; i++ {
+		for _, g := range []uint64{a, b} {
+			r.log.Submit([]Update{{Group: g, Entries: entries(g, i, i, 1, 10), HardState: hardState_(i, 1, i)}}, func(error) {})
+		}
+		r.must(Update{Group: a, Meta: []byte{byte(i)}})
+	}
+	for i := uint64(1); i <= 2; i++ { // only c goes on
+		r.must(Update{Group: c, Entries: entries(c, i, i, 1, 10)})
+	}
+	seg, mark := r.lastSegment(), r.log.writer.active.end
+	r.must(Update{Group: a, Meta: []byte("last")})
+	want := map[uint64]string{a: r.describe(a), b: r.describe(b), c: r.describe(c)}
+	unproven := 0
+	head, _, _ := decodeHead(r.content(seg), seg)
+	for off := int64(align(head.size)); off < mark; off++ {
+		d := r.branch(vfs.LoseAll)
+		d.flip(seg, off)
+		d.open()
+		suspects := map[uint64]bool{}
+		for _, s := range d.log.Suspects() {
+			suspects[s.Group] = true
+			if strings.HasPrefix(s.Why, "frames may be lost") {
+				unproven++
+			}
+		}
+		for g, s := range want {
+			if got := d.describe(g); !suspects[g] && got != s {
+				t.Fatalf("byte %d: group %d is %s, want %s; %v", off, g, got, s, d.log.Damages())
+			}
+		}
+		if err := d.log.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if unproven == 0 {
+		t.Fatal("nobody was set aside for want of a proof")
+	}
+}
+
 // TestDamageInOneFrame sets aside only the group whose frame it is, keeps
 // what is known of it, and frees its segment only after it was removed.
 func TestDamageInOneFrame(t *testing.T) {
