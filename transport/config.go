@@ -53,7 +53,9 @@ type Handler interface {
 	HandleStream(ctx context.Context, from id.Node, request []byte, w io.Writer) error
 	// PeerUp reports that a connection with the node stands: for the first
 	// time, again after a PeerDown, or with a newer incarnation. It comes
-	// before any message of that incarnation. It must not block.
+	// before any message of that incarnation. When messages to an earlier
+	// process are found lost after the later one was announced, PeerDown and a
+	// second PeerUp of the same incarnation follow. It must not block.
 	PeerUp(node id.Node, incarnation uint64)
 	// PeerDown reports that a connection broke or could not be made.
 	// Every message that Send accepted and that was then lost is followed by a

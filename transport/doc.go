@@ -61,7 +61,7 @@
 //
 // # What was decided against
 //
-// gRPC and drpc cost four to ten times the CPU of plain frames with a flush
+// gRPC and drpc cost up to twelve times the CPU of plain frames with a flush
 // when the queue is empty. A connection for each group costs goroutines and
 // buffers by the thousand. One connection used in both directions saves a
 // handshake, but needs a rule for two that are made at once, and a peer that

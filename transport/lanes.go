@@ -80,8 +80,9 @@ func (f *fifo) swap(with *[]Message) {
 	}
 }
 
-// keepQueue bounds the messages for which an idle lane keeps memory.
-const keepQueue = 4096
+// keepQueue bounds the messages for which a lane keeps memory when it is empty:
+// about a megabyte each. An idle peer keeps none.
+const keepQueue = 16 << 10
 
 // take moves what waits in q into the packer, and gives back the room of what
 // was packed before. It reports whether there is anything to pack.

@@ -220,6 +220,7 @@ func (p *peer) endIfIdle() bool {
 	if len(p.inbox.urgent)+len(p.inbox.ordinary) > 0 {
 		return false
 	}
+	p.inbox.clear() // its memory
 	p.waiting = false
 	p.sending.Store(false)
 	return true
