@@ -41,7 +41,7 @@ func BenchmarkAppend(b *testing.B) {
 					*e.Index = next
 					next++
 				}
-				hs := hardState_(1, 1, next-1)
+				hs := hard(1, 1, next-1)
 				u := []Update{{Group: g, Entries: list, HardState: hs}}
 				if next%1024 < uint64(c.count) {
 					u[0].Compact = &Mark{next - uint64(c.count) - 1, 1}

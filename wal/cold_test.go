@@ -120,9 +120,9 @@ func TestBadgerUnderLog(t *testing.T) {
 	}
 	open()
 	lagging, busy := r.group(), r.group()
-	r.must(Update{Group: lagging, Entries: entries(lagging, 1, 50, 1, 500), HardState: hardState_(1, 1, 40)})
+	r.must(Update{Group: lagging, Entries: entries(lagging, 1, 50, 1, 500), HardState: hard(1, 1, 40)})
 	for i := uint64(1); i <= 300; i++ {
-		r.must(Update{Group: busy, Entries: entries(busy, i, i, 1, 2000), HardState: hardState_(1, 1, i), Compact: &Mark{max(i, 5) - 5, 1}})
+		r.must(Update{Group: busy, Entries: entries(busy, i, i, 1, 2000), HardState: hard(1, 1, i), Compact: &Mark{max(i, 5) - 5, 1}})
 		r.reclaimAll()
 	}
 	s := r.log.Stats()
@@ -185,7 +185,7 @@ func TestColdFailureFreesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	g := r.group()
-	r.must(Update{Group: g, Entries: entries(g, 1, 10, 1, 500), HardState: hardState_(1, 1, 10)})
+	r.must(Update{Group: g, Entries: entries(g, 1, 10, 1, 500), HardState: hard(1, 1, 10)})
 	if err := r.log.rollLocked(0); err != nil {
 		t.Fatal(err)
 	}
@@ -214,7 +214,7 @@ func TestColdOrphansAreSwept(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	g := r.group()
-	r.must(Update{Group: g, Entries: entries(g, 1, 10, 1, 500), HardState: hardState_(1, 1, 10)})
+	r.must(Update{Group: g, Entries: entries(g, 1, 10, 1, 500), HardState: hard(1, 1, 10)})
 	r.reopen()
 	stray := ColdRecord{Key: ColdKey{g, 50}, Bytes: []byte("stray")}
 	other := ColdRecord{Key: ColdKey{g + 77, 1}, Bytes: []byte("stray")}
@@ -233,7 +233,7 @@ func TestNoColdWriteWhenSpaceIsLow(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(o *Options) { o.ReserveBytes = 100 << 10 })
 	g := r.group()
-	r.must(Update{Group: g, Entries: entries(g, 1, 10, 1, 500), HardState: hardState_(1, 1, 10)})
+	r.must(Update{Group: g, Entries: entries(g, 1, 10, 1, 500), HardState: hard(1, 1, 10)})
 	r.reopen()
 	r.log.opts.HotBytes = 1
 	r.fs.SetCapacity(r.fs.Used() + 50<<10)

@@ -43,9 +43,9 @@ func TestUncommittedTailMoves(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(o *Options) { o.SegmentSize, o.HotBytes = 16<<10, 32<<10 })
 	stuck, busy := r.group(), r.group()
-	r.must(Update{Group: stuck, Entries: entries(stuck, 1, 5, 1, 100), HardState: hardState_(1, 1, 2), Meta: []byte("stuck")})
+	r.must(Update{Group: stuck, Entries: entries(stuck, 1, 5, 1, 100), HardState: hard(1, 1, 2), Meta: []byte("stuck")})
 	for i := uint64(1); i <= 300; i++ {
-		r.must(Update{Group: busy, Entries: entries(busy, i, i, 1, 1000), HardState: hardState_(1, 1, i)})
+		r.must(Update{Group: busy, Entries: entries(busy, i, i, 1, 1000), HardState: hard(1, 1, i)})
 		if i%5 == 0 {
 			r.must(Update{Group: busy, Compact: &Mark{i - 1, 1}})
 		}
@@ -66,7 +66,7 @@ func TestUncommittedTailMoves(t *testing.T) {
 		t.Fatalf("%v, %v", got, err)
 	}
 	// Committed at last, they go cold behind the first two, as one range.
-	r.must(Update{Group: stuck, HardState: hardState_(2, 1, 6)})
+	r.must(Update{Group: stuck, HardState: hard(2, 1, 6)})
 	r.log.opts.HotBytes = -1 << 20
 	for r.log.groups[stuck].first < 7 {
 		if _, err := r.log.Reclaim(); err != nil {
@@ -112,7 +112,7 @@ func TestEntryLargerThanASegment(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(o *Options) { o.SegmentSize, o.CacheBytes = 16<<10, 1 })
 	g := r.group()
-	r.must(Update{Group: g, Entries: entries(g, 1, 3, 1, 1<<20), HardState: hardState_(1, 1, 3)})
+	r.must(Update{Group: g, Entries: entries(g, 1, 3, 1, 1<<20), HardState: hard(1, 1, 3)})
 	r.must(Update{Group: g, Entries: entries(g, 4, 4, 1, 10)})
 	for range 2 {
 		if got, err := r.all(g, 1, 4); err != nil || len(got[2].Data) != 1<<20 {

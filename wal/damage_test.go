@@ -98,11 +98,11 @@ func TestTornTailAtEveryByte(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	g := r.group()
-	r.must(Update{Group: g, Entries: entries(g, 1, 3, 1, 20), HardState: hardState_(1, 2, 3)})
+	r.must(Update{Group: g, Entries: entries(g, 1, 3, 1, 20), HardState: hard(1, 2, 3)})
 	seg := r.lastSegment()
 	from := r.log.writer.active.end
 	before := r.describe(g)
-	r.must(Update{Group: g, Entries: entries(g, 4, 6, 2, 20), HardState: hardState_(2, 3, 5), Meta: []byte("new")})
+	r.must(Update{Group: g, Entries: entries(g, 4, 6, 2, 20), HardState: hard(2, 3, 5), Meta: []byte("new")})
 	to := r.log.writer.active.end
 	after := r.describe(g)
 	for cut := from; cut < to; cut++ {
@@ -166,14 +166,14 @@ func TestOnlyTheThirdPageLanded(t *testing.T) {
 func everyKind(t *testing.T, r *rig) map[uint64]string {
 	t.Helper()
 	quiet, removed, coldOne := r.group(), r.group(), r.group()
-	r.must(Update{Group: quiet, HardState: hardState_(3, 7, 0), Meta: []byte("quiet")})
+	r.must(Update{Group: quiet, HardState: hard(3, 7, 0), Meta: []byte("quiet")})
 	r.must(Update{Group: removed, Entries: entries(removed, 1, 2, 1, 10), Meta: []byte("removed")})
-	r.must(Update{Group: coldOne, Entries: entries(coldOne, 1, 6, 1, 40), HardState: hardState_(1, 1, 4)})
+	r.must(Update{Group: coldOne, Entries: entries(coldOne, 1, 6, 1, 40), HardState: hard(1, 1, 4)})
 	r.reopen()
 	compacted, busy, installed := r.group(), r.group(), r.group()
-	r.must(Update{Group: compacted, Entries: entries(compacted, 1, 6, 2, 15), HardState: hardState_(2, 1, 5), Meta: []byte("c")})
-	r.must(Update{Group: busy, Entries: entries(busy, 1, 3, 1, 30), HardState: hardState_(1, 1, 1)},
-		Update{Group: installed, Compact: &Mark{100, 9}, HardState: hardState_(9, 0, 100), Meta: []byte("snapshot")})
+	r.must(Update{Group: compacted, Entries: entries(compacted, 1, 6, 2, 15), HardState: hard(2, 1, 5), Meta: []byte("c")})
+	r.must(Update{Group: busy, Entries: entries(busy, 1, 3, 1, 30), HardState: hard(1, 1, 1)},
+		Update{Group: installed, Compact: &Mark{100, 9}, HardState: hard(9, 0, 100), Meta: []byte("snapshot")})
 	// The first segment goes: its votes are carried, its entries turn cold.
 	r.log.opts.HotBytes = -1 << 20
 	for r.log.order[0].number == 1 {
@@ -185,7 +185,7 @@ func everyKind(t *testing.T, r *rig) map[uint64]string {
 	r.must(Update{Group: removed, Remove: true})
 	r.reopen()
 	r.must(Update{Group: compacted, Compact: &Mark{3, 2}})
-	r.must(Update{Group: busy, Entries: entries(busy, 2, 4, 2, 12), HardState: hardState_(2, 2, 2)})
+	r.must(Update{Group: busy, Entries: entries(busy, 2, 4, 2, 12), HardState: hard(2, 2, 2)})
 	r.must(Update{Group: installed, Entries: entries(installed, 101, 102, 9, 8)})
 	if s := r.log.Stats(); s.ColdEntries != 4 || r.log.order[0].number == 1 {
 		t.Fatalf("the test does not reach the cold store: %+v", s)
@@ -269,7 +269,7 @@ func TestFlipBelowTheMark(t *testing.T) {
 	a, b, c := r.group(), r.group(), r.group()
 	for i := uint64(1); i <= 3; i++ {
 		for _, g := range []uint64{a, b} {
-			r.log.Submit([]Update{{Group: g, Entries: entries(g, i, i, 1, 10), HardState: hardState_(i, 1, i)}}, func(error) {})
+			r.log.Submit([]Update{{Group: g, Entries: entries(g, i, i, 1, 10), HardState: hard(i, 1, i)}}, func(error) {})
 		}
 		r.must(Update{Group: a, Meta: []byte{byte(i)}})
 	}
@@ -312,11 +312,11 @@ func TestDamageInOneFrame(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	a, b, c := r.group(), r.group(), r.group()
-	r.must(Update{Group: a, Meta: []byte("who a is"), HardState: hardState_(4, 2, 0)})
-	r.must(Update{Group: b, Entries: entries(b, 1, 3, 1, 50), HardState: hardState_(1, 1, 3)})
+	r.must(Update{Group: a, Meta: []byte("who a is"), HardState: hard(4, 2, 0)})
+	r.must(Update{Group: b, Entries: entries(b, 1, 3, 1, 50), HardState: hard(1, 1, 3)})
 	at := r.log.writer.active.end
 	r.must(Update{Group: a, Entries: entries(a, 1, 3, 1, 50)})
-	r.must(Update{Group: c, Entries: entries(c, 1, 3, 1, 50), HardState: hardState_(1, 1, 2)})
+	r.must(Update{Group: c, Entries: entries(c, 1, 3, 1, 50), HardState: hard(1, 1, 2)})
 	seg := r.lastSegment()
 	if err := r.log.Close(); err != nil {
 		t.Fatal(err)
@@ -336,7 +336,7 @@ func TestDamageInOneFrame(t *testing.T) {
 	}
 	r.check(b, 1, 3, 1, 50)
 	r.check(c, 1, 3, 1, 50)
-	for _, u := range []Update{{Group: a, Entries: entries(a, 4, 4, 1, 1)}, {Group: a, HardState: hardState_(9, 9, 0)}} {
+	for _, u := range []Update{{Group: a, Entries: entries(a, 4, 4, 1, 1)}, {Group: a, HardState: hard(9, 9, 0)}} {
 		if err := r.try(u); !errors.Is(err, ErrSuspect) {
 			t.Fatalf("update of a suspect: %v", err)
 		}
@@ -385,7 +385,7 @@ func TestDamageOnRead(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(o *Options) { o.CacheBytes = 1 })
 	g := r.group()
-	r.must(Update{Group: g, Entries: entries(g, 1, 5, 1, 100), HardState: hardState_(1, 1, 5)})
+	r.must(Update{Group: g, Entries: entries(g, 1, 5, 1, 100), HardState: hard(1, 1, 5)})
 	p := r.log.groups[g].places[2]
 	r.flip(r.lastSegment(), int64(p.off)+50)
 	_, err := r.log.Entries(g, 1, 6, 1<<20)
@@ -411,7 +411,7 @@ func TestMissingSegment(t *testing.T) {
 	a, b := r.group(), r.group()
 	r.must(Update{Group: a, Meta: []byte("a")}, Update{Group: b, Meta: []byte("b")})
 	r.reopen()
-	r.must(Update{Group: a, HardState: hardState_(5, 1, 0)})
+	r.must(Update{Group: a, HardState: hard(5, 1, 0)})
 	middle := r.lastSegment()
 	r.reopen()
 	r.reopen()
@@ -434,7 +434,7 @@ func TestColdDamage(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(o *Options) { o.CacheBytes = 1 })
 	g := r.group()
-	r.must(Update{Group: g, Entries: entries(g, 1, 9, 1, 100), HardState: hardState_(1, 1, 9)})
+	r.must(Update{Group: g, Entries: entries(g, 1, 9, 1, 100), HardState: hard(1, 1, 9)})
 	r.reopen()
 	r.log.opts.HotBytes = 1
 	r.reclaimAll()

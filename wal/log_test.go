@@ -97,7 +97,7 @@ func TestDiskFullAndRoomAgain(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(o *Options) { o.SegmentSize, o.ReserveBytes = 16<<10, 40<<10 })
 	g := r.group()
-	r.must(Update{Group: g, Entries: entries(g, 1, 2, 1, 10), HardState: hardState_(1, 1, 2)})
+	r.must(Update{Group: g, Entries: entries(g, 1, 2, 1, 10), HardState: hard(1, 1, 2)})
 	r.fs.SetCapacity(r.fs.Used() + 30<<10)
 	if err := r.try(Update{Group: g, Entries: entries(g, 3, 3, 1, 10)}); !errors.Is(err, ErrDiskFull) {
 		t.Fatalf("below the reserve: %v", err)
@@ -105,13 +105,13 @@ func TestDiskFullAndRoomAgain(t *testing.T) {
 	if err := r.log.Health(); !errors.Is(err, ErrDiskFull) {
 		t.Fatalf("health: %v", err)
 	}
-	if err := r.try(Update{Group: g, HardState: hardState_(2, 3, 2)}); !errors.Is(err, ErrDiskFull) {
+	if err := r.try(Update{Group: g, HardState: hard(2, 3, 2)}); !errors.Is(err, ErrDiskFull) {
 		t.Fatalf("what was meant to follow a refused update: %v", err)
 	}
 	if _, err := r.log.State(g); err != nil { // starts over
 		t.Fatal(err)
 	}
-	r.must(Update{Group: g, HardState: hardState_(2, 3, 2)}) // votes still go
+	r.must(Update{Group: g, HardState: hard(2, 3, 2)}) // votes still go
 	r.check(g, 1, 2, 1, 10)
 	// Not even a segment fits: nothing goes, nothing is lost, nothing is final.
 	r.fs.SetCapacity(r.fs.Used())
@@ -119,7 +119,7 @@ func TestDiskFullAndRoomAgain(t *testing.T) {
 	term := uint64(2)
 	for err == nil {
 		term++
-		err = r.try(Update{Group: g, HardState: hardState_(term, 3, 2), Meta: make([]byte, 2000)})
+		err = r.try(Update{Group: g, HardState: hard(term, 3, 2), Meta: make([]byte, 2000)})
 	}
 	if !errors.Is(err, ErrDiskFull) || errors.Is(err, ErrFailed) {
 		t.Fatalf("no room for a segment: %v", err)
@@ -146,8 +146,8 @@ func TestRefusedUpdateComesFirst(t *testing.T) {
 	r := newRig(t, func(o *Options) { o.ReserveBytes = 200 << 10 })
 	g, other := r.group(), r.group()
 	r.must(Update{Group: g, Entries: entries(g, 1, 2, 1, 10)}, Update{Group: other, Meta: []byte("o")})
-	first := Update{Group: g, Entries: entries(g, 3, 4, 2, 10), HardState: hardState_(2, 1, 2)}
-	second := Update{Group: g, Entries: entries(g, 5, 5, 2, 10), HardState: hardState_(3, 1, 4)}
+	first := Update{Group: g, Entries: entries(g, 3, 4, 2, 10), HardState: hard(2, 1, 2)}
+	second := Update{Group: g, Entries: entries(g, 5, 5, 2, 10), HardState: hard(3, 1, 4)}
 	r.fs.SetCapacity(r.fs.Used() + 100<<10)
 	if err := r.try(first); !errors.Is(err, ErrDiskFull) {
 		t.Fatalf("first: %v", err)
@@ -156,7 +156,7 @@ func TestRefusedUpdateComesFirst(t *testing.T) {
 	if err := r.try(second); !errors.Is(err, ErrDiskFull) {
 		t.Fatalf("second before first: %v", err)
 	}
-	r.must(Update{Group: other, HardState: hardState_(1, 1, 0)})
+	r.must(Update{Group: other, HardState: hard(1, 1, 0)})
 	r.must(first)
 	r.must(second)
 	r.check(g, 3, 5, 2, 10)
@@ -167,9 +167,9 @@ func TestQuietVoteSurvives(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(o *Options) { o.SegmentSize, o.HotBytes = 16<<10, 32<<10 })
 	quiet, busy := r.group(), r.group()
-	r.must(Update{Group: quiet, HardState: hardState_(5, 3, 0), Meta: []byte("replica 9")})
+	r.must(Update{Group: quiet, HardState: hard(5, 3, 0), Meta: []byte("replica 9")})
 	for i := uint64(1); i <= 200; i++ {
-		r.must(Update{Group: busy, Entries: entries(busy, i, i, 1, 1000), HardState: hardState_(1, 1, i)})
+		r.must(Update{Group: busy, Entries: entries(busy, i, i, 1, 1000), HardState: hard(1, 1, i)})
 		if i%10 == 0 {
 			r.must(Update{Group: busy, Compact: &Mark{i - 1, 1}})
 		}
@@ -197,7 +197,7 @@ func TestThousandGroupsInOneBatch(t *testing.T) {
 	for range n {
 		g := r.group()
 		groups = append(groups, g)
-		r.log.Submit([]Update{{Group: g, Entries: entries(g, 1, 1, 1, 128), HardState: hardState_(1, 1, 1)}}, func(err error) {
+		r.log.Submit([]Update{{Group: g, Entries: entries(g, 1, 1, 1, 128), HardState: hard(1, 1, 1)}}, func(err error) {
 			if err != nil {
 				t.Error(err)
 			}
@@ -255,7 +255,7 @@ func TestInstallAndCompact(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	g := r.group()
-	r.must(Update{Group: g, Entries: entries(g, 1, 10, 1, 10), HardState: hardState_(1, 1, 6)})
+	r.must(Update{Group: g, Entries: entries(g, 1, 10, 1, 10), HardState: hard(1, 1, 6)})
 	r.must(Update{Group: g, Compact: &Mark{4, 1}})
 	r.must(Update{Group: g, Compact: &Mark{2, 1}}) // stale: nothing changes
 	if err := r.try(Update{Group: g, Compact: &Mark{5, 2}}); !errors.Is(err, ErrInvalid) {
@@ -275,12 +275,12 @@ func TestInstallAndCompact(t *testing.T) {
 		r.reopen()
 	}
 	// A conflicting, uncommitted tail goes when a snapshot is installed into it.
-	r.must(Update{Group: g, Compact: &Mark{8, 3}, HardState: hardState_(3, 0, 8), Entries: entries(g, 9, 9, 3, 10)})
+	r.must(Update{Group: g, Compact: &Mark{8, 3}, HardState: hard(3, 0, 8), Entries: entries(g, 9, 9, 3, 10)})
 	for range 2 {
 		r.check(g, 9, 9, 3, 10)
 		r.reopen()
 	}
-	r.must(Update{Group: g, Compact: &Mark{100, 4}, HardState: hardState_(4, 0, 100)})
+	r.must(Update{Group: g, Compact: &Mark{100, 4}, HardState: hard(4, 0, 100)})
 	for range 2 {
 		if st, err := r.log.State(g); err != nil || st.LastIndex != 100 || st.Compacted != (Mark{100, 4}) {
 			t.Fatalf("state %+v, %v", st, err)
@@ -378,7 +378,7 @@ func TestCommitter(t *testing.T) {
 		wg.Go(func() {
 			for n := uint64(1); n <= count; n++ {
 				done := make(chan error, 1)
-				u := Update{Group: g, Entries: entries(g, n, n, 1, 300), HardState: hardState_(1, 1, n)}
+				u := Update{Group: g, Entries: entries(g, n, n, 1, 300), HardState: hard(1, 1, n)}
 				if g%2 == 0 && n%20 == 0 {
 					u.Compact = &Mark{n - 5, 1}
 				}

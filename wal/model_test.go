@@ -161,7 +161,7 @@ func (m *machine) submit(t *rapid.T) {
 		}
 	}
 	if u.Compact != nil || rapid.Bool().Draw(t, "hard state") {
-		u.HardState = hardState_(term, rapid.Uint64Range(0, 3).Draw(t, "vote"), rapid.Uint64Range(commit, last).Draw(t, "commit"))
+		u.HardState = hard(term, rapid.Uint64Range(0, 3).Draw(t, "vote"), rapid.Uint64Range(commit, last).Draw(t, "commit"))
 	}
 	if rapid.IntRange(0, 5).Draw(t, "with meta") == 0 {
 		u.Meta = rapid.SliceOfN(rapid.Byte(), 0, 50).Draw(t, "meta")

@@ -46,8 +46,11 @@ func (l *Log) Reclaim() (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if err := l.emptyTrash(); err != nil {
-		return false, err
+	// Nothing new goes cold before the trash is out: a range in it that was
+	// put in vain may be put again.
+	full := l.emptyTrash()
+	if full != nil && !errors.Is(full, ErrDiskFull) {
+		return false, full
 	}
 	if victim == nil {
 		return false, nil
@@ -62,7 +65,7 @@ func (l *Log) Reclaim() (more bool, err error) {
 	if err != nil && len(jobs) == 0 {
 		return false, err
 	}
-	if e := l.putCold(jobs); e != nil {
+	if e := l.putCold(jobs, full); e != nil {
 		return false, e
 	}
 	if e := l.carry(victim, jobs); e != nil {

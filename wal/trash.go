@@ -1,13 +1,13 @@
 package wal
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 )
 
-// putCold makes the records durable in the cold store.
-func (l *Log) putCold(jobs []moveJob) error {
+// putCold makes the records durable in the cold store, unless there are any
+// and full says that it must not be written to.
+func (l *Log) putCold(jobs []moveJob, full error) error {
 	var records []ColdRecord
 	size := uint64(0)
 	for i := range jobs {
@@ -16,6 +16,9 @@ func (l *Log) putCold(jobs []moveJob) error {
 	}
 	if len(records) == 0 {
 		return nil
+	}
+	if full != nil {
+		return full
 	}
 	if err := l.coldRoom(size); err != nil {
 		return err
@@ -64,7 +67,7 @@ func (l *Log) giveUp(job *moveJob) {
 }
 
 // emptyTrash deletes from the cold store what the manifest has given up. It
-// waits when space is low: deleting writes.
+// answers ErrDiskFull, and keeps the trash, when space is low: deleting writes.
 func (l *Log) emptyTrash() error {
 	l.mu.Lock()
 	trash := l.trash
@@ -78,9 +81,6 @@ func (l *Log) emptyTrash() error {
 		l.mu.Lock()
 		l.trash = append(trash, l.trash...)
 		l.mu.Unlock()
-		if errors.Is(err, ErrDiskFull) {
-			return nil
-		}
 	}
 	return err
 }

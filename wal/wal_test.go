@@ -26,7 +26,7 @@ func entries(group, from, to, term uint64, size int) []*raftpb.Entry {
 	return list
 }
 
-func hardState_(term, vote, commit uint64) *raftpb.HardState {
+func hard(term, vote, commit uint64) *raftpb.HardState {
 	return &raftpb.HardState{Term: &term, Vote: &vote, Commit: &commit}
 }
 
@@ -157,7 +157,7 @@ func TestReopen(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	g := r.group()
-	r.must(Update{Group: g, Entries: entries(g, 1, 10, 1, 100), HardState: hardState_(1, 2, 7), Meta: []byte("meta")})
+	r.must(Update{Group: g, Entries: entries(g, 1, 10, 1, 100), HardState: hard(1, 2, 7), Meta: []byte("meta")})
 	for range 3 {
 		r.check(g, 1, 10, 1, 100)
 		st, err := r.log.State(g)
@@ -178,7 +178,7 @@ func TestOverwrite(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	g := r.group()
-	r.must(Update{Group: g, Entries: entries(g, 1, 10, 1, 10), HardState: hardState_(1, 0, 3)})
+	r.must(Update{Group: g, Entries: entries(g, 1, 10, 1, 10), HardState: hard(1, 0, 3)})
 	r.must(Update{Group: g, Entries: entries(g, 5, 7, 2, 10)})
 	for range 2 {
 		if term, err := r.log.Term(g, 4); term != 1 || err != nil {
