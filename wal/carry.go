@@ -17,6 +17,9 @@ func (l *Log) carry(victim *segment, jobs []moveJob) error {
 	for i := range jobs {
 		f, ok, err := l.stateOf(&jobs[i], victim, &room)
 		damage = errors.Join(damage, err)
+		if err != nil {
+			l.giveUp(&jobs[i])
+		}
 		if ok && err == nil {
 			frames = append(frames, f)
 			size += f.size
@@ -26,6 +29,9 @@ func (l *Log) carry(victim *segment, jobs []moveJob) error {
 		return damage
 	}
 	if err := l.beginLocked(size); err != nil {
+		for i := range jobs {
+			l.giveUp(&jobs[i])
+		}
 		return err
 	}
 	moved := uint64(0)

@@ -31,6 +31,10 @@ type writer struct {
 	taken   []queued
 	settled []*submission
 	ceiling uint64 // that the batch makes durable; 0: none
+
+	// What the reclaimer was woken for last.
+	trashSeen int
+	staleSeen uint64
 }
 
 // Flush collects one batch from the queue, writes it, makes it durable, makes
@@ -265,7 +269,12 @@ func (l *Log) publish() error {
 	if w.ceiling != 0 {
 		l.ceiling = w.ceiling
 	}
-	stale := len(l.trash) > 0 || (len(l.order) > 1 && l.order[0].live == 0)
+	// The reclaimer looks at every group: wake it for news only.
+	stale := len(l.trash) > w.trashSeen
+	w.trashSeen = len(l.trash)
+	if oldest := l.order[0]; oldest != w.active && oldest.live == 0 && oldest.number != w.staleSeen {
+		stale, w.staleSeen = true, oldest.number
+	}
 	l.mu.Unlock()
 	if broken != nil {
 		// judge let pass what apply cannot do: memory and disk differ.
