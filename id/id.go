@@ -105,6 +105,15 @@ func ParseNode(s string) (Node, error) {
 	return Node(u), nil
 }
 
+// ParseCluster reads the 26 characters of a ULID, strictly.
+func ParseCluster(s string) (Cluster, error) {
+	u, err := ulid.ParseStrict(s)
+	if err != nil {
+		return Cluster{}, fmt.Errorf("%w: cluster ID %q: %w", ErrMalformed, s, err)
+	}
+	return Cluster(u), nil
+}
+
 // NodeFromBytes reads the 16 bytes of a node ID, as the wire and the disk have them.
 func NodeFromBytes(b []byte) (Node, error) {
 	var n Node

@@ -1,6 +1,7 @@
 package raftgroup
 
 import (
+	"errors"
 	"fmt"
 
 	"go.etcd.io/raft/v3/confchange"
@@ -34,6 +35,20 @@ func applyConfChange(cs *raftpb.ConfState, cc *raftpb.ConfChangeV2) (*raftpb.Con
 	}
 	next := tracker.ProgressTracker{Config: cfg}
 	return next.ConfState(), nil
+}
+
+// checkConf tells whether raft could restore a membership: it panics if not.
+func checkConf(cs *raftpb.ConfState) error {
+	if len(cs.GetVoters()) == 0 {
+		return errors.New("a membership without voters")
+	}
+	changer := confchange.Changer{Tracker: tracker.MakeProgressTracker(1, 0), LastIndex: 1}
+	cfg, _, err := confchange.Restore(changer, cs)
+	if err != nil {
+		return fmt.Errorf("membership %v: %w", cs, err)
+	}
+	restored := tracker.ProgressTracker{Config: cfg}
+	return cs.Equivalent(restored.ConfState())
 }
 
 // decodeConfChange reads an entry of either of raft's two kinds of

@@ -59,13 +59,13 @@ func (c *cursor) next(r entryReader, limit uint64) (d delivery, ok bool, err err
 			return delivery{}, false, fmt.Errorf("group %s: the log has no entry %d below %d", c.state.group, c.state.index+1, limit)
 		}
 	}
-	e := c.ahead[0]
-	c.ahead[0] = nil
-	c.ahead = c.ahead[1:]
-	o, err := c.state.apply(e)
+	o, err := c.state.apply(c.ahead[0])
 	if err != nil {
+		c.ahead = nil // the same place again, and afresh: it may be readable by then
 		return delivery{}, false, err
 	}
+	c.ahead[0] = nil
+	c.ahead = c.ahead[1:]
 	return c.interpret(o), true, nil
 }
 

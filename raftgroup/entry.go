@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+
+	"github.com/copycat-replication/copycat/id"
 )
 
 // The data of every entry that CopyCat proposes begins with a fixed header,
@@ -166,6 +168,9 @@ func decodeBatch(data []byte) (batch, error) {
 	b.lengths, b.body = rest[:4*b.count], rest[4*b.count:]
 	total := uint64(0)
 	for i := uint32(0); i < b.count; i++ {
+		if b.void(i) && b.length(i) != 0 {
+			return batch{}, fmt.Errorf("%w: number %d is void and has %d bytes", ErrMalformedEntry, b.first+uint64(i), b.length(i))
+		}
 		total += uint64(b.length(i))
 	}
 	if total != uint64(len(b.body)) {
@@ -189,4 +194,22 @@ func decodeRecord(data []byte, into protoMessage) error {
 		return fmt.Errorf("%w: kind %d: %w", ErrMalformedEntry, data[1], err)
 	}
 	return nil
+}
+
+// checkEntry tells whether every replica could apply an entry. A leader asks
+// before it lets a forwarded one into the log: once there, what nobody can
+// read would stop the whole group.
+func checkEntry(data []byte) error {
+	kind, _, err := entryKind(data)
+	switch {
+	case err != nil:
+		return err
+	case kind == KindNone:
+		return fmt.Errorf("%w: empty", ErrMalformedEntry)
+	case kind == KindBatch:
+		_, err = decodeBatch(data)
+		return err
+	}
+	// What apply refuses does not depend on the state, so an empty one will do.
+	return newState(id.Group{}, nil, Options{}).applyNormal(data, &outcome{})
 }

@@ -218,10 +218,10 @@ func (g *Group) refetch(ref SnapshotRef, cause error) {
 }
 
 // retainSnapshots removes the files that no frame names any more.
-func (h *Host) retainSnapshots(local uint64, keep ...SnapshotRef) {
+func (h *Host) retainSnapshots(g *Group) {
 	h.jobs.add(func() {
-		if err := h.snaps.Retain(local, keep...); err != nil {
-			h.cfg.Logger.Warn("old snapshots not removed", "local", local, "error", err)
+		if err := g.files.retain(h.snaps, g.local); err != nil {
+			g.log.Warn("old snapshots not removed", "error", err)
 		}
 	})
 }

@@ -52,6 +52,8 @@ type Group struct {
 	status  atomic.Pointer[GroupStatus]
 	member  atomic.Bool // this replica is a voter or a learner, as far as it knows
 
+	files snapshotFiles
+
 	// Owned by the step.
 	meta    grouppb.Replica
 	genesis Genesis

@@ -331,15 +331,20 @@ func (h *Host) Group(s id.Structure) (*Group, bool) {
 // HandleMessages takes messages from the network. It never blocks.
 func (h *Host) HandleMessages(from id.Node, batch []Message) {
 	for _, m := range batch {
-		h.mu.Lock()
-		g := h.groups[m.Group]
-		h.mu.Unlock()
-		if g == nil {
-			continue // a replica that is not here, or not any more: raft's senders live with loss
-		}
-		if err := g.receive(from, m); err != nil && !errors.Is(err, ErrBusy) {
-			g.log.Warn("message refused", "from", from.String(), "error", err)
-		}
+		h.HandleMessage(from, m)
+	}
+}
+
+// HandleMessage takes one message from the network. It never blocks.
+func (h *Host) HandleMessage(from id.Node, m Message) {
+	h.mu.Lock()
+	g := h.groups[m.Group]
+	h.mu.Unlock()
+	if g == nil {
+		return // a replica that is not here, or not any more: raft's senders live with loss
+	}
+	if err := g.receive(from, m); err != nil && !errors.Is(err, ErrBusy) {
+		g.log.Warn("message refused", "from", from.String(), "error", err)
 	}
 }
 
@@ -388,4 +393,16 @@ func (h *Host) random(b []byte) error {
 	defer h.randMu.Unlock()
 	_, err := io.ReadFull(h.cfg.Random, b)
 	return err
+}
+
+// PeerDown hears that the connection with a node broke: what was sent on it
+// may be lost. Leaders there get their proposals again, followers there are
+// probed instead of streamed to.
+func (h *Host) PeerDown(node id.Node) {
+	h.mu.Lock()
+	groups := h.ordered
+	h.mu.Unlock()
+	for _, g := range groups {
+		g.call(func() { g.onPeerDown(node) })
+	}
 }

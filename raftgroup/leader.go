@@ -23,6 +23,9 @@ const (
 	// changeRetry is the pause before a membership change or a snapshot request
 	// that was not applied is proposed again.
 	changeRetry = 2 * time.Second
+	// offerRetry is the pause before a snapshot is offered again to a follower
+	// that has said nothing about it.
+	offerRetry = 10 * time.Second
 	// pinTime is how long the log is kept for a replica that was seeded and has
 	// not become a member.
 	pinTime = 5 * time.Minute
@@ -45,6 +48,7 @@ type leaderDuties struct {
 	placed         map[id.Node]time.Time
 	missing        map[uint64]time.Time // sessions whose node is not seen, since when
 	pins           map[id.Replica]pin
+	offered        map[uint64]time.Time // followers that are to take a snapshot, since when
 }
 
 type pin struct {
@@ -59,6 +63,7 @@ func (d *leaderDuties) onRole(g *Group, leading bool) {
 	*d = leaderDuties{leading: leading}
 	if leading {
 		d.placed, d.missing, d.pins = make(map[id.Node]time.Time), make(map[uint64]time.Time), make(map[id.Replica]pin)
+		d.offered = make(map[uint64]time.Time)
 		g.log.Info("leading", "term", g.rn.BasicStatus().GetTerm())
 	}
 }
@@ -83,10 +88,34 @@ func (d *leaderDuties) tick(g *Group) {
 	d.last = g.now
 	nodes := g.host.dir.Nodes()
 	slices.SortFunc(nodes, func(a, b Node) int { return slices.Compare(a.ID[:], b.ID[:]) })
+	d.repeatOffers(g)
 	d.requestSnapshot(g, nodes)
 	d.expireSessions(g, nodes)
 	if !g.state.deleted {
 		d.grow(g, nodes)
+	}
+}
+
+// repeatOffers has raft offer a snapshot again to followers that have been
+// busy with one for a while: the offer, or the report of its failure, may be
+// lost. It does not stop a transfer that is under way: the receiver goes on
+// with it, and answers the newest offer.
+func (d *leaderDuties) repeatOffers(g *Group) {
+	var again []uint64
+	g.rn.WithProgress(func(r uint64, _ raft.ProgressType, pr tracker.Progress) {
+		since, known := d.offered[r]
+		switch {
+		case pr.State != tracker.StateSnapshot:
+			delete(d.offered, r)
+		case !known:
+			d.offered[r] = g.now
+		case g.now.Sub(since) >= offerRetry:
+			delete(d.offered, r)
+			again = append(again, r)
+		}
+	})
+	for _, r := range again {
+		g.rn.ReportSnapshot(r, raft.SnapshotFailure)
 	}
 }
 

@@ -22,6 +22,8 @@ type proposer struct {
 
 	progress time.Time     // when the settled number last moved, or the window was last sent from its start
 	patience time.Duration // doubles with each time-out without progress
+	due      time.Time     // no deadline in the window is before this; zero: there is none
+	voidDue  bool          // something turned void that this attempt sent with its payload
 }
 
 // pending is one proposal whose fate is not known yet.
@@ -47,10 +49,28 @@ const (
 	fateUnknown        // the record of it is gone
 )
 
+// unrecorded is the fate of a number that was proposed, where nothing is left
+// to tell what became of it: if its bytes never left, they cannot have counted.
+func (w *pending) unrecorded() fate {
+	if w.exposed {
+		return fateUnknown
+	}
+	return fateVoided
+}
+
+// size is what a proposal takes of a batch.
+func (w *pending) size() int {
+	if w.void {
+		return 0
+	}
+	return len(w.payload)
+}
+
 const minPatience = 2 * time.Second
 
 func (p *proposer) add(payload []byte, deadline time.Time) {
 	p.window = append(p.window, pending{payload: payload, deadline: deadline})
+	p.expireBy(deadline)
 }
 
 // unsent tells how many proposals wait to be sent in this attempt.
@@ -63,7 +83,7 @@ func (p *proposer) fills(maxBytes int) bool {
 	}
 	size := 0
 	for i := p.sent; i < len(p.window) && size < maxBytes; i++ {
-		size += len(p.window[i].payload)
+		size += p.window[i].size()
 	}
 	return size >= maxBytes
 }
@@ -77,11 +97,11 @@ func (p *proposer) next(maxBytes int, scratch []item) (data []byte, n int) {
 	items, size := scratch[:0], 0
 	for i := p.sent; i < len(p.window) && len(items) < maxBatchCount; i++ {
 		w := &p.window[i]
-		if len(items) > 0 && size+len(w.payload) > maxBytes {
+		if len(items) > 0 && size+w.size() > maxBytes {
 			break
 		}
 		items = append(items, item{payload: w.payload, void: w.void})
-		size += len(w.payload)
+		size += w.size()
 	}
 	return encodeBatch(p.session, p.settled+uint64(p.sent)+1, p.attempt, items), len(items)
 }
@@ -136,6 +156,7 @@ func (p *proposer) dropped(attempt uint32) bool {
 
 // rewind goes back to the first unsettled number.
 func (p *proposer) rewind() bool {
+	p.voidDue = false
 	if p.sent == 0 {
 		return false
 	}
@@ -144,23 +165,47 @@ func (p *proposer) rewind() bool {
 	return true
 }
 
-// tick rewinds after a time without progress, and voids what is past its deadline.
+// tick rewinds after a time without progress, and voids what is past its
+// deadline. While there is progress, a void does not rewind: the copy that is
+// on its way decides, or leaves a gap, or never comes, and each of these goes
+// back soon enough. On a link that is slower than the deadlines, sending the
+// window again for each that expires would leave room for nothing else.
 func (p *proposer) tick(now time.Time) {
-	rewind := false
-	if p.sent > 0 && now.Sub(p.progress) >= max(p.patience, minPatience) {
-		p.patience = min(2*max(p.patience, minPatience), 16*minPatience)
-		rewind = true
+	if !p.due.IsZero() && !now.Before(p.due) {
+		p.voidExpired(now)
 	}
+	if p.sent == 0 {
+		return
+	}
+	idle := now.Sub(p.progress)
+	if idle >= max(p.patience, minPatience) {
+		p.patience = min(2*max(p.patience, minPatience), 16*minPatience)
+		p.rewind()
+	} else if p.voidDue && idle >= minPatience {
+		p.rewind()
+	}
+}
+
+// voidExpired gives up what is past its deadline.
+func (p *proposer) voidExpired(now time.Time) {
+	p.due = time.Time{}
 	for i := range p.window {
 		w := &p.window[i]
-		if w.void || w.deadline.IsZero() || now.Before(w.deadline) {
-			continue
+		switch {
+		case w.void || w.deadline.IsZero():
+		case now.Before(w.deadline):
+			p.expireBy(w.deadline)
+		default:
+			w.void = true
+			p.voidDue = p.voidDue || i < p.sent
 		}
-		w.void = true
-		rewind = rewind || i < p.sent
 	}
-	if rewind {
-		p.rewind()
+}
+
+// expireBy notes that a proposal in the window has this deadline.
+func (p *proposer) expireBy(deadline time.Time) {
+	if !deadline.IsZero() && (p.due.IsZero() || deadline.Before(p.due)) {
+		p.due = deadline
 	}
 }
 
@@ -176,12 +221,9 @@ func (p *proposer) reconcile(last uint64, now time.Time, settle func(settlement)
 	for p.settled < last && len(p.window) > 0 {
 		f := fateCommitted
 		if w := &p.window[0]; w.void {
-			// Sent with its payload, then void: which of the two came first
-			// stood in the entries that the snapshot swallowed.
-			f = fateUnknown
-			if !w.exposed {
-				f = fateVoided
-			}
+			// If it was sent with its payload, then void: which of the two came
+			// first stood in the entries that the snapshot swallowed.
+			f = w.unrecorded()
 		}
 		p.pop(f, settle)
 	}
@@ -195,12 +237,14 @@ func (p *proposer) reconcile(last uint64, now time.Time, settle func(settlement)
 // ended settles what was sent under a session that is over. known tells
 // whether last is still on record.
 func (p *proposer) ended(last uint64, known bool, now time.Time, settle func(settlement)) {
-	f := fateUnknown
 	if known {
 		p.reconcile(last, now, settle)
-		f = fateNever
 	}
 	for p.everSent > 0 { // pop counts it down
+		f := fateNever
+		if !known {
+			f = p.window[0].unrecorded()
+		}
 		p.pop(f, settle)
 	}
 	p.session, p.sent, p.everSent = 0, 0, 0
@@ -211,7 +255,7 @@ func (p *proposer) abandon(settle func(settlement)) {
 	for len(p.window) > 0 {
 		f := fateNever
 		if p.everSent > 0 {
-			f = fateUnknown
+			f = p.window[0].unrecorded()
 		}
 		p.pop(f, settle)
 	}

@@ -158,6 +158,7 @@ func (g *Group) startRaft(st wal.GroupState) error {
 	g.hard, g.last = hard, st.LastIndex
 	g.store.hard, g.store.conf = hard, g.state.conf
 	if g.snaps.held.Index != 0 {
+		g.files.name(g.snaps.held, g.snaps.previous)
 		g.offerSnapshot(g.snaps.held, g.state)
 	}
 	rn, err := raft.NewRawNode(&raft.Config{
@@ -205,6 +206,7 @@ func (g *Group) waitForSnapshot(ref SnapshotRef, cause error) {
 			g.log.Error("damaged snapshot not set aside", "snapshot", ref.Index, "error", err)
 		}
 	}
+	g.files.name(ref, SnapshotRef{})
 	g.repairing, g.statusDirty = true, true
 	g.publishStatus(false)
 }

@@ -19,6 +19,7 @@ type session struct {
 	last        uint64 // last number that counted
 	node        id.Node
 	incarnation uint64
+	nonce       [16]byte // of the SessionOpen
 }
 
 // tombstone says how far an ended session had come.
@@ -55,6 +56,16 @@ func (t *sessionTable) open(index uint64, node id.Node, incarnation uint64, limi
 	}
 	t.live[index] = &session{id: index, node: node, incarnation: incarnation}
 	return ended, true
+}
+
+// opened finds the live session that a SessionOpen with this nonce has opened.
+func (t *sessionTable) opened(node id.Node, nonce [16]byte) *session {
+	for _, s := range t.live {
+		if s.node == node && s.nonce == nonce {
+			return s
+		}
+	}
+	return nil
 }
 
 // end closes a session and leaves a tombstone.
@@ -129,7 +140,7 @@ func (t *sessionTable) sorted() []*session {
 
 func (t *sessionTable) encode(into *grouppb.State) {
 	for _, s := range t.sorted() {
-		into.Sessions = append(into.Sessions, &grouppb.Session{Id: s.id, Last: s.last, Node: s.node[:], Incarnation: s.incarnation})
+		into.Sessions = append(into.Sessions, &grouppb.Session{Id: s.id, Last: s.last, Node: s.node[:], Incarnation: s.incarnation, Nonce: s.nonce[:]})
 	}
 	for _, b := range t.tombs {
 		into.Tombstones = append(into.Tombstones, &grouppb.Tombstone{Session: b.session, Last: b.last})
@@ -143,7 +154,9 @@ func (t *sessionTable) decode(from *grouppb.State) error {
 		if err != nil {
 			return err
 		}
-		t.live[s.Id] = &session{id: s.Id, last: s.Last, node: node, incarnation: s.Incarnation}
+		live := &session{id: s.Id, last: s.Last, node: node, incarnation: s.Incarnation}
+		copy(live.nonce[:], s.Nonce)
+		t.live[s.Id] = live
 	}
 	t.tombs = nil
 	for _, b := range from.Tombstones {

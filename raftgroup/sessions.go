@@ -59,7 +59,7 @@ func (g *Group) onSessionOpen(o *outcome) {
 	for _, ended := range o.ended {
 		g.onSessionEnd(ended)
 	}
-	if o.node != g.host.cfg.Node {
+	if o.node != g.host.cfg.Node || o.repeated {
 		return
 	}
 	sub := g.byNonce[o.nonce]
@@ -150,10 +150,10 @@ func (g *Group) reconcileAll() {
 		sub.prop.reconcile(last, g.now, sub.settle)
 		g.checkDrained(sub)
 	}
-	// A SessionOpen of ours may stand in what was skipped.
+	// SessionOpens of ours may stand in what was skipped.
 	for _, s := range g.state.sessions.sorted() {
 		if s.node == g.host.cfg.Node && g.bySession[s.id] == nil {
-			g.closeSession(s.id)
+			g.onSessionOpen(&outcome{kind: KindSessionOpen, session: s.id, nonce: s.nonce, node: s.node, ok: true})
 		}
 	}
 	for _, sub := range g.subs {

@@ -44,13 +44,13 @@ type snapshotKeeper struct {
 
 // onAnnounced reacts to a committed announcement: whoever lacks the file fetches it.
 func (k *snapshotKeeper) onAnnounced(g *Group, ref SnapshotRef, holder id.Node) {
-	if k.made.Index != 0 && k.made.Index <= ref.Index {
-		k.made = SnapshotRef{}
+	if ref.Index > k.held.Index {
+		k.want(g, ref)
+		k.wantedBy, k.nextFetch = holder, g.now
 	}
-	if ref.Index <= k.held.Index {
-		return
+	if k.made.Index <= ref.Index {
+		k.dropMade(g)
 	}
-	k.wanted, k.wantedBy, k.nextFetch = ref, holder, g.now
 	k.fetchWanted(g)
 }
 
@@ -72,9 +72,20 @@ func (k *snapshotKeeper) fetchWanted(g *Group) {
 			g.lastError = err
 			return
 		}
-		k.wanted = SnapshotRef{}
 		k.adopt(g, ref, s)
+		k.want(g, SnapshotRef{})
 	})
+}
+
+// want replaces what is wanted; its file stays, if it is here, until a frame names it.
+func (k *snapshotKeeper) want(g *Group, ref SnapshotRef) {
+	if ref.Index != 0 {
+		g.files.want(ref)
+	}
+	if k.wanted.Index != 0 {
+		g.files.forget(k.wanted)
+	}
+	k.wanted = ref
 }
 
 // adopt commits a snapshot whose file is complete here: one frame names it,
@@ -84,6 +95,7 @@ func (k *snapshotKeeper) adopt(g *Group, ref SnapshotRef, s *state) {
 		return
 	}
 	k.adopting = ref
+	g.files.want(ref)
 	a := &appending{ref: ref, adopt: s}
 	a.update = wal.Update{Group: g.local, Compact: g.compactTo(ref)}
 	meta := g.meta
@@ -119,7 +131,9 @@ func (k *snapshotKeeper) adopted(g *Group, a *appending) {
 	k.previous, k.held = k.held, a.ref
 	g.offerSnapshot(a.ref, a.adopt)
 	g.log.Info("snapshot held", "index", a.ref.Index, "commits", a.ref.Commits, "bytes", a.ref.Size)
-	g.host.retainSnapshots(g.local, k.held, k.previous)
+	g.files.name(k.held, k.previous)
+	g.files.forget(a.ref)
+	g.host.retainSnapshots(g)
 }
 
 // offerSnapshot makes ref what raft sends to followers that need one.
@@ -138,12 +152,23 @@ func (g *Group) offerSnapshot(ref SnapshotRef, s *state) {
 	}
 }
 
+// dropMade lets go of what was made here: it was announced, and is wanted by
+// now, or another one was instead.
+func (k *snapshotKeeper) dropMade(g *Group) {
+	if k.made.Index != 0 {
+		g.files.forget(k.made)
+		k.made = SnapshotRef{}
+	}
+}
+
 // onMade hears of a snapshot that a subscription of this replica has stored.
 func (k *snapshotKeeper) onMade(g *Group, ref SnapshotRef) {
-	if ref.Index <= g.state.announced.ref.Index {
-		return // somebody else's was announced first
-	}
+	k.dropMade(g)
 	k.made, k.lastTold = ref, time.Time{}
+	if ref.Index <= g.state.announced.ref.Index {
+		k.dropMade(g) // somebody else's was announced first
+		return
+	}
 	k.announce(g)
 }
 
@@ -185,7 +210,9 @@ func (g *Group) onSnapshotOffer(m *raftpb.Message) {
 		return
 	}
 	k.offered, k.offeredRef = m, ref
+	g.files.want(ref)
 	g.host.fetchSnapshot(g, ref, holder, func(s *state, err error) {
+		defer g.files.forget(ref)
 		m := k.offered
 		k.offered, k.offeredRef = nil, SnapshotRef{}
 		if m == nil || g.rn == nil || g.failure != nil {
@@ -247,6 +274,7 @@ func (g *Group) installUpdate(a *appending, snap *raftpb.Snapshot) error {
 	a.update.Meta = data
 	a.update.Compact = &wal.Mark{Index: k.offeredRef.Index, Term: k.offeredRef.Term}
 	a.install, a.ref = k.offeredState, k.offeredRef
+	g.files.want(a.ref)
 	g.hardDirty = true
 	if len(a.update.Entries) == 0 {
 		g.last = k.offeredRef.Index
@@ -262,7 +290,9 @@ func (g *Group) installed(a *appending) {
 	g.snaps.held, g.snaps.previous = a.ref, SnapshotRef{}
 	g.offerSnapshot(a.ref, a.install)
 	g.log.Info("snapshot installed", "index", a.ref.Index, "commits", a.ref.Commits)
-	g.host.retainSnapshots(g.local, a.ref)
+	g.files.name(a.ref, SnapshotRef{})
+	g.files.forget(a.ref)
+	g.host.retainSnapshots(g)
 	g.reconcileAll()
 	g.applied.Store(g.state.index)
 	for _, sub := range g.subs {
@@ -318,5 +348,5 @@ func (h *Host) writeSnapshot(g *Group, s *state, maker uint64, data []byte) (Sna
 		w.Abort()
 		return SnapshotRef{}, err
 	}
-	return w.Commit()
+	return g.files.commit(w)
 }

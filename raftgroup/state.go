@@ -79,11 +79,12 @@ type outcome struct {
 	from    uint64 // first number of the batch that counts
 	firstN  uint64 // N of the first commit that this entry delivers
 
-	session uint64 // opened, closed or expired session; session of a base; maker of a request
-	nonce   [16]byte
-	node    id.Node
-	ok      bool // the record took effect
-	ended   []uint64
+	session  uint64 // opened, closed or expired session; session of a base; maker of a request
+	nonce    [16]byte
+	node     id.Node
+	ok       bool // the record took effect
+	repeated bool // the session that it opens lives already
+	ended    []uint64
 
 	base     []byte
 	intent   id.Replica
@@ -187,8 +188,18 @@ func (s *state) applySession(kind Kind, data []byte, o *outcome) error {
 		}
 		copy(o.nonce[:], m.Nonce)
 		o.node, o.session = node, o.index
-		if !s.deleted {
-			o.ended, o.ok = s.sessions.open(o.index, node, m.Incarnation, int(s.options.MaxSessions))
+		if s.deleted {
+			return nil
+		}
+		// A node that lags asks again and again before it sees its first copy.
+		// While that one lives, another copy opens nothing; after its end it
+		// opens a session that nobody knows, and never revives the old one.
+		if s.sessions.opened(node, o.nonce) != nil {
+			o.repeated = true
+			return nil
+		}
+		if o.ended, o.ok = s.sessions.open(o.index, node, m.Incarnation, int(s.options.MaxSessions)); o.ok {
+			s.sessions.live[o.index].nonce = o.nonce
 		}
 	case KindSessionClose:
 		var m grouppb.SessionClose
@@ -248,7 +259,7 @@ func (s *state) applySnapshot(kind Kind, data []byte, o *outcome) error {
 	}
 	// The first announcement of an index wins, so that a snapshot of one index
 	// has one identity; one from the future of this log is a lie.
-	if ref.Index <= s.announced.ref.Index || ref.Index >= o.index {
+	if ref.Index <= s.announced.ref.Index || ref.Index >= o.index || ref.Commits > s.commits {
 		return nil
 	}
 	o.ok, o.announce, o.node = true, ref, node
@@ -284,7 +295,7 @@ func (s *state) applyIntent(kind Kind, data []byte, o *outcome) error {
 	copy(o.nonce[:], m.Nonce)
 	o.node = node
 	for _, i := range s.intents {
-		if i.nonce == o.nonce { // a retry: the same answer
+		if i.nonce == o.nonce && i.node == node { // a retry: the same answer
 			o.intent, o.ok = i.replica, true
 			return nil
 		}
@@ -399,6 +410,9 @@ func decodeState(group id.Group, data []byte) (*state, error) {
 	}
 	if m.Version > stateVersion {
 		return nil, fmt.Errorf("%w: group %s: applied state of format %d", ErrNewerFormat, group, m.Version)
+	}
+	if m.Version == 0 {
+		return nil, fmt.Errorf("%w: group %s: applied state without a version", ErrMalformedEntry, group)
 	}
 	s := &state{
 		group: group, index: m.Index, term: m.Term, commits: m.Commits, bytes: m.Bytes, clock: m.Clock, baseSet: m.BaseSet,

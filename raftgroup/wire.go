@@ -19,6 +19,10 @@ const (
 	wireSnapshotReport = 2 // a grouppb.SnapshotReport: what became of an offered snapshot
 )
 
+// maxNumber bounds terms and indices that peers send: raft adds to them, and
+// panics, perhaps much later, where they overflow.
+const maxNumber = 1 << 62
+
 // errBadMessage says that a peer sent what no correct peer sends.
 var errBadMessage = errors.New("malformed message from another replica")
 
@@ -122,31 +126,67 @@ func validateMessage(m *raftpb.Message, frame Message, self id.Replica) error {
 	if m.GetFrom() != uint64(frame.From) || frame.From == self || frame.From == 0 {
 		return bad("sender is not who it says")
 	}
+	if max(m.GetTerm(), m.GetIndex(), m.GetLogTerm(), m.GetCommit(), m.GetRejectHint()) > maxNumber {
+		return bad("a number that no log reaches")
+	}
 	switch m.GetType() {
-	case raftpb.MsgProp:
-		return validateProposal(m, bad)
-	case raftpb.MsgReadIndex, raftpb.MsgReadIndexResp:
-		if len(m.GetEntries()) != 1 {
-			return bad("needs one context")
+	case raftpb.MsgProp, raftpb.MsgReadIndex:
+		// Raft takes these for local ones, and panics if it has to pass one
+		// with a term on.
+		if m.GetTerm() != 0 {
+			return bad("a term where none belongs")
 		}
-		return nil
+		if m.GetType() == raftpb.MsgProp {
+			return validateProposal(m, bad)
+		}
+		return validateContext(m, bad)
+	case raftpb.MsgReadIndexResp:
+		if m.GetTerm() == 0 {
+			return bad("term 0")
+		}
+		return validateContext(m, bad)
 	case raftpb.MsgApp:
 		return validateAppend(m, bad)
 	case raftpb.MsgSnap:
-		md := m.GetSnapshot().GetMetadata()
-		if m.GetTerm() == 0 || md.GetIndex() == 0 || md.GetTerm() == 0 || md.GetConfState() == nil {
-			return bad("no term, index or membership")
+		if err := validateSnapshot(m, bad); err != nil {
+			return err
 		}
 	case raftpb.MsgAppResp, raftpb.MsgVote, raftpb.MsgVoteResp, raftpb.MsgPreVote, raftpb.MsgPreVoteResp,
 		raftpb.MsgHeartbeat, raftpb.MsgHeartbeatResp, raftpb.MsgTimeoutNow:
 		if m.GetTerm() == 0 {
 			return bad("term 0")
 		}
+		// Raft reads the echo of a heartbeat's context as a number of 8 bytes.
+		if n := len(m.GetContext()); m.GetType() == raftpb.MsgHeartbeatResp && n != 0 && n != 8 {
+			return bad("context is not what was sent")
+		}
 	default:
 		return bad("not a type that travels")
 	}
 	if len(m.GetEntries()) > 0 {
 		return bad("entries in a message that has none")
+	}
+	return nil
+}
+
+func validateContext(m *raftpb.Message, bad func(string) error) error {
+	if len(m.GetEntries()) != 1 {
+		return bad("needs one context")
+	}
+	return nil
+}
+
+// validateSnapshot refuses a membership that raft could not restore.
+func validateSnapshot(m *raftpb.Message, bad func(string) error) error {
+	md := m.GetSnapshot().GetMetadata()
+	if m.GetTerm() == 0 || md.GetIndex() == 0 || md.GetTerm() == 0 || md.GetConfState() == nil {
+		return bad("no term, index or membership")
+	}
+	if md.GetTerm() > m.GetTerm() || md.GetIndex() > maxNumber {
+		return bad("term or index out of bounds")
+	}
+	if err := checkConf(md.GetConfState()); err != nil {
+		return bad(err.Error())
 	}
 	return nil
 }
@@ -159,15 +199,15 @@ func validateProposal(m *raftpb.Message, bad func(string) error) error {
 		if e.GetType() != raftpb.EntryNormal {
 			return bad("forwarded configuration change")
 		}
-		if kind, _, err := entryKind(e.GetData()); err != nil || kind == KindNone {
-			return bad("forwarded entry is not ours")
+		if err := checkEntry(e.GetData()); err != nil {
+			return bad("forwarded entry: " + err.Error())
 		}
 	}
 	return nil
 }
 
 func validateAppend(m *raftpb.Message, bad func(string) error) error {
-	if m.GetTerm() == 0 || m.GetLogTerm() > m.GetTerm() {
+	if m.GetTerm() == 0 || m.GetLogTerm() > m.GetTerm() || (m.GetIndex() == 0) != (m.GetLogTerm() == 0) {
 		return bad("term out of bounds")
 	}
 	term := m.GetLogTerm()
@@ -175,7 +215,7 @@ func validateAppend(m *raftpb.Message, bad func(string) error) error {
 		if e.GetIndex() != m.GetIndex()+1+uint64(i) {
 			return bad("entries with a hole")
 		}
-		if e.GetTerm() < term || e.GetTerm() > m.GetTerm() {
+		if e.GetTerm() == 0 || e.GetTerm() < term || e.GetTerm() > m.GetTerm() {
 			return bad("entry's term out of bounds")
 		}
 		term = e.GetTerm()
@@ -218,6 +258,23 @@ func (g *Group) onMessage(m *raftpb.Message, from id.Node) {
 	}
 	if err := g.rn.Step(m); err != nil && !errors.Is(err, raft.ErrProposalDropped) {
 		g.log.Debug("message refused", "type", m.GetType().String(), "from", m.GetFrom(), "error", err)
+	}
+}
+
+// onPeerDown reacts to a broken connection.
+func (g *Group) onPeerDown(node id.Node) {
+	if g.rn == nil || g.failure != nil {
+		return
+	}
+	r, ok := g.state.replicaOn(node)
+	switch {
+	case !ok:
+	case g.isLeader():
+		g.rn.ReportUnreachable(uint64(r))
+	case g.lead == uint64(r):
+		for _, sub := range g.subs {
+			sub.prop.rewind()
+		}
 	}
 }
 
