@@ -1,0 +1,149 @@
+// Package copycat is a library that carries data structures across data
+// centers. A program keeps its own map, queue or index in its own memory;
+// CopyCat carries every change to every other program that subscribes to the
+// same structure, in one total order, each change exactly once, and keeps the
+// history alive on replicas that need no subscriber. There is no server to run.
+//
+// # The life of a subscription
+//
+// [CopyCat.SubscribeToDataStructure] returns three channels and a function.
+// Send changes on the first; receive all changes, everybody's and your own,
+// from the second, and apply them to your data in that order; log what comes
+// from the third. A nil on the commit channel means: call the
+// [SnapshotConsumer] and replace your data by what it returns.
+//
+//	proposeCh, commitCh, errorCh, consume, err := cc.SubscribeToDataStructure(id, provider)
+//	go func() {
+//		for change := range commitCh {
+//			if change == nil {
+//				snapshot, err := consume()
+//				// replace all of it
+//				continue
+//			}
+//			// apply one change
+//		}
+//	}()
+//	proposeCh <- []byte("a change")
+//
+// To leave, close the propose channel: what was sent is still delivered or
+// reported, then the commit channel is closed, then the error channel.
+//
+// # What is promised
+//
+// Every subscriber sees the same sequence of commits, of which a prefix may be
+// replaced by a snapshot. A proposal appears in it once or never; "never", and
+// "cannot know", are said on the error channel. What was delivered anywhere
+// was on the disks of a majority before. See docs/architecture.md.
+package copycat
+
+import (
+	"github.com/copycat-replication/copycat/id"
+)
+
+// ID names a data structure: a ULID, printed as 26 characters.
+type ID = id.Structure
+
+// ParseID reads the 26 characters of a data structure's ID, strictly: anything
+// else is [ErrMalformedID].
+func ParseID(s string) (*ID, error) {
+	structure, err := id.ParseStructure(s)
+	if err != nil {
+		return nil, err
+	}
+	return &structure, nil
+}
+
+// SnapshotProvider serializes the subscriber's data structure. CopyCat calls it
+//
+//   - once at the start of the very first subscription of a structure, from a
+//     goroutine of its own, before anything is delivered: what the program had
+//     before becomes the base that everybody starts from;
+//   - inside a call of the SnapshotConsumer, on the goroutine that called: by
+//     then the consumer has applied exactly the commits before the nil.
+//
+// So it may read the data without a lock, and it must not want a lock that the
+// goroutine holds while it calls the SnapshotConsumer. The bytes belong to
+// CopyCat while the call lasts and are returned to the consumer, whose they
+// are then. An error, or a panic, goes to the error channel as [ErrProvider];
+// the consumer then gets the newest snapshot that exists, and the commits after
+// it are delivered again.
+type SnapshotProvider func() ([]byte, error)
+
+// SnapshotConsumer returns the bytes to load: to be called once for each nil
+// on the commit channel, by the goroutine that received it, before it receives
+// anything else. Nothing follows a nil until the call has returned. The bytes
+// belong to the caller. Without a nil before it, it returns [ErrNoSnapshotDue];
+// after the subscription has ended, [ErrClosed].
+type SnapshotConsumer func() ([]byte, error)
+
+// CopyCat is one node of a cluster. All methods are safe for concurrent use.
+type CopyCat interface {
+	// NewDataStructureID makes an ID that nobody else makes. Nothing is
+	// created by it; the first subscription, or AllocateNewDataStructure, does.
+	NewDataStructureID() (*ID, error)
+
+	// AllocateNewDataStructure creates a data structure with options, and
+	// returns its ID. It waits up to Config.JoinTimeout for the catalog
+	// (ErrCatalogUnavailable).
+	AllocateNewDataStructure(opts ...AllocationOption) (*ID, error)
+
+	// SubscribeToDataStructure subscribes to a data structure, and creates it
+	// if it does not exist. It returns at once where this node knows the
+	// structure, whether or not it has a quorum; a structure that nobody knows
+	// is created, which waits up to Config.JoinTimeout (ErrCatalogUnavailable).
+	//
+	// The propose channel takes changes; the bytes belong to CopyCat from then
+	// on. It blocks while more than Config.WindowBytes wait for their fate.
+	// Closing it unsubscribes. After Shutdown, sending on it blocks for good,
+	// like on any channel that nobody receives from. An empty change is
+	// delivered as an empty one; a nil is refused (ErrNilProposal).
+	//
+	// The commit channel hands out all changes in their order; the slices
+	// belong to the receiver. Not reading it delays this subscription alone,
+	// and gives a warning (ErrSlowConsumer) on the error channel after a while.
+	//
+	// The error channel hands out *ProposalError for proposals that were not
+	// committed, or may not have been, and warnings. It is closed after the
+	// commit channel. When it is not read, the oldest warnings are dropped;
+	// errors about proposals are kept, and fill the propose channel's window.
+	SubscribeToDataStructure(id *ID, provider SnapshotProvider) (chan<- []byte, <-chan []byte, <-chan error, SnapshotConsumer, error)
+
+	// SubscribeToDataStructureWithStringID is SubscribeToDataStructure with
+	// the ID as text: ErrMalformedID if it is none.
+	SubscribeToDataStructureWithStringID(id string, provider SnapshotProvider) (chan<- []byte, <-chan []byte, <-chan error, SnapshotConsumer, error)
+
+	// Status says how this node and its replicas do. It does not block.
+	Status() Status
+
+	// Shutdown ends the node, for a restart or for good: subscriptions end,
+	// with their unresolved proposals reported; when it returns, goroutines
+	// have ended and ports and files are free. It waits about a second for
+	// unread errors to be read, and does not wait for a SnapshotProvider that
+	// blocks. Calling it again does nothing. The other nodes take the node for
+	// crashed, until it is back.
+	Shutdown()
+}
+
+// AllocationOption is an option of AllocateNewDataStructure.
+type AllocationOption func(*allocation) error
+
+type allocation struct {
+	dataCenters int
+}
+
+// WithDataCenterReplicas asks for a voter in each of n data centers. A group
+// has an odd number of voters, so an even n gives one of them a second one.
+// With voters in only two data centers, losing the one that has the majority
+// stops writes.
+func WithDataCenterReplicas(n int) AllocationOption {
+	return func(a *allocation) error {
+		if n < 1 || n > maxDataCenters {
+			return configFault("WithDataCenterReplicas(%d): must be 1 to %d", n, maxDataCenters)
+		}
+		a.dataCenters = n
+		return nil
+	}
+}
+
+// maxDataCenters bounds the voters of a group: each commit waits for a majority of them.
+const maxDataCenters = 9

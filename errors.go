@@ -1,0 +1,96 @@
+package copycat
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/copycat-replication/copycat/catalog"
+	"github.com/copycat-replication/copycat/gossip"
+	"github.com/copycat-replication/copycat/id"
+	"github.com/copycat-replication/copycat/internal/vfs"
+	"github.com/copycat-replication/copycat/raftgroup"
+	"github.com/copycat-replication/copycat/transport"
+	"github.com/copycat-replication/copycat/wal"
+)
+
+// ProposalError is an error about one proposal: it carries its bytes, and
+// wraps the cause.
+type ProposalError = raftgroup.ProposalError
+
+// Causes of a ProposalError.
+var (
+	// ErrProposalTooLarge: above Config.MaxProposalBytes; it was not proposed.
+	ErrProposalTooLarge = raftgroup.ErrProposalTooLarge
+	// ErrNilProposal: a nil was proposed.
+	ErrNilProposal = raftgroup.ErrNilProposal
+	// ErrProposalExpired: Config.ProposalTimeout passed; it was not committed and will not be.
+	ErrProposalExpired = raftgroup.ErrProposalExpired
+	// ErrNeverCommitted: it was not committed and will not be.
+	ErrNeverCommitted = raftgroup.ErrNeverCommitted
+	// ErrOutcomeUnknown: it may have been committed, or may yet be.
+	ErrOutcomeUnknown = raftgroup.ErrOutcomeUnknown
+)
+
+// Errors of a subscription.
+var (
+	// ErrProvider: the snapshot provider failed or panicked.
+	ErrProvider = raftgroup.ErrProvider
+	// ErrProviderSlow: the snapshot provider has not returned for a long time.
+	ErrProviderSlow = raftgroup.ErrProviderSlow
+	// ErrNoProvider: a subscription needs a snapshot provider.
+	ErrNoProvider = raftgroup.ErrNoProvider
+	// ErrSlowConsumer: the commit channel is not read.
+	ErrSlowConsumer = raftgroup.ErrSlowConsumer
+	// ErrNoSnapshotDue: the SnapshotConsumer was called without a nil before it.
+	ErrNoSnapshotDue = raftgroup.ErrNoSnapshotDue
+	// ErrSessionEnded: the group took this node for dead and ended the
+	// subscription's session; a new one is opened.
+	ErrSessionEnded = raftgroup.ErrSessionEnded
+	// ErrTooManySessions: the structure has as many subscriptions as it may have.
+	ErrTooManySessions = raftgroup.ErrTooManySessions
+	// ErrDeleted: the data structure was deleted.
+	ErrDeleted = raftgroup.ErrDeleted
+	// ErrReplicaStopped: this node's replica stopped; the cause is wrapped.
+	ErrReplicaStopped = raftgroup.ErrGroupFailed
+	// ErrClosed: the subscription or the node has ended.
+	ErrClosed = raftgroup.ErrClosed
+)
+
+// Errors of NewCopyCat, and of the node.
+var (
+	// ErrConfig: the configuration is not valid; the text names every fault.
+	ErrConfig = errors.New("invalid configuration")
+	// ErrMalformedID: not the text of an ID.
+	ErrMalformedID = id.ErrMalformed
+	// ErrDataDir: the data directory cannot be used.
+	ErrDataDir = errors.New("data directory is not usable")
+	// ErrLocked: another process uses the data directory.
+	ErrLocked = vfs.ErrLocked
+	// ErrNewerFormat: the data directory was written by a newer version.
+	ErrNewerFormat = raftgroup.ErrNewerFormat
+	// ErrAddressInUse: another socket listens on a port of this node.
+	ErrAddressInUse = errors.New("address in use")
+	// ErrNoCluster: none of the peers answered within Config.JoinTimeout.
+	ErrNoCluster = gossip.ErrNoCluster
+	// ErrWrongCluster: a peer belongs to another cluster; the text names both.
+	ErrWrongCluster = gossip.ErrWrongCluster
+	// ErrCatalogUnavailable: the catalog, which decides about the birth of a
+	// structure, did not answer in time. Structures that exist go on.
+	ErrCatalogUnavailable = catalog.ErrCatalogUnavailable
+	// ErrDiskFull: the data directory's disk is below its reserve.
+	ErrDiskFull = wal.ErrDiskFull
+	// ErrStorageFailed: a write or fsync failed; the node does not write any more.
+	ErrStorageFailed = wal.ErrFailed
+)
+
+func configFault(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", ErrConfig, fmt.Errorf(format, args...))
+}
+
+// addressInUse makes one error of those of the two layers that listen.
+func addressInUse(err error) error {
+	if errors.Is(err, transport.ErrAddressInUse) || errors.Is(err, gossip.ErrAddressInUse) {
+		return fmt.Errorf("%w: %w", ErrAddressInUse, err)
+	}
+	return err
+}

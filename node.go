@@ -1,0 +1,460 @@
+package copycat
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"path"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+
+	"github.com/copycat-replication/copycat/catalog"
+	"github.com/copycat-replication/copycat/gossip"
+	"github.com/copycat-replication/copycat/id"
+	"github.com/copycat-replication/copycat/internal/vfs"
+	"github.com/copycat-replication/copycat/raftgroup"
+	"github.com/copycat-replication/copycat/snapshot"
+	"github.com/copycat-replication/copycat/transport"
+	"github.com/copycat-replication/copycat/wal"
+)
+
+// protocolVersion is told to other nodes; it counts what they must know of.
+const protocolVersion = 1
+
+// node is the one implementation of CopyCat. It wires the layers, and has no
+// logic of its own beyond their life cycle.
+type node struct {
+	cfg *Config
+	log *slog.Logger
+
+	dir       *dataDir
+	wal       *wal.Log
+	snapshots *snapshot.Store
+	transport *transport.Transport
+	gossip    atomic.Pointer[gossip.Gossip]
+	host      atomic.Pointer[raftgroup.Host]
+	catalog   atomic.Pointer[catalog.Service]
+	ready     atomic.Bool // the node belongs to a cluster and answers
+
+	births singleflight.Group // subscriptions to one structure that nobody knows yet
+
+	ctx      context.Context // of calls that wait: ends with Shutdown
+	cancel   context.CancelFunc
+	shutdown sync.Once
+}
+
+// NewCopyCat starts a node. On a data directory that has been in a cluster it
+// returns at once and finds the cluster again by itself. On an empty one it
+// starts a cluster if there are no peers, and otherwise waits up to
+// Config.JoinTimeout for one of them: ErrNoCluster if none answers, unless
+// Config.Bootstrap lets it start a cluster then.
+//
+// Other errors: ErrConfig, ErrDataDir (which ErrLocked, ErrNewerFormat and
+// errors of the file system come wrapped in), ErrAddressInUse, ErrWrongCluster.
+// After an error nothing is left running.
+func NewCopyCat(config *Config) (CopyCat, error) {
+	if config == nil {
+		return nil, configFault("config is nil")
+	}
+	cfg := config.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	n := &node{cfg: cfg, log: cfg.Logger}
+	n.ctx, n.cancel = context.WithCancel(context.Background())
+	if err := n.start(); err != nil {
+		n.Shutdown()
+		return nil, fmt.Errorf("start CopyCat: %w", err)
+	}
+	return n, nil
+}
+
+func (n *node) start() error {
+	bind, err := n.bindAddress()
+	if err != nil {
+		return err
+	}
+	if n.dir, err = openDataDir(vfs.OS{}, n.cfg.CopyCatDataDir, time.Now(), rand.Reader); err != nil {
+		return err
+	}
+	self := n.dir.get()
+	n.log = n.log.With("node", self.NodeID)
+	if err := n.openStores(); err != nil {
+		return err
+	}
+	if err := n.listen(self, bind); err != nil {
+		return err
+	}
+	if err := n.startEngine(self); err != nil {
+		return err
+	}
+	return n.enterCluster(self)
+}
+
+// bindAddress is the address to listen on, as an IP address.
+func (n *node) bindAddress() (string, error) {
+	if n.cfg.BindAddress != "" {
+		return n.cfg.BindAddress, nil
+	}
+	if net.ParseIP(n.cfg.Hostname) != nil {
+		return n.cfg.Hostname, nil
+	}
+	ctx, cancel := context.WithTimeout(n.ctx, n.cfg.JoinTimeout)
+	defer cancel()
+	addresses, err := net.DefaultResolver.LookupHost(ctx, n.cfg.Hostname)
+	if err != nil || len(addresses) == 0 {
+		return "", fmt.Errorf("%w: Hostname %q does not resolve (set BindAddress to listen elsewhere): %w", ErrConfig, n.cfg.Hostname, err)
+	}
+	return addresses[0], nil
+}
+
+// openStores opens what is on disk.
+func (n *node) openStores() error {
+	fail := func(err error) error { return fmt.Errorf("%w: %s: %w", ErrDataDir, n.cfg.CopyCatDataDir, err) }
+	var err error
+	n.wal, err = wal.Open(wal.Options{FS: vfs.OS{}, Dir: path.Join(n.cfg.CopyCatDataDir, "wal"), Logger: n.log})
+	if err != nil {
+		return fail(err)
+	}
+	n.wal.Start()
+	n.snapshots, err = snapshot.OpenStore(snapshot.Options{FS: vfs.OS{}, Dir: path.Join(n.cfg.CopyCatDataDir, "snapshots"), Logger: n.log})
+	if err != nil {
+		return fail(err)
+	}
+	for _, s := range n.wal.Suspects() {
+		n.log.Error("replica set aside: its log cannot be proven whole", "local", s.Group, "why", s.Why, "file", s.File, "offset", s.Offset)
+	}
+	return nil
+}
+
+// listen opens the two ports. A port that was chosen freely once is kept, so
+// that a restarted node is where the others look for it.
+func (n *node) listen(self identity, bind string) error {
+	var err error
+	n.transport, err = transport.New(transport.Config{
+		Node: self.node, Incarnation: self.Incarnation, Cluster: n.clusterWhenReady,
+		BindAddress: bind, Port: portOf(n.cfg.CopyCatPort, self.CopyCatPort), TLS: n.cfg.TLS, Key: n.cfg.ClusterKey,
+		Resolve: n.resolve, Handler: inbound{n}, Logger: n.log,
+	})
+	if err != nil {
+		return addressInUse(err)
+	}
+	port := n.transport.Addr().(*net.TCPAddr).Port
+	g, err := gossip.Start(gossip.Config{
+		Node: self.node, Incarnation: self.Incarnation, Cluster: self.cluster,
+		BindAddress: bind, BindPort: portOf(n.cfg.GossipPort, self.GossipPort), AdvertiseHost: n.cfg.Hostname, TransportPort: port,
+		DataCenter: n.cfg.DataCenter, Rack: n.cfg.Rack, Capacity: n.cfg.Capacity, Version: protocolVersion,
+		Peers: n.cfg.PeersToContact, Remembered: self.Peers, Key: n.cfg.ClusterKey, Profile: n.cfg.Profile, Logger: n.log,
+		Remember: n.remember,
+	})
+	if err != nil {
+		return addressInUse(err)
+	}
+	n.gossip.Store(g)
+	_, gossipPort := g.Addr()
+	if self.CopyCatPort == port && self.GossipPort == gossipPort {
+		return nil
+	}
+	return n.dir.change(func(i *identity) { i.CopyCatPort, i.GossipPort = port, gossipPort })
+}
+
+// portOf prefers the configured port, then the one used before.
+func portOf(configured, before int) int {
+	if configured != 0 {
+		return configured
+	}
+	return before
+}
+
+func (n *node) startEngine(self identity) error {
+	h, err := raftgroup.NewHost(raftgroup.Config{
+		Node: self.node, Incarnation: self.Incarnation, Log: n.wal, Snapshots: n.snapshots,
+		Network: outbound{n.transport}, Directory: directory{n.gossip.Load()}, Clock: systemClock{}, Logger: n.log,
+	})
+	if err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrDataDir, n.cfg.CopyCatDataDir, err)
+	}
+	n.host.Store(h)
+	c, err := catalog.New(catalog.Config{
+		Node: self.node, Engine: catalog.ForHost(h), Network: outbound{n.transport}, Directory: directory{n.gossip.Load()},
+		Clock: systemClock{}, Logger: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	n.catalog.Store(c)
+	h.Start()
+	return nil
+}
+
+// enterCluster finds the cluster, or starts one (design, section 10).
+func (n *node) enterCluster(self identity) error {
+	g := n.gossip.Load()
+	switch {
+	case !self.cluster.IsZero():
+		g.Found(self.cluster)
+	case len(n.cfg.PeersToContact) == 0:
+		if err := n.foundCluster(); err != nil {
+			return err
+		}
+	default:
+		ctx, cancel := context.WithTimeout(n.ctx, n.cfg.JoinTimeout)
+		defer cancel()
+		cluster, err := g.Join(ctx)
+		switch {
+		case err == nil:
+			if err := n.dir.change(func(i *identity) { i.cluster = cluster }); err != nil {
+				return err
+			}
+		case errors.Is(err, gossip.ErrNoCluster) && n.cfg.Bootstrap:
+			n.log.Warn("no peer answered: starting a cluster, as Bootstrap says", "peers", n.cfg.PeersToContact)
+			if err := n.foundCluster(); err != nil {
+				return err
+			}
+		default:
+			return err
+		}
+	}
+	n.ready.Store(true)
+	if n.dir.get().Founding {
+		if err := n.foundCatalog(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// foundCluster makes a cluster of this node. That it did so is durable before
+// anything follows from it: a crash in between is made good at the next start.
+func (n *node) foundCluster() error {
+	cluster, err := id.NewCluster(time.Now(), rand.Reader)
+	if err != nil {
+		return fmt.Errorf("make cluster ID: %w", err)
+	}
+	if err := n.dir.change(func(i *identity) { i.cluster, i.Founding = cluster, true }); err != nil {
+		return err
+	}
+	n.log.Info("starting a new cluster", "cluster", cluster.String())
+	n.gossip.Load().Found(cluster)
+	return nil
+}
+
+func (n *node) foundCatalog() error {
+	ctx, cancel := context.WithTimeout(n.ctx, n.cfg.JoinTimeout)
+	defer cancel()
+	if err := n.catalog.Load().FoundCatalog(ctx); err != nil {
+		return err
+	}
+	return n.dir.change(func(i *identity) { i.Founding = false })
+}
+
+// clusterWhenReady is the transport's question whom to talk to: nobody, until
+// the node can answer.
+func (n *node) clusterWhenReady() id.Cluster {
+	if !n.ready.Load() {
+		return id.Cluster{}
+	}
+	return n.dir.get().cluster
+}
+
+func (n *node) resolve(other id.Node) (string, bool) {
+	g := n.gossip.Load()
+	if g == nil {
+		return "", false
+	}
+	found, ok := g.Node(other)
+	return found.Transport, ok && found.Transport != ""
+}
+
+// remember keeps the addresses of peers for the next start.
+func (n *node) remember(addresses []string) {
+	if err := n.dir.change(func(i *identity) { i.Peers = addresses }); err != nil {
+		n.log.Warn("addresses of peers not stored", "error", err)
+	}
+}
+
+// NewDataStructureID implements CopyCat.
+func (n *node) NewDataStructureID() (*ID, error) {
+	s, err := id.NewStructure(time.Now(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("make data structure ID: %w", err)
+	}
+	return &s, nil
+}
+
+// AllocateNewDataStructure implements CopyCat.
+func (n *node) AllocateNewDataStructure(opts ...AllocationOption) (*ID, error) {
+	var a allocation
+	for _, o := range opts {
+		if err := o(&a); err != nil {
+			return nil, err
+		}
+	}
+	s, err := n.NewDataStructureID()
+	if err != nil {
+		return nil, err
+	}
+	if err := n.birth(*s, a); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// birth has a structure created, or finds it created, and joins it.
+func (n *node) birth(s id.Structure, a allocation) error {
+	opt := raftgroup.Options{SnapshotEntries: n.cfg.SnapshotEntries, SnapshotBytes: n.cfg.SnapshotBytes}
+	if a.dataCenters > 0 {
+		opt.DataCenters = uint32(a.dataCenters)
+		opt.Voters = uint32(a.dataCenters | 1) // odd
+	}
+	_, err, _ := n.births.Do(s.String(), func() (any, error) {
+		ctx, cancel := context.WithTimeout(n.ctx, n.cfg.JoinTimeout)
+		defer cancel()
+		record, err := n.catalog.Load().Birth(ctx, s, opt, func() []id.Node { return n.place(s, opt) })
+		if err != nil {
+			return nil, err
+		}
+		if _, here := n.host.Load().Group(s); here {
+			return nil, nil
+		}
+		var hint id.Node
+		if nodes := record.Nodes(); len(nodes) > 0 {
+			hint = nodes[0]
+		}
+		return nil, n.host.Load().Join(s, hint)
+	})
+	if err != nil && n.ctx.Err() != nil {
+		return fmt.Errorf("structure %s: %w: %w", s, ErrClosed, err)
+	}
+	return err
+}
+
+// SubscribeToDataStructureWithStringID implements CopyCat.
+func (n *node) SubscribeToDataStructureWithStringID(text string, provider SnapshotProvider) (chan<- []byte, <-chan []byte, <-chan error, SnapshotConsumer, error) {
+	s, err := ParseID(text)
+	if err != nil {
+		return nil, nil, nil, nil, err
+	}
+	return n.SubscribeToDataStructure(s, provider)
+}
+
+// SubscribeToDataStructure implements CopyCat.
+func (n *node) SubscribeToDataStructure(s *ID, provider SnapshotProvider) (chan<- []byte, <-chan []byte, <-chan error, SnapshotConsumer, error) {
+	sub, err := n.subscribe(s, provider)
+	if err != nil {
+		return nil, nil, nil, nil, err
+	}
+	return sub.Propose(), sub.Commits(), sub.Errors(), sub.Consume, nil
+}
+
+func (n *node) subscribe(s *ID, provider SnapshotProvider) (*raftgroup.Subscription, error) {
+	switch {
+	case s == nil || s.IsZero():
+		return nil, fmt.Errorf("%w: no data structure ID", ErrMalformedID)
+	case *s == catalog.ID:
+		return nil, fmt.Errorf("%w: %s is CopyCat's own catalog", ErrMalformedID, s)
+	case provider == nil:
+		return nil, fmt.Errorf("structure %s: %w", s, ErrNoProvider)
+	case n.ctx.Err() != nil:
+		return nil, fmt.Errorf("structure %s: %w", s, ErrClosed)
+	}
+	h := n.host.Load()
+	if _, here := h.Group(*s); !here {
+		if holders := (directory{n.gossip.Load()}).Holders(*s); len(holders) > 0 {
+			if err := h.Join(*s, holders[0]); err != nil {
+				return nil, err
+			}
+		} else if err := n.birth(*s, allocation{}); err != nil {
+			return nil, err
+		}
+	}
+	return h.Subscribe(raftgroup.SubscriptionConfig{
+		Structure: *s, Provider: raftgroup.Provider(provider),
+		MaxProposal: n.cfg.MaxProposalBytes, Window: n.cfg.WindowBytes, ProposalTimeout: n.cfg.ProposalTimeout,
+	})
+}
+
+// Shutdown implements CopyCat. It also takes down a node that did not come up
+// whole.
+func (n *node) Shutdown() {
+	n.shutdown.Do(func() {
+		n.cancel()
+		var errs []error
+		// Subscriptions first, while the layers below can still serve them;
+		// then the network; the disk last.
+		if c := n.catalog.Load(); c != nil {
+			errs = append(errs, c.Close())
+		}
+		if h := n.host.Load(); h != nil {
+			errs = append(errs, h.Close())
+		}
+		n.ready.Store(false)
+		if g := n.gossip.Load(); g != nil {
+			errs = append(errs, g.Close())
+		}
+		for _, c := range []io.Closer{closer(n.transport), closer(n.wal), closer(n.snapshots)} {
+			if c != nil {
+				errs = append(errs, c.Close())
+			}
+		}
+		if n.dir != nil {
+			errs = append(errs, n.dir.close())
+		}
+		if err := errors.Join(errs...); err != nil {
+			n.log.Error("shutdown", "error", err)
+		}
+	})
+}
+
+// closer is nil for a nil pointer, which a bare conversion to an interface is not.
+func closer[T any, P interface {
+	*T
+	io.Closer
+}](p P) io.Closer {
+	if p == nil {
+		return nil
+	}
+	return p
+}
+
+// Status implements CopyCat.
+func (n *node) Status() Status {
+	self := n.dir.get()
+	s := Status{
+		NodeID: self.NodeID, ClusterID: self.ClusterID, Incarnation: self.Incarnation,
+		CopyCatAddress: net.JoinHostPort(n.cfg.Hostname, strconv.Itoa(self.CopyCatPort)),
+		GossipAddress:  net.JoinHostPort(n.cfg.Hostname, strconv.Itoa(self.GossipPort)),
+		DataDir:        n.cfg.CopyCatDataDir, DataCenter: n.cfg.DataCenter, Rack: n.cfg.Rack, Storage: n.wal.Health(),
+	}
+	for _, o := range n.gossip.Load().Nodes() {
+		s.Nodes = append(s.Nodes, NodeStatus{
+			NodeID: o.ID.String(), CopyCatAddress: o.Transport, GossipAddress: o.Address,
+			DataCenter: o.DataCenter, Rack: o.Rack, Alive: o.Alive, Since: o.Since,
+		})
+	}
+	for _, g := range n.host.Load().Groups() {
+		s.Structures = append(s.Structures, structureStatus(g))
+	}
+	return s
+}
+
+func structureStatus(g raftgroup.GroupStatus) StructureStatus {
+	s := StructureStatus{
+		ID: g.Group.Structure, Incarnation: g.Group.Incarnation, Catalog: g.Group.Structure == catalog.ID,
+		Role: g.Role, Interactive: g.Interactive,
+		Commit: g.Commit, Applied: g.Applied, Commits: g.Commits, Snapshot: g.Snapshot.Commits, Sessions: g.Sessions, LastError: g.LastError,
+	}
+	if !g.LeaderNode.IsZero() {
+		s.Leader = g.LeaderNode.String()
+	}
+	s.Voters, s.Learners = nodeNames(g.Voters), nodeNames(g.Learners)
+	return s
+}

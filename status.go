@@ -1,0 +1,61 @@
+package copycat
+
+import (
+	"time"
+
+	"github.com/copycat-replication/copycat/id"
+)
+
+// Status is what a node knows of itself, of the others, and of its replicas.
+type Status struct {
+	NodeID      string
+	ClusterID   string
+	Incarnation uint64 // how often this data directory was started
+	// CopyCatAddress and GossipAddress are host:port, as others are told.
+	CopyCatAddress string
+	GossipAddress  string
+	DataDir        string
+	DataCenter     string
+	Rack           string
+	// Storage is nil while the node can write: ErrDiskFull or ErrStorageFailed otherwise.
+	Storage error
+	// Nodes are those that gossip has seen, this one included. Alive is a hint.
+	Nodes []NodeStatus
+	// Structures are the replicas that this node hosts, the catalog's included.
+	Structures []StructureStatus
+}
+
+// NodeStatus is one node, as gossip sees it.
+type NodeStatus struct {
+	NodeID         string
+	CopyCatAddress string
+	GossipAddress  string
+	DataCenter     string
+	Rack           string
+	Alive          bool
+	Since          time.Time // when Alive changed last
+}
+
+// StructureStatus is this node's replica of one data structure.
+type StructureStatus struct {
+	ID          ID
+	Incarnation id.Incarnation
+	Catalog     bool // it is CopyCat's own catalog
+	// Role is "leader", "follower", "candidate", "learner", "prepared" (its
+	// birth is not decided), "waiting for snapshot", or "stopped".
+	Role string
+	// Interactive: a subscription of this process hangs on it.
+	Interactive bool
+	Leader      string   // NodeID of the leader, empty if none is known: then nothing is committed
+	Voters      []string // NodeIDs
+	Learners    []string // NodeIDs
+	// Commit and Applied are positions in the raft log; Commits counts the
+	// changes that subscribers got or will get.
+	Commit   uint64
+	Applied  uint64
+	Commits  uint64
+	Snapshot uint64 // the newest snapshot held is of that many commits
+	Sessions int    // proposing subscriptions, on all nodes
+	// LastError is the last thing that went wrong with this replica.
+	LastError error
+}
