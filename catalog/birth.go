@@ -27,7 +27,8 @@ const (
 // Whoever else gives birth to the same structure at the same time: all get the
 // same record. It waits until a majority of the first replicas has started or
 // cannot be reached, or until ctx ends: then ErrCatalogUnavailable or
-// ErrNoNodes, and what is left behind is settled by the nodes' sweepers.
+// ErrNoNodes, either with the context's error, and what is left behind is
+// settled by the nodes' sweepers. After Close it is ErrClosed.
 // The record may come from a lookup, and is then as old as a hint may be.
 func (s *Service) Birth(ctx context.Context, structure id.Structure, options raftgroup.Options, pick func() []id.Node) (Record, error) {
 	rec, _, err := s.birth(ctx, structure, options, pick)
@@ -68,6 +69,7 @@ func (s *Service) birth(ctx context.Context, structure id.Structure, options raf
 		}
 		s.log.Info("birth is tried again", "structure", structure.String(), "error", err)
 		if !pause(ctx, s.jitter(wait)) {
+			err = fmt.Errorf("%w: %w", ctx.Err(), err)
 			if s.ctx.Err() != nil {
 				err = ErrClosed
 			}
@@ -119,7 +121,7 @@ func (b *birth) attempt(ctx context.Context, picked []id.Node) (Record, bool, er
 			s.log.Warn("node does not prepare a replica", "structure", b.structure.String(), "peer", n.String(), "error", err)
 		}
 		s.discardAll(genesis)
-		return Record{}, false, fmt.Errorf("%w: %d of %d nodes did not prepare", errNextAttempt, len(silent), len(members))
+		return Record{}, false, fmt.Errorf("%w: %w: %d of %d did not prepare", errNextAttempt, ErrNoNodes, len(silent), len(members))
 	}
 	res, err := s.command(ctx, createCommand{
 		structure: b.structure, token: token, members: members, options: b.options, basis: b.reached,
@@ -139,7 +141,7 @@ func (b *birth) attempt(ctx context.Context, picked []id.Node) (Record, bool, er
 		return res.Record, false, nil
 	case Abandoned, Stale:
 		s.discardAll(genesis)
-		return Record{}, false, fmt.Errorf("%w: the token is %s", errNextAttempt, res.Outcome)
+		return Record{}, false, fmt.Errorf("%w: %w: too slow, the token is %s", errNextAttempt, ErrCatalogUnavailable, res.Outcome)
 	}
 	return Record{}, false, fmt.Errorf("%w: create came to %s", ErrInvalid, res.Outcome)
 }

@@ -53,7 +53,11 @@ func (s *Service) run(sub Subscription) {
 			close(sub.Propose())
 			return
 		}
-		s.log.Error("catalog is not followed", "error", err)
+		if errors.Is(err, raftgroup.ErrClosed) {
+			s.log.Info("subscription to the catalog has ended") // the host closes: subscribing again will tell
+		} else {
+			s.log.Error("catalog is not followed", "error", err)
+		}
 		close(sub.Propose())
 		s.drain(sub)
 		if errors.Is(err, ErrNewerFormat) {
