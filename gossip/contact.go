@@ -501,7 +501,7 @@ func (g *Gossip) joinThrough(ctx context.Context, cluster id.Cluster, address ne
 				g.advertise(time.Second)
 			}
 		}
-		return id.Cluster{}, fmt.Errorf("joining cluster %s through %s: %w", cluster, address, err)
+		return id.Cluster{}, fmt.Errorf("joining cluster %s through %s: %w", cluster, address, plainError(err))
 	}
 	return cluster, nil
 }

@@ -92,7 +92,9 @@ func (d delegate) NotifyMerge(peers []*memberlist.Node) error {
 		return nil
 	}
 	d.g.counters.foreign.Add(1)
-	return fmt.Errorf("%w: node %s at %s is of cluster %s, this node of %s", ErrWrongCluster, foreign.Name, foreign.Address(), theirs, mine)
+	err := fmt.Errorf("%w: node %s at %s is of cluster %s, this node of %s", ErrWrongCluster, foreign.Name, foreign.Address(), theirs, mine)
+	d.g.inbox.putRefusal(foreign.Name, err.Error())
+	return err
 }
 
 func (d delegate) NotifyJoin(n *memberlist.Node)   { d.event(n, true) }

@@ -245,14 +245,9 @@ func (d *directory) dropPrevious(h *hosted) {
 	h.previous = nil
 }
 
-// holders returns who hosts s: live nodes first, then the newest incarnation of
-// the group, then by node, so that the order is the same for the same knowledge.
+// holders returns who hosts s, in the order that Holders promises.
 func (d *directory) holders(s id.Structure) []Holding {
 	refs := d.index[s]
-	type found struct {
-		Holding
-		alive bool
-	}
 	all := make([]found, 0, len(refs))
 	for _, r := range refs {
 		group := id.Group{Structure: s, Incarnation: r.incarnation}
@@ -264,6 +259,19 @@ func (d *directory) holders(s id.Structure) []Holding {
 		e := r.list.entries[group]
 		all = append(all, found{Holding{r.host.node, Replica{group, e.id, e.role}}, r.host.alive})
 	}
+	return inOrder(all)
+}
+
+// found is a holding and whether its node is alive.
+type found struct {
+	Holding
+	alive bool
+}
+
+// inOrder sorts as Holders promises: live nodes first, then the newest
+// incarnation of the group, then by node, so that the order is the same for the
+// same knowledge.
+func inOrder(all []found) []Holding {
 	slices.SortFunc(all, func(a, b found) int {
 		if a.alive != b.alive {
 			if a.alive {

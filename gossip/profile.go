@@ -52,6 +52,7 @@ func (p Profile) memberlist() *memberlist.Config {
 	case Local:
 		// Detection in about 1 s: probe interval × (1 + SuspicionMult).
 		c = memberlist.DefaultLocalConfig()
+		c.RetransmitMult = 4 // with 2 and three nodes, news often miss one of them
 		c.ProbeInterval = 250 * time.Millisecond
 		c.ProbeTimeout = 125 * time.Millisecond
 		c.GossipInterval = 20 * time.Millisecond

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/copycat-replication/copycat/id"
+	"github.com/hashicorp/go-multierror"
 	"github.com/hashicorp/memberlist"
 )
 
@@ -62,7 +63,7 @@ func scout(ctx context.Context, setup scoutSetup, address string) (peer, error) 
 		return peer{}, fmt.Errorf("contacting %s: %w", address, context.Cause(ctx))
 	}
 	if err != nil {
-		return peer{}, fmt.Errorf("contacting %s: %w", address, err)
+		return peer{}, fmt.Errorf("contacting %s: %w", address, plainError(err))
 	}
 	raw := d.received()
 	if raw == nil {
@@ -80,6 +81,16 @@ func scout(ctx context.Context, setup scoutSetup, address string) (peer, error) 
 		return peer{}, fmt.Errorf("contacting %s: %w", address, err)
 	}
 	return peer{h.node, h.cluster}, nil
+}
+
+// plainError takes the only error out of the list, of several lines, that
+// memberlist makes of it.
+func plainError(err error) error {
+	var list *multierror.Error
+	if errors.As(err, &list) && len(list.Errors) == 1 {
+		return list.Errors[0]
+	}
+	return err
 }
 
 // scoutDelegate keeps the first state that the peer sends.

@@ -1,0 +1,447 @@
+package gossip
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/copycat-replication/copycat/id"
+)
+
+// Hub is where the nodes of a test meet that gossip in memory: no sockets, no
+// goroutines, no timers. Everyone who can hear of a change has heard of it when
+// the call that made it returns, unless the hub holds deliveries back or the
+// network is cut. It works in virtual time and from a single goroutine.
+type Hub struct {
+	now func() time.Time
+
+	mu    sync.Mutex
+	nodes map[id.Node]*Memory // the latest life of each
+	side  map[id.Node]int     // of a partition; 0: of none
+	wrong map[[2]id.Node]bool // observer, node: wrongly believed dead
+	held  bool
+	port  int
+	moved chan struct{} // closed and replaced when a Join may succeed that did not before
+}
+
+// NewHub makes a hub. The clock gives Node.Since; nil is time.Now.
+func NewHub(now func() time.Time) *Hub {
+	if now == nil {
+		now = time.Now
+	}
+	return &Hub{
+		now: now, nodes: make(map[id.Node]*Memory), side: make(map[id.Node]int), wrong: make(map[[2]id.Node]bool),
+		port: 20000, moved: make(chan struct{}),
+	}
+}
+
+// Memory is the in-memory twin of Gossip: the same promises, as far as they do
+// not concern sockets. Of the Config it reads the identity, BindPort, Peers and
+// Remembered; Remember is never called. All methods are safe for concurrent use.
+type Memory struct {
+	hub     *Hub
+	config  Config
+	address string
+	since   time.Time
+
+	// The hub's lock guards what follows.
+	cluster   id.Cluster
+	published *publication
+	seen      map[id.Node]*sight
+	changed   chan struct{}
+	changes   uint64
+	left      bool
+	closed    bool
+}
+
+// publication is one published list. It is never changed.
+type publication struct {
+	replicas    map[id.Group]Replica
+	byStructure map[id.Structure][]Replica
+}
+
+// sight is what one node knows of another.
+type sight struct {
+	node      Node
+	published *publication
+}
+
+// Start registers a node. A running node of the same ID is killed first, as if
+// its process had been restarted. Errors: ErrConfig, ErrAddressInUse.
+func (h *Hub) Start(config Config) (*Memory, error) {
+	if err := config.check(); err != nil {
+		return nil, err
+	}
+	config.Peers, config.Remembered = slices.Clone(config.Peers), slices.Clone(config.Remembered)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if config.BindPort == 0 {
+		h.port++
+		config.BindPort = h.port
+	}
+	m := &Memory{
+		hub: h, config: config, address: net.JoinHostPort("127.0.0.1", strconv.Itoa(config.BindPort)), since: h.now(),
+		cluster: config.Cluster, seen: make(map[id.Node]*sight), changed: make(chan struct{}),
+	}
+	for _, other := range h.nodes {
+		if !other.closed && other.address == m.address && other.config.Node != config.Node {
+			return nil, fmt.Errorf("gossip on %s: %w", m.address, ErrAddressInUse)
+		}
+	}
+	if old := h.nodes[config.Node]; old != nil {
+		old.closed = true
+	}
+	h.nodes[config.Node] = m
+	h.settleLocked()
+	return m, nil
+}
+
+// Kill stops a node as a crash does: the others see it dead, and what its
+// Memory is still told has no effect.
+func (h *Hub) Kill(node id.Node) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if m := h.nodes[node]; m != nil {
+		m.closed = true
+		h.settleLocked()
+	}
+}
+
+// Partition cuts the network: nodes hear only of those on their own side. Nodes
+// that no side names are on one of their own together. An earlier partition ends.
+func (h *Hub) Partition(sides ...[]id.Node) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	clear(h.side)
+	for i, side := range sides {
+		for _, node := range side {
+			h.side[node] = i + 1
+		}
+	}
+	h.settleLocked()
+}
+
+// Heal ends a partition and every wrong suspicion.
+func (h *Hub) Heal() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	clear(h.side)
+	clear(h.wrong)
+	h.settleLocked()
+}
+
+// Suspect makes observer believe, wrongly, that node is dead, or no longer so.
+func (h *Hub) Suspect(observer, node id.Node, dead bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if dead {
+		h.wrong[[2]id.Node{observer, node}] = true
+	} else {
+		delete(h.wrong, [2]id.Node{observer, node})
+	}
+	h.settleLocked()
+}
+
+// Hold stops all news, of deaths and of replicas alike, until Release.
+func (h *Hub) Hold() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.held = true
+}
+
+// Release delivers what Hold kept back, and everything from now on.
+func (h *Hub) Release() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.held = false
+	h.settleLocked()
+}
+
+// Forget makes everyone forget the dead: what Gossip does after a while.
+func (h *Hub) Forget() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, m := range h.nodes {
+		before := len(m.seen)
+		for node, s := range m.seen {
+			if !s.node.Alive {
+				delete(m.seen, node)
+			}
+		}
+		if len(m.seen) != before {
+			m.notifyLocked()
+		}
+	}
+}
+
+// settleLocked delivers all news, and wakes whoever waits in Join.
+func (h *Hub) settleLocked() {
+	close(h.moved)
+	h.moved = make(chan struct{})
+	if h.held {
+		return
+	}
+	for _, observer := range h.nodes {
+		if observer.closed || observer.cluster.IsZero() {
+			continue
+		}
+		news := false
+		for node, subject := range h.nodes {
+			if subject != observer {
+				news = observer.look(node, subject) || news
+			}
+		}
+		if news {
+			observer.notifyLocked()
+		}
+	}
+}
+
+// hears reports whether news of b reach a.
+func (h *Hub) hears(a, b *Memory) bool {
+	return !b.closed && h.side[a.config.Node] == h.side[b.config.Node]
+}
+
+// look updates what m knows of another node, and reports whether that is news.
+func (m *Memory) look(node id.Node, subject *Memory) bool {
+	s := m.seen[node]
+	alive := m.hub.hears(m, subject) && subject.cluster == m.cluster && !subject.left && !m.hub.wrong[[2]id.Node{m.config.Node, node}]
+	if !alive {
+		if s == nil || !s.node.Alive {
+			return false
+		}
+		s.node.Alive, s.node.Since = false, m.hub.now()
+		s.node.Left = subject.left && m.hub.hears(m, subject)
+		return true
+	}
+	now := subject.describe()
+	now.Since = m.hub.now()
+	if s == nil {
+		s = &sight{}
+		m.seen[node] = s
+	} else if s.node.Alive {
+		now.Since = s.node.Since
+	}
+	news := s.node != now
+	s.node = now
+	// Until a new life publishes, its former list stands.
+	if subject.published != nil && s.published != subject.published {
+		s.published, news = subject.published, true
+	}
+	return news
+}
+
+func (m *Memory) describe() Node {
+	c := &m.config
+	host := c.AdvertiseHost
+	if host == "" {
+		host = "127.0.0.1"
+	}
+	return Node{
+		ID: c.Node, Incarnation: c.Incarnation, Address: m.address, Transport: net.JoinHostPort(host, strconv.Itoa(c.TransportPort)),
+		DataCenter: c.DataCenter, Rack: c.Rack, Capacity: c.Capacity, Version: c.Version, Alive: true, Since: m.since,
+	}
+}
+
+func (m *Memory) notifyLocked() {
+	m.changes++
+	close(m.changed)
+	m.changed = make(chan struct{})
+}
+
+// Join is Gossip.Join. It waits on channels only.
+func (m *Memory) Join(ctx context.Context) (id.Cluster, error) {
+	for {
+		m.hub.mu.Lock()
+		moved := m.hub.moved
+		cluster, err := m.tryLocked()
+		m.hub.mu.Unlock()
+		if err == nil || !errors.Is(err, errPeerLooking) {
+			return cluster, err
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return id.Cluster{}, fmt.Errorf("%w: %w: %w", ErrNoCluster, context.Cause(ctx), err)
+		}
+	}
+}
+
+// tryLocked is one round of Join. Its error is errPeerLooking to try again.
+func (m *Memory) tryLocked() (id.Cluster, error) {
+	if m.closed || m.left {
+		return id.Cluster{}, fmt.Errorf("joining: %w", ErrClosed)
+	}
+	if len(m.config.Peers)+len(m.config.Remembered) == 0 {
+		return id.Cluster{}, fmt.Errorf("%w: %w", ErrNoCluster, errNothingGiven)
+	}
+	var foreign error
+	for i, address := range slices.Concat(m.config.Peers, m.config.Remembered) {
+		for node, other := range m.hub.nodes {
+			switch {
+			case other == m || other.address != address || other.left || other.cluster.IsZero() || !m.hub.hears(m, other):
+				continue
+			case !m.cluster.IsZero() && m.cluster != other.cluster:
+				if i < len(m.config.Peers) {
+					foreign = fmt.Errorf("%w: node %s at %s is of cluster %s, this node of %s", ErrWrongCluster, node, address, other.cluster, m.cluster)
+				}
+				continue
+			}
+			m.cluster = other.cluster
+			m.hub.settleLocked()
+			return m.cluster, nil
+		}
+	}
+	if foreign != nil {
+		return id.Cluster{}, foreign
+	}
+	return id.Cluster{}, errPeerLooking
+}
+
+// Found is Gossip.Found.
+func (m *Memory) Found(cluster id.Cluster) {
+	m.hub.mu.Lock()
+	defer m.hub.mu.Unlock()
+	if cluster.IsZero() || m.closed || m.left || m.cluster == cluster {
+		return
+	}
+	m.cluster = cluster
+	m.hub.settleLocked()
+}
+
+// Addr is Gossip.Addr.
+func (m *Memory) Addr() (host string, port int) { return "127.0.0.1", m.config.BindPort }
+
+// Node is Gossip.Node.
+func (m *Memory) Node(node id.Node) (Node, bool) {
+	if node == m.config.Node {
+		return m.describe(), true
+	}
+	m.hub.mu.Lock()
+	defer m.hub.mu.Unlock()
+	s := m.seen[node]
+	if s == nil {
+		return Node{}, false
+	}
+	return s.node, true
+}
+
+// Nodes is Gossip.Nodes.
+func (m *Memory) Nodes() []Node {
+	m.hub.mu.Lock()
+	defer m.hub.mu.Unlock()
+	nodes := []Node{m.describe()}
+	for _, s := range m.seen {
+		nodes = append(nodes, s.node)
+	}
+	slices.SortFunc(nodes, func(a, b Node) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	return nodes
+}
+
+// Publish is Gossip.Publish.
+func (m *Memory) Publish(replicas []Replica) {
+	p := &publication{replicas: make(map[id.Group]Replica), byStructure: make(map[id.Structure][]Replica)}
+	for _, r := range replicas {
+		if old, twice := p.replicas[r.Group]; !twice || old.ID < r.ID {
+			p.replicas[r.Group] = r
+		}
+	}
+	for group, r := range p.replicas {
+		p.byStructure[group.Structure] = append(p.byStructure[group.Structure], r)
+	}
+	m.hub.mu.Lock()
+	defer m.hub.mu.Unlock()
+	if m.closed || m.left || m.published != nil && sameReplicas(m.published.replicas, p.replicas) {
+		return
+	}
+	m.published = p
+	m.notifyLocked()
+	m.hub.settleLocked()
+}
+
+func sameReplicas(a, b map[id.Group]Replica) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for group, r := range a {
+		if b[group] != r {
+			return false
+		}
+	}
+	return true
+}
+
+// Holders is Gossip.Holders.
+func (m *Memory) Holders(s id.Structure) []Holding {
+	m.hub.mu.Lock()
+	defer m.hub.mu.Unlock()
+	var all []found
+	add := func(node id.Node, alive bool, p *publication) {
+		if p == nil {
+			return
+		}
+		for _, r := range p.byStructure[s] {
+			all = append(all, found{Holding{node, r}, alive})
+		}
+	}
+	add(m.config.Node, true, m.published)
+	for node, other := range m.seen {
+		add(node, other.node.Alive, other.published)
+	}
+	return inOrder(all)
+}
+
+// Changed is Gossip.Changed.
+func (m *Memory) Changed() <-chan struct{} {
+	m.hub.mu.Lock()
+	defer m.hub.mu.Unlock()
+	return m.changed
+}
+
+// Stats returns the gauges; there is no traffic to count.
+func (m *Memory) Stats() Stats {
+	m.hub.mu.Lock()
+	defer m.hub.mu.Unlock()
+	s := Stats{Nodes: 1 + len(m.seen), Alive: 1, Changes: m.changes}
+	if m.published != nil {
+		s.Replicas = len(m.published.replicas)
+	}
+	for _, other := range m.seen {
+		if other.node.Alive {
+			s.Alive++
+		}
+		if other.published != nil {
+			s.Replicas += len(other.published.replicas)
+		}
+	}
+	return s
+}
+
+// Leave is Gossip.Leave. It does not wait.
+func (m *Memory) Leave(context.Context) error {
+	m.hub.mu.Lock()
+	defer m.hub.mu.Unlock()
+	if m.closed || m.left {
+		return fmt.Errorf("leaving: %w", ErrClosed)
+	}
+	m.left = true
+	m.hub.settleLocked()
+	return nil
+}
+
+// Close is Gossip.Close.
+func (m *Memory) Close() error {
+	m.hub.mu.Lock()
+	defer m.hub.mu.Unlock()
+	if !m.closed {
+		m.closed = true
+		m.hub.settleLocked()
+	}
+	return nil
+}
