@@ -19,7 +19,7 @@ type mockNetwork struct {
 
 	mu   sync.Mutex
 	shut bool
-	busy sync.WaitGroup // sends under way
+	busy sync.WaitGroup   // sends under way
 	free []*mockTransport // made at the start: the mock's maps have no lock
 	side map[string]int   // by address
 }
