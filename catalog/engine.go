@@ -11,7 +11,8 @@ import (
 // contracts; ForHost makes one an Engine.
 type Engine interface {
 	Subscribe(raftgroup.SubscriptionConfig) (Subscription, error)
-	// Holds reports whether this node has a started replica of a structure.
+	// Holds reports whether this node has a replica of a structure that is a
+	// member of its group, as far as it knows, and works.
 	Holds(id.Structure) bool
 	Found(context.Context, raftgroup.Genesis) error
 	Prepare(context.Context, raftgroup.Genesis) error
@@ -54,6 +55,11 @@ func (e hostEngine) Subscribe(cfg raftgroup.SubscriptionConfig) (Subscription, e
 }
 
 func (e hostEngine) Holds(s id.Structure) bool {
-	_, ok := e.Group(s)
-	return ok
+	g, ok := e.Group(s)
+	if !ok {
+		return false
+	}
+	st := g.Status()
+	_, learner := st.Learners[st.Replica]
+	return (st.Voter || learner) && !st.Failed
 }

@@ -19,9 +19,15 @@ const sweepsPerPatience = 10
 // that was down for a while gives the creator time.
 func (s *Service) sweepLoop() {
 	seen := make(map[raftgroup.Token]time.Time)
-	interval := max(s.cfg.Patience/sweepsPerPatience, time.Millisecond)
-	for pause(s.ctx, interval) {
-		if err := s.sweep(seen); err != nil && s.ctx.Err() == nil {
+	often := max(s.cfg.Patience/sweepsPerPatience, time.Millisecond)
+	for wait := often; pause(s.ctx, wait); {
+		err := s.sweep(seen)
+		if err == nil {
+			wait = often
+			continue
+		}
+		wait = min(2*wait, max(s.cfg.Patience, often))
+		if s.ctx.Err() == nil {
 			s.log.Warn("prepared replicas are left: the catalog does not answer", "count", len(seen), "error", err)
 		}
 	}

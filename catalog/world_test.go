@@ -91,7 +91,7 @@ func (w *world) on(i int) *process {
 	return w.processes[w.c.Nodes[i].ID]
 }
 
-// found starts all nodes and waits until the catalog has as many voters.
+// found starts all nodes and waits until the catalog has that many voters, or more.
 func (w *world) found(voters int) {
 	w.t.Helper()
 	w.c.StartAll()
@@ -100,7 +100,7 @@ func (w *world) found(voters int) {
 	}
 	w.c.Wait(2*time.Minute, fmt.Sprintf("a catalog of %d voters", voters), func() bool {
 		for _, n := range w.c.Nodes {
-			if g, ok := n.Host.Group(catalog.ID); ok && len(g.Status().Voters) == voters {
+			if g, ok := n.Host.Group(catalog.ID); ok && len(g.Status().Voters) >= voters {
 				return true
 			}
 		}
