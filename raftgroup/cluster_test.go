@@ -20,23 +20,34 @@ type journal struct {
 	mu    sync.Mutex
 	lines []string
 	loads int
+	gate  chan struct{} // commits are read once it is closed; nil: at once
 	errs  []error
 	done  chan struct{}
 }
 
 func subscribe(t testing.TB, n *rig.Node, cfg raftgroup.SubscriptionConfig) *journal {
 	t.Helper()
-	j := &journal{t: t, done: make(chan struct{})}
+	j := newJournal(t)
+	j.subscribe(n, cfg)
+	return j
+}
+
+// newJournal makes a journal that has some lines already.
+func newJournal(t testing.TB, lines ...string) *journal {
+	return &journal{t: t, lines: lines, done: make(chan struct{})}
+}
+
+func (j *journal) subscribe(n *rig.Node, cfg raftgroup.SubscriptionConfig) {
+	j.t.Helper()
 	if cfg.Provider == nil {
 		cfg.Provider = j.provide
 	}
 	sub, err := n.Host.Subscribe(cfg)
 	if err != nil {
-		t.Fatal(err)
+		j.t.Fatal(err)
 	}
 	j.sub = sub
 	go j.serve()
-	return j
 }
 
 // provide reads without a lock, as the published hashmap does: it is called
@@ -52,8 +63,14 @@ func (j *journal) provide() ([]byte, error) {
 func (j *journal) serve() {
 	defer close(j.done)
 	commits, errs := j.sub.Commits(), j.sub.Errors()
-	for commits != nil || errs != nil {
+	gate := j.gate
+	if gate != nil {
+		commits = nil
+	}
+	for commits != nil || errs != nil || gate != nil {
 		select {
+		case <-gate:
+			gate, commits = nil, j.sub.Commits()
 		case p, ok := <-commits:
 			if !ok {
 				commits = nil
@@ -105,6 +122,12 @@ func (j *journal) count() int {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return len(j.lines)
+}
+
+func (j *journal) errors() []error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return append([]error(nil), j.errs...)
 }
 
 func (j *journal) propose(from string, n int) {

@@ -73,7 +73,7 @@ func BenchmarkCursorNext128x64(b *testing.B) {
 
 // One batch of 64 through a proposer: add, pack, settle.
 func BenchmarkProposerCycle128x64(b *testing.B) {
-	p, payload, scratch := proposerWith(0, 0), make([]byte, 128), make([]item, 0, maxBatchCount)
+	p, payload := proposerWith(0, 0), make([]byte, 128)
 	settled := 0
 	settle := func(settlement) { settled++ }
 	b.ReportAllocs()
@@ -82,7 +82,7 @@ func BenchmarkProposerCycle128x64(b *testing.B) {
 		for range 64 {
 			p.add(payload, time.Time{})
 		}
-		data, n := p.next(maxBatchBytes, scratch)
+		data, n := p.next(maxBatchBytes)
 		p.accepted(n, t0)
 		batch, err := decodeBatch(data)
 		if err != nil {

@@ -83,7 +83,6 @@ type Group struct {
 
 	snaps     snapshotKeeper
 	leader    leaderDuties
-	scratch   []item
 	lastError error
 
 	statusDirty bool   // something that GroupStatus shows has changed
@@ -401,6 +400,7 @@ func (g *Group) apply(m *raftpb.Message) {
 	}
 	g.applied.Store(g.state.index)
 	for _, sub := range g.subs {
+		g.maybeStartDelivery(sub)
 		sub.notify()
 	}
 	for _, r := range m.GetResponses() {

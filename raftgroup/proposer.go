@@ -23,6 +23,7 @@ type proposer struct {
 	progress time.Time     // when the settled number last moved, or the window was last sent from its start
 	patience time.Duration // doubles with each time-out without progress
 	due      time.Time     // no deadline in the window is before this; zero: there is none
+	scratch  []item        // reused by next
 	voidDue  bool          // something turned void that this attempt sent with its payload
 }
 
@@ -90,11 +91,11 @@ func (p *proposer) fills(maxBytes int) bool {
 
 // next packs the next batch of at most maxBytes of payload (one proposal at
 // least), or returns nil if all is sent or there is no session.
-func (p *proposer) next(maxBytes int, scratch []item) (data []byte, n int) {
+func (p *proposer) next(maxBytes int) (data []byte, n int) {
 	if p.session == 0 || p.sent == len(p.window) {
 		return nil, 0
 	}
-	items, size := scratch[:0], 0
+	items, size := p.scratch[:0], 0
 	for i := p.sent; i < len(p.window) && len(items) < maxBatchCount; i++ {
 		w := &p.window[i]
 		if len(items) > 0 && size+w.size() > maxBytes {
@@ -103,7 +104,10 @@ func (p *proposer) next(maxBytes int, scratch []item) (data []byte, n int) {
 		items = append(items, item{payload: w.payload, void: w.void})
 		size += w.size()
 	}
-	return encodeBatch(p.session, p.settled+uint64(p.sent)+1, p.attempt, items), len(items)
+	data, n = encodeBatch(p.session, p.settled+uint64(p.sent)+1, p.attempt, items), len(items)
+	clear(items) // pins no payloads
+	p.scratch = items
+	return data, n
 }
 
 // accepted notes that the batch of n which next returned is on its way.
@@ -184,6 +188,25 @@ func (p *proposer) tick(now time.Time) {
 	} else if p.voidDue && idle >= minPatience {
 		p.rewind()
 	}
+}
+
+// expireUnsent settles what is past its deadline and has never left: no number
+// was given to it outside this window, so it needs no void. Without a session,
+// nothing else would ever settle it.
+func (p *proposer) expireUnsent(now time.Time, settle func(settlement)) {
+	if p.due.IsZero() || now.Before(p.due) {
+		return
+	}
+	kept := p.window[:p.everSent]
+	for _, w := range p.window[p.everSent:] {
+		if w.deadline.IsZero() || now.Before(w.deadline) {
+			kept = append(kept, w)
+			continue
+		}
+		settle(settlement{payload: w.payload, fate: fateVoided})
+	}
+	clear(p.window[len(kept):])
+	p.window = kept
 }
 
 // voidExpired gives up what is past its deadline.

@@ -147,7 +147,12 @@ func (g *Group) start(st wal.GroupState, genesis Genesis) error {
 	return g.startRaft(st)
 }
 
-func (g *Group) startRaft(st wal.GroupState) error {
+func (g *Group) startRaft(st wal.GroupState) (err error) {
+	defer func() { // raft panics over a log that contradicts itself
+		if r := recover(); r != nil {
+			g.rn, err = nil, fmt.Errorf("group %s: start raft: %w: %v", g.key, ErrGroupFailed, r)
+		}
+	}()
 	hard := st.HardState
 	if hard == nil {
 		hard = &raftpb.HardState{}

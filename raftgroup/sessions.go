@@ -93,7 +93,7 @@ func (g *Group) onSessionOpen(o *outcome) {
 // base: before that there is nothing to hand out, and the provider that brings
 // the base must have returned before anything is.
 func (g *Group) maybeStartDelivery(sub *Subscription) {
-	if g.state != nil && g.state.baseSet {
+	if !sub.started && g.state != nil && g.state.baseSet {
 		sub.startDelivery()
 	}
 }
@@ -103,9 +103,6 @@ func (g *Group) onOwnBatch(sub *Subscription, o *outcome) {
 	switch o.verdict {
 	case verdictCounts:
 		sub.prop.counted(&o.batch, o.from, g.now, sub.settle)
-		if !sub.started {
-			g.maybeStartDelivery(sub)
-		}
 		g.checkDrained(sub)
 	case verdictGap:
 		sub.prop.dropped(o.batch.attempt)
@@ -165,6 +162,9 @@ func (g *Group) reconcileAll() {
 func (g *Group) takeInboxes() {
 	for _, sub := range g.subs {
 		sub.takeInbox(g.now)
+		if g.state.deleted {
+			sub.prop.abandon(sub.settle)
+		}
 		g.checkDrained(sub)
 	}
 }
@@ -179,7 +179,7 @@ func (g *Group) propose() {
 			if g.isLeader() && len(g.appends) >= maxAppendsInFlight && !sub.prop.fills(maxBatchBytes) {
 				break // the next batch collects while the disk works
 			}
-			data, n := sub.prop.next(maxBatchBytes, g.scratch)
+			data, n := sub.prop.next(maxBatchBytes)
 			if n == 0 {
 				break
 			}
@@ -197,6 +197,7 @@ func (g *Group) propose() {
 // tickSessions drives everything of sessions that waits for time to pass.
 func (g *Group) tickSessions() {
 	for _, sub := range g.subs {
+		sub.prop.expireUnsent(g.now, sub.settle)
 		sub.prop.tick(g.now)
 		g.openSession(sub)
 		if sub.baseReady && !g.state.baseSet && sub.prop.session != 0 && g.now.Sub(sub.baseAt) >= openRetry {

@@ -418,7 +418,10 @@ func decodeState(group id.Group, data []byte) (*state, error) {
 		group: group, index: m.Index, term: m.Term, commits: m.Commits, bytes: m.Bytes, clock: m.Clock, baseSet: m.BaseSet,
 		conf: decodeConf(m.Conf), next: id.Replica(m.NextReplica), options: decodeOptions(m.Options), deleted: m.Deleted,
 	}
-	var err error
+	err := checkConf(s.conf)
+	if err != nil {
+		return nil, fmt.Errorf("%w: group %s: applied state: %w", ErrMalformedEntry, group, err)
+	}
 	if err = s.sessions.decode(&m); err != nil {
 		return nil, fmt.Errorf("group %s: applied state: %w", group, err)
 	}
