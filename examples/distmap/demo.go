@@ -18,8 +18,6 @@ import (
 const (
 	demoPuts      = 100 // through each node, each time
 	demoSnapshots = 150 // commits between snapshots: few, so that there are some to see
-	// demoLimit is for the whole demonstration; it takes a few seconds.
-	demoLimit = 25 * time.Second
 )
 
 // demo is three nodes in one process: in earnest they would be three machines.
@@ -40,8 +38,6 @@ type demoNode struct {
 
 // runDemo shows in a few seconds what CopyCat does.
 func runDemo(ctx context.Context, out io.Writer, log *slog.Logger) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, demoLimit)
-	defer cancel()
 	dir, err := os.MkdirTemp("", "distmap-")
 	if err != nil {
 		return err

@@ -16,8 +16,12 @@ import (
 	"github.com/copycat-replication/copycat"
 )
 
+// demoLimit is for the whole demonstration, which takes a few seconds.
+const demoLimit = 25 * time.Second
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	switch {
@@ -36,6 +40,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
 	if o.node == "" {
+		ctx, cancel := context.WithTimeout(ctx, demoLimit)
+		defer cancel()
 		return runDemo(ctx, stdout, log)
 	}
 	o.config.Logger = log.With("name", o.node)
