@@ -109,8 +109,11 @@ func (i *identity) parse(data []byte) error {
 	if err := json.Unmarshal(data, i); err != nil {
 		return err
 	}
-	if i.Version > identityVersion {
+	switch {
+	case i.Version > identityVersion:
 		return fmt.Errorf("%w: format %d", ErrNewerFormat, i.Version)
+	case i.Version < 1:
+		return fmt.Errorf("format %d does not exist", i.Version)
 	}
 	var err error
 	if i.node, err = id.ParseNode(i.NodeID); err != nil {

@@ -1,0 +1,294 @@
+package copycat
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// alive counts the nodes that a status takes for alive.
+func alive(s Status) (n int) {
+	for _, o := range s.Nodes {
+		if o.Alive {
+			n++
+		}
+	}
+	return n
+}
+
+// refused wants NewCopyCat to fail, and returns the error.
+func refused(t testing.TB, cfg *Config, want error) error {
+	t.Helper()
+	cc, err := NewCopyCat(cfg)
+	if err == nil {
+		cc.Shutdown()
+	}
+	if !errors.Is(err, want) {
+		t.Fatalf("got %v, want %v", err, want)
+	}
+	return err
+}
+
+// works starts a node and has one proposal come back.
+func works(t testing.TB, cfg *Config) CopyCat {
+	t.Helper()
+	cc := start(t, cfg)
+	l := newList(t, cc, sampleID)
+	before := len(l.all())
+	l.propose <- []byte("works")
+	l.wait("the proposal", func(lines []string) bool { return len(lines) > before && lines[len(lines)-1] == "works" })
+	close(l.propose)
+	<-l.done
+	return cc
+}
+
+func TestDirectoryIsAFile(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t, "")
+	for _, dir := range []string{"file", "file/below"} {
+		if err := os.WriteFile(filepath.Join(cfg.CopyCatDataDir, "file"), []byte("precious"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c := *cfg
+		c.CopyCatDataDir = filepath.Join(cfg.CopyCatDataDir, dir)
+		if err := refused(t, &c, ErrDataDir); !strings.Contains(err.Error(), c.CopyCatDataDir) {
+			t.Errorf("%v does not name the directory", err)
+		}
+	}
+	if data, err := os.ReadFile(filepath.Join(cfg.CopyCatDataDir, "file")); err != nil || string(data) != "precious" {
+		t.Errorf("the file holds %q, %v", data, err)
+	}
+}
+
+// TestPortInUse takes one port after the other, and wants an error that names
+// the address, everything let go of, and a node that then works on the same
+// directory.
+func TestPortInUse(t *testing.T) {
+	t.Parallel()
+	for _, which := range []string{"CopyCatPort", "GossipPort over TCP", "GossipPort over UDP"} {
+		t.Run(which, func(t *testing.T) {
+			t.Parallel()
+			cfg := testConfig(t, "")
+			var taken, other int
+			var release func() error
+			if which == "GossipPort over UDP" {
+				c, err := net.ListenPacket("udp", "127.0.0.1:0")
+				if err != nil {
+					t.Fatal(err)
+				}
+				taken, release = c.LocalAddr().(*net.UDPAddr).Port, c.Close
+			} else {
+				l, err := net.Listen("tcp", "127.0.0.1:0")
+				if err != nil {
+					t.Fatal(err)
+				}
+				taken, release = l.Addr().(*net.TCPAddr).Port, l.Close
+			}
+			other = freePort(t)
+			if which == "CopyCatPort" {
+				cfg.CopyCatPort, cfg.GossipPort = taken, other
+			} else {
+				cfg.CopyCatPort, cfg.GossipPort = other, taken
+			}
+			err := refused(t, cfg, ErrAddressInUse)
+			if want := fmt.Sprintf("127.0.0.1:%d", taken); !strings.Contains(err.Error(), want) {
+				t.Errorf("%v does not name %s", err, want)
+			}
+			mustBeFree(t, other)
+			mustBeClosed(t, cfg.CopyCatDataDir)
+			if err := release(); err != nil {
+				t.Fatal(err)
+			}
+			works(t, cfg)
+		})
+	}
+}
+
+// freePort finds a port that is free over TCP.
+func freePort(t testing.TB) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// mustBeFree binds a port over TCP and UDP.
+func mustBeFree(t testing.TB, port int) {
+	t.Helper()
+	address := fmt.Sprintf("127.0.0.1:%d", port)
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Errorf("port is not free: %v", err)
+		return
+	}
+	defer l.Close()
+	p, err := net.ListenPacket("udp", address)
+	if err != nil {
+		t.Errorf("port is not free: %v", err)
+		return
+	}
+	defer p.Close()
+}
+
+// mustBeClosed wants no file below dir open or mapped by this process.
+func mustBeClosed(t testing.TB, dir string) {
+	t.Helper()
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Logf("open files not checked: %v", err)
+		return
+	}
+	for _, fd := range fds {
+		// A descriptor that was closed meanwhile is another test's.
+		if name, err := os.Readlink("/proc/self/fd/" + fd.Name()); err == nil && strings.HasPrefix(name, dir+"/") {
+			t.Errorf("still open: %s", name)
+		}
+	}
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(maps)) {
+		if strings.Contains(line, dir+"/") {
+			t.Errorf("still mapped: %s", strings.TrimSpace(line))
+		}
+	}
+}
+
+func TestDirectoryLockedInProcess(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t, "")
+	cc := start(t, cfg)
+	err := refused(t, cfg, ErrLocked)
+	if !errors.Is(err, ErrDataDir) || !strings.Contains(err.Error(), cfg.CopyCatDataDir) {
+		t.Errorf("%v is no ErrDataDir that names the directory", err)
+	}
+	l := newList(t, cc, sampleID)
+	l.propose <- []byte("unharmed")
+	l.waitFor(1)
+	cc.Shutdown()
+	<-l.done
+	works(t, cfg)
+}
+
+func TestDirectoryLockedByAnotherProcess(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t, "")
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), holdDirEnv+"="+cfg.CopyCatDataDir)
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil || line != "ready\n" {
+		t.Errorf("the other process says %q, %v", line, err)
+	}
+	if _, err := NewCopyCat(cfg); !errors.Is(err, ErrLocked) || !errors.Is(err, ErrDataDir) {
+		t.Errorf("got %v, want ErrLocked in ErrDataDir", err)
+	}
+	if err := in.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("the other process: %v", err)
+	}
+	works(t, cfg)
+}
+
+// TestIdentityMissing wants a log without an identity refused: a new identity
+// would vote with an old one's log.
+func TestIdentityMissing(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t, "")
+	works(t, cfg).Shutdown()
+	file := filepath.Join(cfg.CopyCatDataDir, identityFile)
+	if err := os.Rename(file, file+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if err := refused(t, cfg, ErrDataDir); !strings.Contains(err.Error(), identityFile) {
+		t.Errorf("%v does not name %s", err, identityFile)
+	}
+	if err := os.Rename(file+".away", file); err != nil {
+		t.Fatal(err)
+	}
+	works(t, cfg)
+}
+
+// TestIdentityUnreadable changes node.json into what this version cannot read.
+// The file must be left as it is, and the directory unlocked.
+func TestIdentityUnreadable(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name, old, new string
+		want           error
+	}{
+		{"newer format", `"version": 1`, `"version": 2`, ErrNewerFormat},
+		{"no format", `"version": 1`, `"version": 0`, ErrDataDir},
+		{"no JSON", `{`, `[`, ErrDataDir},
+		{"malformed node", `"node_id": "0`, `"node_id": "?`, ErrMalformedID},
+		{"no node", `"node_id"`, `"else"`, ErrMalformedID},
+		{"malformed cluster", `"cluster_id": "0`, `"cluster_id": "?`, ErrMalformedID},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			cfg := testConfig(t, "")
+			start(t, cfg).Shutdown()
+			file := filepath.Join(cfg.CopyCatDataDir, identityFile)
+			good, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			bad := strings.Replace(string(good), c.old, c.new, 1)
+			if bad == string(good) {
+				t.Fatalf("nothing to change in %s", good)
+			}
+			if err := os.WriteFile(file, []byte(bad), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			err = refused(t, cfg, c.want)
+			if !errors.Is(err, ErrDataDir) || !strings.Contains(err.Error(), identityFile) {
+				t.Errorf("%v is no ErrDataDir that names %s", err, identityFile)
+			}
+			if now, err := os.ReadFile(file); err != nil || string(now) != bad {
+				t.Errorf("the file was changed to %q, %v", now, err)
+			}
+			if err := os.WriteFile(file, good, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			works(t, cfg)
+		})
+	}
+}
+
+// TestAbandonedStart wants a crash between the making of the directory's
+// identity and everything else to be harmless.
+func TestAbandonedStart(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t, "")
+	if err := os.WriteFile(filepath.Join(cfg.CopyCatDataDir, identityFile+".new"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	works(t, cfg)
+}
