@@ -129,9 +129,6 @@ func (n *node) openStores() error {
 	if err != nil {
 		return fail(err)
 	}
-	for _, s := range n.wal.Suspects() {
-		n.log.Error("replica set aside: its log cannot be proven whole", "local", s.Group, "why", s.Why, "file", s.File, "offset", s.Offset)
-	}
 	return nil
 }
 

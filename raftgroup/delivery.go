@@ -34,12 +34,22 @@ func (s *Subscription) deliver() {
 	if !s.awaitBegin() {
 		return
 	}
-	g := s.group.Load()
+	var g *Group
 	c := &cursor{}
-	if !s.jump(g, c, true) {
-		return
-	}
 	for {
+		switch now := s.group.Load(); {
+		case now == nil: // the replica was removed; another one is being made
+			if !s.awaitNews() {
+				return
+			}
+			continue
+		case now != g:
+			start := g == nil
+			g = now
+			if !s.jump(g, c, start) {
+				return
+			}
+		}
 		c.mine = s.session.Load()
 		d, ok, err := c.next(g.store, g.applied.Load())
 		switch {
@@ -58,9 +68,7 @@ func (s *Subscription) deliver() {
 			if at := s.drainAt.Load(); at > 0 && c.state.index+1 >= at {
 				return
 			}
-			select {
-			case <-s.news:
-			case <-s.stop:
+			if !s.awaitNews() {
 				return
 			}
 			continue
@@ -68,6 +76,16 @@ func (s *Subscription) deliver() {
 		if !s.hand(g, c, d) {
 			return
 		}
+	}
+}
+
+// awaitNews waits until something may have changed.
+func (s *Subscription) awaitNews() bool {
+	select {
+	case <-s.news:
+		return true
+	case <-s.stop:
+		return false
 	}
 }
 
@@ -146,14 +164,15 @@ func (s *Subscription) meet(r *rendezvous) bool {
 
 // jump puts the cursor where delivery can go on from: behind the newest
 // snapshot held, or at the beginning of the log. At the start of a
-// subscription, a snapshot of zero bytes holds nothing and gives no nil.
+// subscription, a snapshot of zero bytes holds nothing and gives no nil; later
+// on, the consumer has a state that has to go.
 func (s *Subscription) jump(g *Group, c *cursor, start bool) bool {
 	for {
 		at, reader, err := s.host.loadPoint(g)
 		if err == nil {
 			c.reset(at)
 			if reader == nil {
-				return true
+				return start || s.restart(g, c)
 			}
 			if start && reader.UserSize() == 0 {
 				s.closeReader(reader)
@@ -166,6 +185,18 @@ func (s *Subscription) jump(g *Group, c *cursor, start bool) bool {
 			return false
 		}
 	}
+}
+
+// restart begins again with the base: the replica that takes the place of
+// another one has no snapshot.
+func (s *Subscription) restart(g *Group, c *cursor) bool {
+	base, at, err := findBase(g, c.state)
+	if err != nil {
+		s.report(fmt.Errorf("group %s: load base: %w", g.key, err))
+		return s.pause(baseRetry)
+	}
+	c.reset(at)
+	return s.meet(&rendezvous{bytes: base})
 }
 
 // pause waits, unless the subscription is stopped meanwhile.

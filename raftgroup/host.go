@@ -165,6 +165,7 @@ func (h *Host) Start() {
 			}
 		}
 	}
+	h.refill()
 }
 
 // Tick lets a tick pass for every group, and publishes what changed.

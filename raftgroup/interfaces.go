@@ -18,6 +18,7 @@ type LogStore interface {
 	Submit(updates []wal.Update, done func(error))
 	State(group uint64) (wal.GroupState, error)
 	Groups() []wal.GroupState
+	Suspects() []wal.Suspect
 	Entries(group, lo, hi, maxBytes uint64) ([]*raftpb.Entry, error)
 	Term(group, index uint64) (uint64, error)
 	FirstIndex(group uint64) (uint64, error)

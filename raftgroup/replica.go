@@ -80,6 +80,31 @@ func (h *Host) open(st wal.GroupState) error {
 	return nil
 }
 
+// refill gets new replicas in place of those that the log store has set aside:
+// they cannot be proven current, so they neither vote nor serve, and their
+// ReplicaIDs are not used again. What is left of them stays on disk.
+func (h *Host) refill() {
+	for _, s := range h.log.Suspects() {
+		var meta grouppb.Replica
+		genesis, err := Genesis{}, meta.Unmarshal(s.Meta)
+		if err == nil {
+			genesis, err = decodeGenesis(meta.Genesis)
+		}
+		if err != nil {
+			h.cfg.Logger.Error("replica set aside, and not known which", "local", s.Group, "why", s.Why, "error", err)
+			continue
+		}
+		h.cfg.Logger.Error("replica set aside: its log cannot be proven whole; getting a new one",
+			"group", genesis.Group.String(), "replica", meta.Replica, "why", s.Why, "file", s.File, "offset", s.Offset)
+		if meta.Phase != grouppb.Replica_STARTED {
+			continue
+		}
+		if err := h.Join(genesis.Group.Structure, id.Node{}); err != nil {
+			h.cfg.Logger.Error("no new replica", "group", genesis.Group.String(), "error", err)
+		}
+	}
+}
+
 func (h *Host) newGroup(local uint64, meta grouppb.Replica, genesis Genesis) *Group {
 	g := &Group{
 		host: h, key: genesis.Group, local: local, self: id.Replica(meta.Replica), meta: meta, genesis: genesis,

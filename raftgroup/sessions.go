@@ -27,6 +27,16 @@ func (g *Group) attach(sub *Subscription) {
 	if g.state != nil && g.state.deleted {
 		sub.report(fmt.Errorf("group %s: %w", g.key, ErrDeleted))
 	}
+	if s := sub.prop.session; s != 0 && g.state != nil {
+		// It came from a replica that was removed; the session is the group's.
+		g.bySession[s] = sub
+		if last, live, _ := g.state.sessions.last(s); live {
+			sub.prop.reconcile(last, g.now, sub.settle)
+		}
+	}
+	if sub.nonce != ([16]byte{}) {
+		g.byNonce[sub.nonce] = sub
+	}
 	g.maybeStartDelivery(sub)
 	if g.rn != nil && g.failure == nil {
 		g.openSession(sub)
@@ -63,6 +73,9 @@ func (g *Group) onSessionOpen(o *outcome) {
 		return
 	}
 	sub := g.byNonce[o.nonce]
+	if sub == nil && g.bySession[o.session] != nil {
+		return // known from a replica that this one replaces
+	}
 	if sub == nil {
 		if o.ok { // a late copy, or of a subscription that has gone: nobody will use it
 			g.closeSession(o.session)
