@@ -35,7 +35,7 @@ func runNode(ctx context.Context, o options, out io.Writer, log *slog.Logger) (e
 	}
 	cc, err := copycat.NewCopyCat(o.config)
 	if err != nil {
-		return errors.Join(fmt.Errorf("start CopyCat: %w", err), listener.Close())
+		return errors.Join(err, listener.Close())
 	}
 	defer cc.Shutdown()
 	m, err := Subscribe(cc, mapID, log)
