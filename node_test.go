@@ -1,6 +1,7 @@
 package copycat
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -13,6 +14,7 @@ type list struct {
 	propose chan<- []byte
 	mu      sync.Mutex
 	lines   []string
+	loads   int
 	errs    []error
 	changed chan struct{} // cap 1
 	done    chan struct{}
@@ -22,8 +24,14 @@ const sampleID = "01CFR5R4JJE9KNRAJFFEAQ2SAJ"
 
 func newList(t testing.TB, cc CopyCat, id string) *list {
 	t.Helper()
+	return newListBy(t, cc, id, func(p SnapshotProvider) SnapshotProvider { return p })
+}
+
+// newListBy is newList with something in front of its provider.
+func newListBy(t testing.TB, cc CopyCat, id string, wrap func(SnapshotProvider) SnapshotProvider) *list {
+	t.Helper()
 	l := &list{t: t, changed: make(chan struct{}, 1), done: make(chan struct{})}
-	propose, commits, errs, consume, err := cc.SubscribeToDataStructureWithStringID(id, l.provide)
+	propose, commits, errs, consume, err := cc.SubscribeToDataStructureWithStringID(id, wrap(l.provide))
 	if err != nil {
 		t.Fatalf("subscribe: %v", err)
 	}
@@ -55,6 +63,7 @@ func (l *list) serve(commits <-chan []byte, errs <-chan error, consume SnapshotC
 				}
 				l.mu.Lock()
 				l.lines = splitLines(data)
+				l.loads++
 				l.mu.Unlock()
 			default:
 				l.mu.Lock()
@@ -114,6 +123,22 @@ func (l *list) wait(what string, cond func([]string) bool) {
 			l.t.Fatalf("not within 30 s: %s (have %d lines, errors %v)", what, len(l.all()), l.errors())
 		}
 	}
+}
+
+// waitError waits for an error on the error channel.
+func (l *list) waitError(want error) error {
+	l.t.Helper()
+	var found error
+	l.wait(fmt.Sprintf("error %q", want), func([]string) bool {
+		for _, err := range l.errors() {
+			if errors.Is(err, want) {
+				found = err
+				return true
+			}
+		}
+		return false
+	})
+	return found
 }
 
 func (l *list) waitFor(n int) {

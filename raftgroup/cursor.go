@@ -23,6 +23,7 @@ const readAhead = 1 << 20
 type cursor struct {
 	state *state
 	mine  uint64 // session of this subscription; 0 while there is none
+	asked uint64 // index of the last request handed out
 	ahead []*raftpb.Entry
 }
 
@@ -81,14 +82,19 @@ func (c *cursor) interpret(o outcome) delivery {
 			return delivery{kind: deliverBase, base: o.base}
 		}
 	case KindSnapshotRequest:
-		if o.ok && o.session == c.mine && c.mine != 0 {
+		// A make that failed goes back over its own request, and must not meet
+		// it again: with a provider that always fails that would have no end.
+		// The leader asks anew.
+		if o.ok && o.session == c.mine && c.mine != 0 && o.index > c.asked {
+			c.asked = o.index
 			return delivery{kind: deliverMake, request: *c.state.request}
 		}
 	}
 	return delivery{}
 }
 
-// reset moves the cursor to another place: s is taken over.
+// reset moves the cursor to another place: s is taken over. What was asked of
+// this subscription before is not asked again.
 func (c *cursor) reset(s *state) { c.state, c.ahead = s, nil }
 
 // slab is how many payload bytes share one allocation: few allocations for

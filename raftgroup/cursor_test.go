@@ -191,6 +191,25 @@ func TestMakeAndBaseByWho(t *testing.T) {
 	}
 }
 
+// A cursor that is moved back behind a request which it has handed out, since
+// the make failed, delivers the commits again but not the request.
+func TestMakeThatFailedIsNotMetAgain(t *testing.T) {
+	t.Parallel()
+	log := newMemLog()
+	log.add(openRecord(t, 1, nodeN(1), 1))
+	log.add(encodeBatch(1, 1, 0, items("x")))
+	log.add(record(t, KindSnapshotRequest, &grouppb.SnapshotRequest{Session: 1}))
+	log.add(encodeBatch(1, 2, 0, items("y")))
+	log.add(record(t, KindSnapshotRequest, &grouppb.SnapshotRequest{Session: 1, Attempt: 1}))
+	c := &cursor{state: newTestState(), mine: 1}
+	drain(t, c, reader{log: log}, 3)
+	c.reset(newTestState())
+	got := drain(t, c, reader{log: log}, 5)
+	if want := []string{`2: commit 1 "x"`, `4: commit 2 "y"`, `5: make 2`}; !reflect.DeepEqual(got, want) {
+		t.Fatalf("%v", got)
+	}
+}
+
 type failingReader struct {
 	reader
 	err error

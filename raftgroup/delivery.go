@@ -220,12 +220,10 @@ func (s *Subscription) Consume() ([]byte, error) {
 	s.due = nil
 	s.mu.Unlock()
 	if r == nil {
-		select {
-		case <-s.ended:
+		if s.over.Load() {
 			return nil, fmt.Errorf("structure %s: %w", s.cfg.Structure, ErrClosed)
-		default:
-			return nil, fmt.Errorf("structure %s: %w", s.cfg.Structure, ErrNoSnapshotDue)
 		}
+		return nil, fmt.Errorf("structure %s: %w", s.cfg.Structure, ErrNoSnapshotDue)
 	}
 	defer close(r.done)
 	if r.make {

@@ -75,6 +75,7 @@ type Subscription struct {
 
 	group   atomic.Pointer[Group] // nil until a replica is here
 	session atomic.Uint64         // 0 while there is none
+	over    atomic.Bool           // the commit channel is closed, or about to be
 	drainAt atomic.Uint64         // deliver up to here and close; stored +1, 0: not draining
 
 	begin     chan struct{} // closed: delivery may start
@@ -143,6 +144,7 @@ func (s *Subscription) run() {
 	s.errs.seal()
 	// A select over both channels must not miss buffered commits: the error
 	// channel closes last.
+	s.over.Store(true)
 	close(s.commitCh)
 	if n := s.errs.finish(s.stop); n > 0 {
 		s.host.cfg.Logger.Warn("errors that nobody read", "structure", s.cfg.Structure.String(), "count", n)

@@ -1,0 +1,167 @@
+package copycat
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+)
+
+var errProvider = errors.New("no room for the snapshot")
+
+// atCall returns a wrapper that puts f in front of a provider, with the number
+// of the call, from 1; an error from f is the provider's.
+func atCall(f func(call int64) error) func(SnapshotProvider) SnapshotProvider {
+	var calls atomic.Int64
+	return func(p SnapshotProvider) SnapshotProvider {
+		return func() ([]byte, error) {
+			if err := f(calls.Add(1)); err != nil {
+				return nil, err
+			}
+			return p()
+		}
+	}
+}
+
+// TestProviderFailsForBase has the provider fail, or panic, when it is asked
+// for the base: that is reported, and it is asked again until it answers.
+func TestProviderFailsForBase(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]func(){"error": nil, "panic": func() { panic("provider's own") }} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cc := start(t, testConfig(t, ""))
+			l := newListBy(t, cc, sampleID, atCall(func(call int64) error {
+				if call == 1 && fault != nil {
+					fault()
+				}
+				if call == 1 {
+					return errProvider
+				}
+				return nil
+			}))
+			l.propose <- []byte("a")
+			err := l.waitError(ErrProvider)
+			if fault == nil && !errors.Is(err, errProvider) {
+				t.Errorf("%v does not wrap the provider's error", err)
+			}
+			if fault != nil && !strings.Contains(err.Error(), "provider's own") {
+				t.Errorf("%v does not say what panicked", err)
+			}
+			if !strings.Contains(err.Error(), sampleID) {
+				t.Errorf("%v does not name the structure", err)
+			}
+			l.waitFor(1)
+			close(l.propose)
+			<-l.done
+		})
+	}
+}
+
+// TestProviderFailsAtMake has the provider fail, or panic, from its second
+// snapshot on: the consumer gets the one before and the commits after that
+// again, once, and is not stopped by it.
+func TestProviderFailsAtMake(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]func(){"error": nil, "panic": func() { panic("provider's own") }} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cfg := testConfig(t, "")
+			cfg.SnapshotEntries = 100
+			cc := start(t, cfg)
+			l := newListBy(t, cc, sampleID, atCall(func(call int64) error {
+				if call >= 3 && fault != nil { // after the base and a first make
+					fault()
+				}
+				if call >= 3 {
+					return errProvider
+				}
+				return nil
+			}))
+			n := 0
+			proposeSome := func() {
+				for range 100 {
+					l.propose <- fmt.Appendf(nil, "n %d", n)
+					n++
+				}
+			}
+			proposeSome()
+			waitStatus(t, cc, "a snapshot", func(s Status) bool {
+				st, ok := structure(s, sampleID)
+				return ok && st.Snapshot >= 100
+			})
+			proposeSome()
+			l.waitError(ErrProvider)
+			proposeSome()
+			l.waitFor(n)
+			inOrder(t, l.all(), "n ", n)
+			l.mu.Lock()
+			if l.loads != 2 {
+				t.Errorf("%d loads, want one of the snapshot made, and one of the same again", l.loads)
+			}
+			l.mu.Unlock()
+			waitStatus(t, cc, "no more than the first snapshot", func(s Status) bool {
+				st, ok := structure(s, sampleID)
+				return ok && st.Commits == uint64(n) && st.Snapshot < 200
+			})
+			cc.Shutdown()
+			<-l.done
+			l = newList(t, start(t, cfg), sampleID)
+			l.waitFor(n)
+			inOrder(t, l.all(), "n ", n)
+		})
+	}
+}
+
+// TestProviderBlocks has the provider block for good, for the base and at a
+// make: Shutdown returns, all is free, and when the provider returns after all
+// nothing comes of it.
+func TestProviderBlocks(t *testing.T) {
+	t.Parallel()
+	for _, blockAt := range []int64{1, 2} {
+		t.Run(fmt.Sprint("call ", blockAt), func(t *testing.T) {
+			t.Parallel()
+			cfg := testConfig(t, "")
+			cfg.SnapshotEntries = 10
+			cc := start(t, cfg)
+			blocked, release := make(chan struct{}), make(chan struct{})
+			propose, commits, errs, consume, err := cc.SubscribeToDataStructureWithStringID(sampleID, atCall(func(call int64) error {
+				if call == blockAt {
+					close(blocked)
+					<-release
+				}
+				return nil
+			})(func() ([]byte, error) { return []byte{}, nil }))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range 20 {
+				propose <- fmt.Appendf(nil, "n %d", i)
+			}
+			consumed := make(chan struct{})
+			go func() { // left behind in the provider until release
+				defer close(consumed)
+				for p := range commits {
+					if p == nil {
+						if _, err := consume(); err != nil {
+							t.Errorf("consume: %v", err)
+						}
+					}
+				}
+				for range errs {
+				}
+			}()
+			t.Cleanup(func() {
+				close(release)
+				<-consumed
+			})
+			<-blocked
+			cc.Shutdown()
+			mustBeClosed(t, cfg.CopyCatDataDir)
+			l := newList(t, start(t, cfg), sampleID)
+			l.propose <- []byte("works")
+			l.wait("the proposal", func(lines []string) bool { return len(lines) > 0 && lines[len(lines)-1] == "works" })
+		})
+	}
+}
