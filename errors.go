@@ -90,7 +90,14 @@ func configFault(format string, args ...any) error {
 // addressInUse makes one error of those of the two layers that listen.
 func addressInUse(err error) error {
 	if errors.Is(err, transport.ErrAddressInUse) || errors.Is(err, gossip.ErrAddressInUse) {
-		return fmt.Errorf("%w: %w", ErrAddressInUse, err)
+		return &addressError{err}
 	}
 	return err
 }
+
+// addressError is ErrAddressInUse in the words of the layer that met it.
+type addressError struct{ err error }
+
+func (e *addressError) Error() string        { return e.err.Error() }
+func (e *addressError) Unwrap() error        { return e.err }
+func (e *addressError) Is(target error) bool { return target == ErrAddressInUse }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"path"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -86,7 +87,7 @@ func (n *node) start() error {
 		return err
 	}
 	self := n.dir.get()
-	n.log = n.log.With("node", self.NodeID)
+	n.log = n.log.With("self", self.NodeID)
 	if err := n.openStores(); err != nil {
 		return err
 	}
@@ -217,7 +218,7 @@ func (n *node) enterCluster(self identity) error {
 				return err
 			}
 		default:
-			return err
+			return fmt.Errorf("peers %s, within %s: %w", strings.Join(n.cfg.PeersToContact, " "), n.cfg.JoinTimeout, err)
 		}
 	}
 	n.ready.Store(true)

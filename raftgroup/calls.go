@@ -256,6 +256,10 @@ func (g *Group) readyStep(req *grouppb.ReadyRequest, reply func(protoMessage, er
 		reply(nil, fmt.Errorf("group %s: %w: replica %d was abandoned", g.key, errRefused, req.Replica))
 		return
 	}
+	if g.leader.changePending(g.now) || isJoint(g.state.conf) {
+		reply(nil, fmt.Errorf("group %s: %w: another membership change is under way", g.key, ErrBusy))
+		return
+	}
 	first, err := g.store.FirstIndex()
 	if err != nil {
 		reply(nil, err)

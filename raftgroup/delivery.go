@@ -99,20 +99,26 @@ func (s *Subscription) hand(g *Group, c *cursor, d delivery) bool {
 			}
 		}
 	case deliverBase:
-		return s.meet(&rendezvous{bytes: d.base})
+		return s.load(c, &rendezvous{bytes: d.base})
 	case deliverMake:
 		at, err := c.state.clone()
 		if err != nil {
 			s.report(err)
 			return true
 		}
-		r := &rendezvous{make: true, state: at, maker: c.mine}
-		if !s.meet(r) {
-			return false
-		}
-		if r.rewind != nil {
-			c.reset(r.rewind)
-		}
+		return s.load(c, &rendezvous{make: true, state: at, maker: c.mine})
+	}
+	return true
+}
+
+// load sends a nil and waits for the consumer; then the cursor follows what
+// the consumer has got.
+func (s *Subscription) load(c *cursor, r *rendezvous) bool {
+	if !s.meet(r) {
+		return false
+	}
+	if r.rewind != nil {
+		c.reset(r.rewind)
 	}
 	return true
 }
@@ -178,7 +184,7 @@ func (s *Subscription) jump(g *Group, c *cursor, start bool) bool {
 				s.closeReader(reader)
 				return true
 			}
-			return s.meet(&rendezvous{reader: reader})
+			return s.load(c, &rendezvous{reader: reader})
 		}
 		s.report(fmt.Errorf("group %s: load snapshot: %w", g.key, err))
 		if !s.pause(baseRetry) {
@@ -196,7 +202,7 @@ func (s *Subscription) restart(g *Group, c *cursor) bool {
 		return s.pause(baseRetry)
 	}
 	c.reset(at)
-	return s.meet(&rendezvous{bytes: base})
+	return s.load(c, &rendezvous{bytes: base})
 }
 
 // pause waits, unless the subscription is stopped meanwhile.
@@ -237,8 +243,8 @@ func (s *Subscription) Consume() ([]byte, error) {
 	if err == nil {
 		return data, nil
 	}
-	// The file went bad under us. Another one may be here by now; delivery
-	// goes on after whatever is returned.
+	// The file went bad under us. It is fetched again; delivery goes on after
+	// whatever is returned.
 	s.report(fmt.Errorf("structure %s: load snapshot: %w", s.cfg.Structure, err))
 	return s.fallBack(r)
 }
@@ -253,6 +259,9 @@ func (s *Subscription) makeSnapshot(r *rendezvous) ([]byte, error) {
 		return s.fallBack(r)
 	}
 	g := s.group.Load()
+	if g == nil {
+		return data, nil // the replica was removed meanwhile; the log that this was made of lives on elsewhere
+	}
 	ref, err := s.host.writeSnapshot(g, r.state, r.maker, data)
 	if err != nil {
 		// Nothing is lost: the log is still there, and the consumer's state is
@@ -265,28 +274,41 @@ func (s *Subscription) makeSnapshot(r *rendezvous) ([]byte, error) {
 }
 
 // fallBack returns the newest state that can be loaded, and has the commits
-// after it delivered again.
+// after it delivered again. It goes on trying: a consumer that got an error
+// instead would be handed commits that do not fit to its state.
 func (s *Subscription) fallBack(r *rendezvous) ([]byte, error) {
-	g := s.group.Load()
+	for {
+		g := s.group.Load()
+		if g != nil {
+			data, at, err := s.loadBytes(g)
+			if err == nil {
+				r.rewind = at
+				return data, nil
+			}
+			s.report(fmt.Errorf("group %s: load snapshot, will try again: %w", g.key, err))
+		}
+		if !s.pause(baseRetry) {
+			return nil, fmt.Errorf("structure %s: %w", s.cfg.Structure, ErrClosed)
+		}
+	}
+}
+
+// loadBytes returns what a consumer can load, and the state behind it.
+func (s *Subscription) loadBytes(g *Group) ([]byte, *state, error) {
 	at, reader, err := s.host.loadPoint(g)
 	if err != nil {
-		return nil, fmt.Errorf("group %s: load snapshot: %w", g.key, err)
+		return nil, nil, err
 	}
-	if reader != nil {
-		data, err := readSnapshot(reader)
-		s.closeReader(reader)
-		if err != nil {
-			return nil, fmt.Errorf("group %s: load snapshot: %w", g.key, err)
-		}
-		r.rewind = at
-		return data, nil
+	if reader == nil {
+		return findBase(g, at)
 	}
-	base, at, err := findBase(g, at)
+	data, err := readSnapshot(reader)
+	s.closeReader(reader)
 	if err != nil {
-		return nil, fmt.Errorf("group %s: load base: %w", g.key, err)
+		g.call(func() { g.refetch(*g.point.Load(), err) })
+		return nil, nil, err
 	}
-	r.rewind = at
-	return base, nil
+	return data, at, nil
 }
 
 // findBase walks the log from its beginning to the base, and returns a copy of

@@ -85,6 +85,7 @@ type Group struct {
 	leader    leaderDuties
 	lastError error
 
+	firstborn   int    // ticks for which this replica, of a group just born, asks to lead
 	statusDirty bool   // something that GroupStatus shows has changed
 	shownIndex  uint64 // applied index of the status shown
 }
@@ -447,7 +448,7 @@ func (g *Group) onConfChange(o *outcome) {
 		g.fail(fmt.Errorf("%w: membership of raft %v and of the log %v differ", ErrGroupFailed, got, g.state.conf))
 		return
 	}
-	g.statusDirty = true
+	g.statusDirty, g.leader.changing = true, time.Time{}
 	g.log.Info("membership changed", "index", o.index, "voters", got.GetVoters(), "learners", got.GetLearners(), "outgoing", got.GetVotersOutgoing())
 	g.host.hostedChanged()
 }

@@ -44,7 +44,7 @@ type leaderDuties struct {
 	last           time.Time
 	snapshotWanted bool
 	requested      time.Time
-	proposedChange time.Time
+	changing       time.Time // a membership change was proposed then, and nothing was heard of it
 	placed         map[id.Node]time.Time
 	missing        map[uint64]time.Time // sessions whose node is not seen, since when
 	pins           map[id.Replica]pin
@@ -223,8 +223,7 @@ func (d *leaderDuties) grow(g *Group, nodes []Node) {
 			promote = append(promote, uint64(r))
 		}
 	}
-	if need := target - voters; need > 0 && len(promote) >= need && g.now.Sub(d.proposedChange) >= changeRetry {
-		d.proposedChange = g.now
+	if need := target - voters; need > 0 && len(promote) >= need && !d.changePending(g.now) {
 		d.promote(g, promote[:need])
 	}
 }
@@ -259,6 +258,12 @@ func additions(st *state, nodes []Node, wished []id.Node) []id.Node {
 	return all[:min(len(all), max(missing, 0))]
 }
 
+// changePending reports whether a membership change is under way. Raft takes one
+// at a time, and turns another into an empty entry without a word.
+func (d *leaderDuties) changePending(now time.Time) bool {
+	return now.Sub(d.changing) < changeRetry
+}
+
 func (d *leaderDuties) caughtUp(g *Group, r id.Replica) bool {
 	ok := false
 	g.rn.WithProgress(func(rid uint64, _ raft.ProgressType, pr tracker.Progress) {
@@ -289,7 +294,11 @@ func (g *Group) proposeConf(cc *raftpb.ConfChangeV2, nonce [16]byte) error {
 		return err
 	}
 	cc.Context = data
-	return g.rn.ProposeConfChange(proto.Clone(cc).(*raftpb.ConfChangeV2))
+	if err := g.rn.ProposeConfChange(proto.Clone(cc).(*raftpb.ConfChangeV2)); err != nil {
+		return err
+	}
+	g.leader.changing = g.now
+	return nil
 }
 
 // place asks a node to get a replica of this group.

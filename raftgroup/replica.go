@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -225,6 +226,25 @@ func (g *Group) startRaft(st wal.GroupState) (err error) {
 	return nil
 }
 
+// firstbornTicks is how long the first replica of a new group asks to lead: by
+// then its brothers have been started, or are not to be waited for.
+const firstbornTicks = 10
+
+// leadFirst has one replica of a group that was just born ask for the lead at
+// once, instead of everybody waiting out an election time-out.
+func (g *Group) leadFirst() {
+	if g.firstborn == 0 {
+		return
+	}
+	g.firstborn--
+	if g.lead != raft.None || g.role == raft.StateCandidate || g.firstborn%2 == 0 {
+		return // every other tick: an answer takes a round trip
+	}
+	if err := g.rn.Campaign(); err != nil {
+		g.log.Debug("does not ask to lead", "error", err)
+	}
+}
+
 // waitForSnapshot keeps a replica back whose snapshot file is damaged or gone,
 // until another holder has given it again.
 func (g *Group) waitForSnapshot(ref SnapshotRef, cause error) {
@@ -342,6 +362,10 @@ func (g *Group) becomeStarted(born id.Incarnation, done func(error)) {
 				err = g.start(st, genesis)
 			}
 			if err == nil {
+				if g.self == slices.Min(slices.Collect(maps.Keys(genesis.Members))) {
+					g.firstborn = firstbornTicks
+					g.leadFirst()
+				}
 				g.host.register(g)
 			}
 			done(err)

@@ -41,6 +41,7 @@ func (g *Group) onTick() {
 		g.resume()
 		return
 	}
+	g.leadFirst()
 	g.expireWaiters()
 	g.tickSessions()
 	g.snaps.tick(g)
