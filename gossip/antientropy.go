@@ -8,8 +8,18 @@ import (
 	"github.com/copycat-replication/copycat/id"
 )
 
-// maxAskShift caps the back-off of requests that nobody answers.
-const maxAskShift = 6
+// Requests are repeated at the same pace at first, since an answer fails to come
+// for as long as the others do not know the asker yet; then ever more rarely,
+// since nobody may have what is wanted any more.
+const (
+	eagerAsks   = 4
+	maxAskShift = 3
+)
+
+// patience is how long to wait for the answer to the latest request.
+func (h *hosted) patience(retry int64) int64 {
+	return retry << min(max(h.asks, eagerAsks)-eagerAsks, maxAskShift)
+}
 
 // setAlive says that a node is a live member, in the given incarnation. A node
 // is unknown to the directory until then: updates about strangers are ignored,
@@ -134,6 +144,10 @@ func (d *directory) compare(from id.Node, vector []version, now int64) (stranger
 			h.asks, h.askedAt, h.holeAt = 0, 0, 0
 			h.teller = from
 		}
+		if v.epoch == h.current.epoch && v.sequence > h.current.cover.prefix {
+			// It has what we lack, and it has just spoken with us.
+			h.asks, h.teller = 0, from
+		}
 	}
 	if owner != nil && owner != d.own {
 		owner.answered = true // it has said how far its own list reaches
@@ -156,7 +170,7 @@ func (d *directory) wants(now, retry, settle int64, limit int) []want {
 	for _, h := range d.nodes {
 		switch {
 		case !h.behind(),
-			h.askedAt != 0 && now-h.askedAt < retry<<min(h.asks, maxAskShift),
+			h.askedAt != 0 && now-h.askedAt < h.patience(retry),
 			h.holeAt != 0 && now-h.holeAt < settle && (!h.alive || h.answered):
 			continue
 		}

@@ -114,10 +114,14 @@ func (d delegate) event(n *memberlist.Node, alive bool) {
 }
 
 // NotifyConflict hears of two addresses for one name. If it is ours, someone
-// still believes in the address of our last life.
-func (d delegate) NotifyConflict(existing, _ *memberlist.Node) {
+// still believes in the address of our last life. If it is another node's, that
+// has moved, and is refused until its last life has been dead for long enough:
+// it is to be asked again then.
+func (d delegate) NotifyConflict(existing, other *memberlist.Node) {
 	if existing.Name == d.g.name {
-		d.g.contacts.conflict.Store(true)
+		d.g.contacts.conflicts(netip.AddrPort{})
+	} else if ip, ok := netip.AddrFromSlice(other.Addr); ok {
+		d.g.contacts.conflicts(netip.AddrPortFrom(ip.Unmap(), other.Port))
 	}
 }
 

@@ -19,7 +19,11 @@ type timing struct {
 	keep time.Duration
 	// forget is how long the address of a lost node is retried and remembered.
 	forget time.Duration
-	leave  time.Duration // at most, to get the word out that this node leaves
+	// reclaim is how long a node must be dead before its ID may come back from
+	// another address. The ID is in a locked data directory, so there is nobody
+	// to protect: the time only outlives gossip that is still in flight.
+	reclaim time.Duration
+	leave   time.Duration // at most, to get the word out that this node leaves
 }
 
 func (p Profile) timing() timing {
@@ -27,17 +31,17 @@ func (p Profile) timing() timing {
 	case WAN:
 		return timing{
 			tick: time.Second, retry: 10 * time.Second, settle: 2 * time.Second, contact: 30 * time.Second, rejoin: 30 * time.Second, pause: 2 * time.Second,
-			keep: 30 * time.Minute, forget: 7 * 24 * time.Hour, leave: 10 * time.Second,
+			keep: 30 * time.Minute, forget: 7 * 24 * time.Hour, leave: 10 * time.Second, reclaim: 10 * time.Second,
 		}
 	case Local:
 		return timing{
 			tick: 50 * time.Millisecond, retry: 500 * time.Millisecond, settle: 100 * time.Millisecond, contact: 2 * time.Second, rejoin: 500 * time.Millisecond,
-			pause: 100 * time.Millisecond, keep: time.Minute, forget: time.Hour, leave: 2 * time.Second,
+			pause: 100 * time.Millisecond, keep: time.Minute, forget: time.Hour, leave: 2 * time.Second, reclaim: 100 * time.Millisecond,
 		}
 	}
 	return timing{
 		tick: 200 * time.Millisecond, retry: 2 * time.Second, settle: 600 * time.Millisecond, contact: 10 * time.Second, rejoin: 15 * time.Second, pause: time.Second,
-		keep: 10 * time.Minute, forget: 7 * 24 * time.Hour, leave: 5 * time.Second,
+		keep: 10 * time.Minute, forget: 7 * 24 * time.Hour, leave: 5 * time.Second, reclaim: 5 * time.Second,
 	}
 }
 
@@ -48,24 +52,20 @@ func (p Profile) memberlist() *memberlist.Config {
 	switch p {
 	case WAN:
 		c = memberlist.DefaultWANConfig()
-		c.DeadNodeReclaimTime = 10 * time.Second
 	case Local:
 		// Detection in about 1 s: probe interval × (1 + SuspicionMult).
 		c = memberlist.DefaultLocalConfig()
+		c.AwarenessMaxMultiplier = 4
 		c.RetransmitMult = 4 // with 2 and three nodes, news often miss one of them
 		c.ProbeInterval = 250 * time.Millisecond
 		c.ProbeTimeout = 125 * time.Millisecond
 		c.GossipInterval = 20 * time.Millisecond
 		c.PushPullInterval = time.Second
-		c.GossipToTheDeadTime = 3 * time.Second
-		c.DeadNodeReclaimTime = 100 * time.Millisecond
+		c.GossipToTheDeadTime = 2 * time.Second
 	default:
 		c = memberlist.DefaultLANConfig()
-		c.DeadNodeReclaimTime = 5 * time.Second
 	}
-	// A node that returns under a new address is refused until its old life is
-	// dead for this long; its name is its NodeID, which nobody else has, so
-	// there is no one to protect: the time only outlives gossip still in flight.
+	c.DeadNodeReclaimTime = p.timing().reclaim
 	c.Label = label
 	// IDs are random: compressing them costs CPU and saves nothing.
 	c.EnableCompression = false

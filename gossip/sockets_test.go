@@ -13,7 +13,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
 )
 
 func start(t *testing.T, c Config) *Gossip {
@@ -359,14 +358,14 @@ func TestRubbish(t *testing.T) {
 func TestLogLevels(t *testing.T) {
 	t.Parallel()
 	for line, want := range map[string]string{
-		"[DEBUG] memberlist: a b\n":                        "DEBUG a b",
-		"[INFO] memberlist: Suspect x has failed\n":        "INFO Suspect x has failed",
-		"[WARN] memberlist: a\n":                           "WARN a",
-		"[ERR] memberlist: Failed to send gossip to x\n":   "WARN Failed to send gossip to x",
-		"[ERROR] memberlist: a\n":                          "WARN a",
-		"Err: Could not set the deadline\n":                "INFO Err: Could not set the deadline",
-		"[WARN] memberlist: ignoring alive message for x":  "DEBUG ignoring alive message for x",
-		"[odd":                                             "INFO [odd",
+		"[DEBUG] memberlist: a b\n":                       "DEBUG a b",
+		"[INFO] memberlist: Suspect x has failed\n":       "INFO Suspect x has failed",
+		"[WARN] memberlist: a\n":                          "WARN a",
+		"[ERR] memberlist: Failed to send gossip to x\n":  "WARN Failed to send gossip to x",
+		"[ERROR] memberlist: a\n":                         "WARN a",
+		"Err: Could not set the deadline\n":               "INFO Err: Could not set the deadline",
+		"[WARN] memberlist: ignoring alive message for x": "DEBUG ignoring alive message for x",
+		"[odd": "INFO [odd",
 		"[WARN] memberlist: " + strings.Repeat("y", 10000): "WARN " + strings.Repeat("y", 493),
 	} {
 		var out bytes.Buffer
@@ -488,4 +487,3 @@ func (s *syncBuffer) String() string {
 	defer s.mu.Unlock()
 	return s.b.String()
 }
-
