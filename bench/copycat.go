@@ -1,0 +1,293 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/copycat-replication/copycat"
+	"github.com/copycat-replication/copycat/bench/internal/load"
+)
+
+const (
+	// startTimeout bounds the time until all structures are ready.
+	startTimeout = 2 * time.Minute
+	// look is the pause between two looks at a node's status.
+	look = 20 * time.Millisecond
+	// births bounds how many structures are created at the same time.
+	births = 16
+)
+
+// cluster is a CopyCat of several nodes in this process, under load.
+type cluster struct {
+	load  *load.Load
+	nodes []copycat.CopyCat
+	ids   []*copycat.ID
+	subs  []*subscriber // structure*nodes + node
+	done  chan struct{} // closed: the system closes
+}
+
+// subscriber is one node's subscription to one structure.
+type subscriber struct {
+	propose  chan<- []byte
+	consumer *load.Consumer
+	serving  sync.WaitGroup
+}
+
+func (s *settings) open(ctx context.Context, dir string, l *load.Load) (_ load.System, err error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	c := &cluster{load: l, done: make(chan struct{}), subs: make([]*subscriber, l.Plan().Structures*l.Plan().Nodes)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.Close())
+		}
+	}()
+	if err := s.startNodes(ctx, c, dir); err != nil {
+		return nil, err
+	}
+	if err := c.subscribeAll(ctx); err != nil {
+		return nil, err
+	}
+	return c, c.awaitVoters(ctx)
+}
+
+// startNodes starts one node, has the others join it, and waits until all see all.
+func (s *settings) startNodes(ctx context.Context, c *cluster, dir string) error {
+	var logger *slog.Logger
+	if s.logLevel != "" {
+		var level slog.Level
+		if err := level.UnmarshalText([]byte(s.logLevel)); err != nil {
+			return fmt.Errorf("log: %w", err)
+		}
+		logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	}
+	var peers []string
+	for i := range c.load.Plan().Nodes {
+		cfg := copycat.DefaultConfig()
+		cfg.Hostname, cfg.CopyCatPort, cfg.GossipPort = "127.0.0.1", 0, 0
+		cfg.CopyCatDataDir = filepath.Join(dir, fmt.Sprintf("node%d", i))
+		cfg.Rack = fmt.Sprintf("rack%d", i)
+		cfg.PeersToContact = peers
+		if s.snapshotEntries > 0 {
+			cfg.SnapshotEntries = s.snapshotEntries
+		}
+		if s.snapshotBytes > 0 {
+			cfg.SnapshotBytes = s.snapshotBytes
+		}
+		if logger != nil {
+			cfg.Logger = logger.With("node", i)
+		}
+		node, err := copycat.NewCopyCat(cfg)
+		if err != nil {
+			return fmt.Errorf("node %d: %w", i, err)
+		}
+		c.nodes = append(c.nodes, node)
+		if i == 0 {
+			peers = []string{node.Status().GossipAddress}
+		}
+	}
+	for i, node := range c.nodes {
+		err := await(ctx, node, func(st *copycat.Status) bool { return alive(st) == len(c.nodes) })
+		if err != nil {
+			return fmt.Errorf("node %d does not see all nodes: %w", i, err)
+		}
+	}
+	return nil
+}
+
+func alive(st *copycat.Status) (n int) {
+	for _, node := range st.Nodes {
+		if node.Alive {
+			n++
+		}
+	}
+	return n
+}
+
+// await looks at a node's status until it satisfies cond.
+func await(ctx context.Context, node copycat.CopyCat, cond func(*copycat.Status) bool) error {
+	t := time.NewTicker(look)
+	defer t.Stop()
+	for {
+		if st := node.Status(); cond(&st) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-t.C:
+		}
+	}
+}
+
+// subscribeAll subscribes every node to every structure: the nodes at the same
+// moment, as programs do that start together.
+func (c *cluster) subscribeAll(ctx context.Context) error {
+	structures := c.load.Plan().Structures
+	for range structures {
+		id, err := c.nodes[0].NewDataStructureID()
+		if err != nil {
+			return fmt.Errorf("new ID: %w", err)
+		}
+		c.ids = append(c.ids, id)
+	}
+	var subscribing sync.WaitGroup
+	errs := make(chan error, structures*len(c.nodes))
+	room := make(chan struct{}, births)
+	for s := range structures {
+		select {
+		case room <- struct{}{}:
+		case <-ctx.Done():
+			subscribing.Wait()
+			return ctx.Err()
+		}
+		subscribing.Go(func() {
+			defer func() { <-room }()
+			var nodes sync.WaitGroup
+			for n := range c.nodes {
+				nodes.Go(func() { errs <- c.subscribe(n, s) })
+			}
+			nodes.Wait()
+		})
+	}
+	subscribing.Wait()
+	close(errs)
+	var all error
+	for err := range errs {
+		all = errors.Join(all, err)
+	}
+	return all
+}
+
+func (c *cluster) subscribe(node, structure int) error {
+	consumer := c.load.Consumer(node, structure)
+	provide := func() ([]byte, error) { return consumer.Snapshot(), nil }
+	propose, commits, errs, consume, err := c.nodes[node].SubscribeToDataStructure(c.ids[structure], provide)
+	if err != nil {
+		return fmt.Errorf("node %d: subscribe to structure %d: %w", node, structure, err)
+	}
+	sub := &subscriber{propose: propose, consumer: consumer}
+	c.subs[structure*len(c.nodes)+node] = sub
+	sub.serving.Go(func() { c.apply(sub, commits, consume) })
+	sub.serving.Go(func() { c.listen(sub, errs) })
+	return nil
+}
+
+// apply is the user's side of the commit channel.
+func (c *cluster) apply(sub *subscriber, commits <-chan []byte, consume copycat.SnapshotConsumer) {
+	for payload := range commits {
+		if payload != nil {
+			sub.consumer.Applied(payload)
+			continue
+		}
+		snapshot, err := consume()
+		if err == nil {
+			err = sub.consumer.Restore(snapshot)
+		}
+		if err != nil {
+			c.warn(fmt.Errorf("load a snapshot: %w", err))
+		}
+	}
+}
+
+func (c *cluster) listen(sub *subscriber, errs <-chan error) {
+	for err := range errs {
+		var failed *copycat.ProposalError
+		if errors.As(err, &failed) && !c.closing() {
+			sub.consumer.Failed(failed.Proposal, err)
+			continue
+		}
+		c.warn(err)
+	}
+}
+
+// warn counts complaints, but not those of the shutdown.
+func (c *cluster) warn(err error) {
+	if !c.closing() {
+		c.load.Warn(err)
+	}
+}
+
+func (c *cluster) closing() bool {
+	select {
+	case <-c.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// awaitVoters waits until each structure has a leader, known to all, and as
+// many voters as it is to have.
+func (c *cluster) awaitVoters(ctx context.Context) error {
+	voters := 1
+	if len(c.nodes) >= 3 {
+		voters = 3
+	}
+	for n, node := range c.nodes {
+		err := await(ctx, node, func(st *copycat.Status) bool {
+			ready := 0
+			for i := range st.Structures {
+				if s := &st.Structures[i]; !s.Catalog && s.Leader != "" && len(s.Voters) >= voters && s.Interactive {
+					ready++
+				}
+			}
+			return ready >= len(c.ids)
+		})
+		if err != nil {
+			return fmt.Errorf("node %d: structures without a leader and %d voters: %w", n, voters, err)
+		}
+	}
+	return nil
+}
+
+// Leader finds the node that leads a structure's group.
+func (c *cluster) Leader(structure int) (int, error) {
+	for n, node := range c.nodes {
+		st := node.Status()
+		for i := range st.Structures {
+			if s := &st.Structures[i]; s.ID == *c.ids[structure] && s.Role == "leader" {
+				return n, nil
+			}
+		}
+	}
+	return 0, fmt.Errorf("structure %s: no node leads it", c.ids[structure])
+}
+
+// Propose sends on the subscription's propose channel.
+func (c *cluster) Propose(node, structure int, payload []byte) error {
+	sub := c.subs[structure*len(c.nodes)+node]
+	select {
+	case sub.propose <- payload: // a select of one channel costs less
+		return nil
+	default:
+	}
+	select {
+	case sub.propose <- payload:
+		return nil
+	case <-c.done:
+		return copycat.ErrClosed
+	}
+}
+
+// Close shuts all nodes down, and waits until nothing is delivered any more.
+func (c *cluster) Close() error {
+	close(c.done)
+	var closing sync.WaitGroup
+	for _, node := range c.nodes {
+		closing.Go(node.Shutdown)
+	}
+	closing.Wait()
+	for _, sub := range c.subs {
+		if sub != nil {
+			sub.serving.Wait()
+		}
+	}
+	return nil
+}

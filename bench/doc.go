@@ -1,0 +1,12 @@
+// Bench measures CopyCat: a number of nodes in one process, over loopback, on
+// real disks, through the public API alone.
+//
+//	go run ./bench -h
+//	go run ./bench -outstanding 4096 -seconds 20 -runs 5 -json results.jsonl
+//
+// The load generator (internal/load), the readings of the machine
+// (internal/measure), the form of the results (internal/report) and the
+// command line (internal/cli) know nothing of CopyCat: other systems are
+// measured by the same code, each from a module of its own, so that none of
+// them enters this library's dependencies.
+package main

@@ -1,0 +1,99 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/copycat-replication/copycat/bench/internal/load"
+)
+
+// Command is a system that can be measured.
+type Command struct {
+	Name  string // of the system, as results have it
+	About string // for -h: what is run, in a few lines
+	// Flags adds the system's own flags; may be nil.
+	Flags func(*flag.FlagSet)
+	// Settings says what a reader of the result has to know of the system's
+	// configuration. It is called after the flags were read; may be nil.
+	Settings func() string
+	// Open starts the system with all its nodes, and returns when each
+	// structure has a leader and all its voters and can be proposed to. It
+	// keeps its files under dir, which is its own and empty. Each Consumer of
+	// the load is told what is applied at its node from then on.
+	Open func(ctx context.Context, dir string, l *load.Load) (load.System, error)
+}
+
+// options is what the command line says.
+type options struct {
+	plan load.Plan
+	dir  string
+	runs int
+
+	json, cpuProfile, memProfile, trace string
+}
+
+const usage = `%s
+
+One operation is one proposal, committed by a majority with its fsyncs, and
+applied at its proposer. All nodes run in this process, and talk over loopback;
+their files are in a temporary directory under -dir, which should be on the
+disk that you care about. A table goes to the terminal, progress to stderr, and
+with -json one JSON object a line for each run is appended to a file. CPU and
+memory are of the process: all replicas, all proposers and the harness.
+
+For example:
+  -outstanding 1                              latency of a single commit
+  -outstanding 4096 -seconds 20 -runs 5       throughput, with medians
+  -structures 64 -outstanding 4096            many structures
+  -proposers follower -outstanding 256        proposals that are forwarded
+
+Flags:
+`
+
+// parse reads the command line. It has written the reason where it fails.
+func parse(c *Command, args []string, stderr io.Writer) (*options, error) {
+	o := &options{}
+	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+	f.SetOutput(stderr)
+	f.IntVar(&o.plan.Nodes, "nodes", 3, "`number` of nodes; all subscribe to all structures and apply")
+	f.IntVar(&o.plan.Structures, "structures", 1, "`number` of data structures")
+	f.IntVar(&o.plan.Payload, "payload", 128, "`bytes` of a proposal, 8 at least")
+	f.IntVar(&o.plan.Outstanding, "outstanding", 256, "`number` of proposals under way at any time, over all proposers together;\nwith fewer than proposers, only as many structures are active and the rest idles")
+	proposers := f.String("proposers", string(load.AtLeader), "`where` the proposers are: leader, follower (one for each structure) or all (one on each node)")
+	f.Float64Var(&o.plan.Seconds, "seconds", 10, "`length` of the measured window")
+	f.Float64Var(&o.plan.Warmup, "warmup", 2, "`seconds` of load before it")
+	f.IntVar(&o.runs, "runs", 1, "`number` of runs, each on new nodes; with three or more, a row of medians")
+	f.StringVar(&o.dir, "dir", os.TempDir(), "`directory` for the nodes' files; what is made there is removed at the end")
+	f.StringVar(&o.json, "json", "", "append results to this `file`, one JSON object a line")
+	f.StringVar(&o.cpuProfile, "cpuprofile", "", "write a CPU profile of the measured window (of the last run) to this `file`")
+	f.StringVar(&o.memProfile, "memprofile", "", "write a profile of all allocations up to the end of the window (of the last run) to this `file`")
+	f.StringVar(&o.trace, "trace", "", "write an execution trace of the measured window (of the last run) to this `file`; keep -seconds small")
+	if c.Flags != nil {
+		c.Flags(f)
+	}
+	f.Usage = func() {
+		fmt.Fprintf(stderr, usage, strings.TrimSpace(c.About))
+		f.PrintDefaults()
+	}
+	if err := f.Parse(args); err != nil {
+		return nil, err
+	}
+	o.plan.Proposers = load.Proposers(*proposers)
+	err := o.plan.Validate()
+	if o.runs < 1 {
+		err = errors.Join(err, fmt.Errorf("runs: %d, need 1 or more", o.runs))
+	}
+	if f.NArg() > 0 {
+		err = errors.Join(err, fmt.Errorf("not a flag: %q", f.Arg(0)))
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+		return nil, err
+	}
+	return o, nil
+}

@@ -1,0 +1,273 @@
+package load
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// System is what is measured. The opener of a system is handed a Load, asks it
+// for the Consumer of each node and structure, and has each consumer told what
+// is applied there.
+type System interface {
+	// Leader is the node that leads a structure's group now, so that proposers
+	// can be put there, or away from it.
+	Leader(structure int) (node int, err error)
+	// Propose hands over a payload, which belongs to the system from then on.
+	// It blocks when the system pushes back, and is called by one goroutine for
+	// each pair of node and structure. An error ends that lane.
+	Propose(node, structure int, payload []byte) error
+	// Close ends the system. When it returns, no Consumer is called any more.
+	Close() error
+}
+
+// Proposers says where the proposers are.
+type Proposers string
+
+// The places for proposers.
+const (
+	AtLeader   Proposers = "leader"   // one for each structure, on its leader's node
+	AtFollower Proposers = "follower" // one for each structure, on another node
+	AtAll      Proposers = "all"      // one for each structure on each node
+)
+
+// HeaderBytes is the least size of a payload.
+const HeaderBytes = 8
+
+// Plan is what a run is to do. It is part of the result.
+type Plan struct {
+	Nodes       int       `json:"nodes"`
+	Structures  int       `json:"structures"`
+	Payload     int       `json:"payload_bytes"`
+	Outstanding int       `json:"outstanding"` // over all lanes
+	Proposers   Proposers `json:"proposers"`
+	Seconds     float64   `json:"seconds"`
+	Warmup      float64   `json:"warmup_seconds"`
+}
+
+// Validate reports every fault at once.
+func (p Plan) Validate() error {
+	var errs []error
+	check := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	check(p.Nodes >= 1 && p.Nodes <= 255, "nodes: %d, need 1 to 255", p.Nodes)
+	check(p.Structures >= 1 && p.Structures <= 1<<16, "structures: %d, need 1 to %d", p.Structures, 1<<16)
+	check(p.Payload >= HeaderBytes && p.Payload <= 8<<20, "payload: %d bytes, need %d to %d", p.Payload, HeaderBytes, 8<<20)
+	check(p.Outstanding >= 1 && p.Outstanding <= 1<<24, "outstanding: %d, need 1 to %d", p.Outstanding, 1<<24)
+	check(p.Seconds > 0, "seconds: %v, need more than 0", p.Seconds)
+	check(p.Warmup >= 0, "warmup: %v, need 0 or more", p.Warmup)
+	switch p.Proposers {
+	case AtLeader, AtAll:
+	case AtFollower:
+		check(p.Nodes > 1, "proposers: a follower needs more than one node")
+	default:
+		check(false, "proposers: %q, need leader, follower or all", p.Proposers)
+	}
+	return errors.Join(errs...)
+}
+
+// Load is one run: its lanes, its consumers and its clock.
+type Load struct {
+	plan      Plan
+	consumers []*Consumer // structure*nodes + node
+	lanes     []*lane
+	template  []byte // random bytes that payloads are cut from
+
+	epoch      time.Time
+	start, end int64          // of the window of measuring, in nanoseconds since epoch
+	stop       chan struct{}  // closed: the load ends
+	proposing  sync.WaitGroup // the lanes
+	left       uint64         // what had not come back when Run ended
+
+	warnings atomic.Uint64
+	first    atomic.Pointer[error] // the first thing that went wrong
+}
+
+// New prepares a run. The plan must be valid.
+func New(plan Plan) *Load {
+	l := &Load{plan: plan, epoch: time.Now(), stop: make(chan struct{})}
+	l.consumers = make([]*Consumer, plan.Structures*plan.Nodes)
+	for s := range plan.Structures {
+		for n := range plan.Nodes {
+			l.consumers[s*plan.Nodes+n] = newConsumer(l, n, s)
+		}
+	}
+	// Random bytes, so that a system that compresses gains nothing; a fixed
+	// seed, so that all runs send the same.
+	var seed [32]byte
+	copy(seed[:], "payloads of the load generator")
+	l.template = make([]byte, slabBytes(plan.Payload))
+	_, _ = rand.NewChaCha8(seed).Read(l.template) // it never fails
+	return l
+}
+
+// Plan is what the run does.
+func (l *Load) Plan() Plan { return l.plan }
+
+// Consumer is the receiving end of a structure at a node.
+func (l *Load) Consumer(node, structure int) *Consumer {
+	return l.consumers[structure*l.plan.Nodes+node]
+}
+
+// Warn counts something that the system complained about, beside proposals
+// that failed. It may be called from any goroutine.
+func (l *Load) Warn(err error) {
+	l.warnings.Add(1)
+	l.note(err)
+}
+
+func (l *Load) note(err error) { l.first.CompareAndSwap(nil, &err) }
+
+func (l *Load) now() int64 { return int64(time.Since(l.epoch)) }
+
+// Hooks are called by Run, from its own goroutine. Any of them may be nil.
+type Hooks struct {
+	Start    func()                                // the window of measuring begins
+	Progress func(elapsed time.Duration, n uint64) // every second of the load: operations done since it began
+	End      func()                                // the window has ended
+}
+
+// drainTime is how long Run waits for what is still outstanding at the end.
+const drainTime = 20 * time.Second
+
+// Run puts the load on the system, from the beginning of the warm-up until
+// what was sent has come back. Cancelling the context ends it early, with its error.
+func (l *Load) Run(ctx context.Context, sys System, hooks Hooks) error {
+	if err := l.place(sys); err != nil {
+		return err
+	}
+	began := l.now()
+	l.start = began + int64(l.plan.Warmup*float64(time.Second))
+	l.end = l.start + int64(l.plan.Seconds*float64(time.Second))
+	for _, ln := range l.lanes {
+		l.proposing.Go(func() { ln.propose(sys) })
+	}
+	err := l.watch(ctx, began, hooks)
+	// The lanes are not waited for here: one whose system has stopped taking
+	// proposals comes back only when that is closed.
+	close(l.stop)
+	if err != nil {
+		return err
+	}
+	err = l.drain(ctx)
+	l.left = l.unfinished()
+	return err
+}
+
+// place makes the lanes: the leaders are known only now. Outstanding proposals
+// are dealt evenly; when there are fewer than lanes, the other structures idle.
+func (l *Load) place(sys System) error {
+	type seat struct{ node, structure int }
+	var seats []seat
+	for s := range l.plan.Structures {
+		if l.plan.Proposers == AtAll {
+			for n := range l.plan.Nodes {
+				seats = append(seats, seat{n, s})
+			}
+			continue
+		}
+		leader, err := sys.Leader(s)
+		if err != nil {
+			return fmt.Errorf("leader of structure %d: %w", s, err)
+		}
+		if l.plan.Proposers == AtFollower {
+			// Spread over the followers.
+			leader = (leader + 1 + s%(l.plan.Nodes-1)) % l.plan.Nodes
+		}
+		seats = append(seats, seat{leader, s})
+	}
+	lanes := min(len(seats), l.plan.Outstanding)
+	for i := range lanes {
+		window := l.plan.Outstanding / lanes
+		if i < l.plan.Outstanding%lanes {
+			window++
+		}
+		ln := newLane(l, seats[i].node, seats[i].structure, window)
+		l.lanes = append(l.lanes, ln)
+		l.Consumer(ln.node, ln.structure).take(ln, lanes)
+	}
+	return nil
+}
+
+// watch waits for the window to begin and to end, and tells of progress.
+func (l *Load) watch(ctx context.Context, began int64, hooks Hooks) error {
+	begin := time.NewTimer(time.Duration(l.start - l.now()))
+	defer begin.Stop()
+	end := time.NewTimer(time.Duration(l.end - l.now()))
+	defer end.Stop()
+	second := time.NewTicker(time.Second)
+	defer second.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-begin.C:
+			call(hooks.Start)
+		case <-end.C:
+			call(hooks.End)
+			return nil
+		case <-second.C:
+			if hooks.Progress != nil {
+				hooks.Progress(time.Duration(l.now()-began), l.done())
+			}
+		}
+	}
+}
+
+func call(f func()) {
+	if f != nil {
+		f()
+	}
+}
+
+func (l *Load) done() (n uint64) {
+	for _, ln := range l.lanes {
+		n += ln.done.Load()
+	}
+	return n
+}
+
+// drain waits for what is outstanding, so that it enters the histograms. What
+// does not come back is counted by Outcome, and is no error of the run.
+func (l *Load) drain(ctx context.Context) error {
+	late := time.NewTimer(drainTime)
+	defer late.Stop()
+	look := time.NewTicker(time.Millisecond)
+	defer look.Stop()
+	for l.now() < l.end || l.unfinished() > 0 {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-late.C:
+			return nil
+		case <-look.C:
+		}
+	}
+	return nil
+}
+
+func (l *Load) unfinished() (n uint64) {
+	for _, ln := range l.lanes {
+		// In this order: done never passes a number that was not sent.
+		done := ln.done.Load()
+		n += ln.sent.Load() - done
+	}
+	return n
+}
+
+// stopped reports whether the load has ended.
+func (l *Load) stopped() bool {
+	select {
+	case <-l.stop:
+		return true
+	default:
+		return false
+	}
+}

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/copycat-replication/copycat/bench/internal/cli"
+)
+
+func main() { os.Exit(command().Main()) }
+
+func command() *cli.Command {
+	s := &settings{}
+	return &cli.Command{
+		Name:  "copycat",
+		About: "bench measures CopyCat, through its public channel API.",
+		Flags: func(f *flag.FlagSet) {
+			f.Uint64Var(&s.snapshotEntries, "snapshot-entries", 0, "a snapshot is due after that many `commits`; 0: the default")
+			f.Uint64Var(&s.snapshotBytes, "snapshot-bytes", 0, "a snapshot is due after that many `bytes` of commits; 0: the default")
+			f.StringVar(&s.logLevel, "log", "", "write the nodes' log of this `level` and above (debug, info, warn, error) to stderr")
+		},
+		Settings: s.String,
+		Open:     s.open,
+	}
+}
+
+// settings are CopyCat's own flags.
+type settings struct {
+	snapshotEntries, snapshotBytes uint64
+	logLevel                       string
+}
+
+// String names what is not the default.
+func (s *settings) String() string {
+	var parts []string
+	if s.snapshotEntries > 0 {
+		parts = append(parts, fmt.Sprintf("snapshot after %d commits", s.snapshotEntries))
+	}
+	if s.snapshotBytes > 0 {
+		parts = append(parts, fmt.Sprintf("snapshot after %d bytes", s.snapshotBytes))
+	}
+	if s.logLevel != "" {
+		parts = append(parts, "log "+s.logLevel)
+	}
+	return strings.Join(parts, ", ")
+}
