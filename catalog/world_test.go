@@ -100,7 +100,8 @@ func (w *world) found(voters int) {
 	}
 	w.c.Wait(2*time.Minute, fmt.Sprintf("a catalog of %d voters", voters), func() bool {
 		for _, n := range w.c.Nodes {
-			if g, ok := n.Host.Group(catalog.ID); ok && len(g.Status().Voters) >= voters {
+			// Amid a joint change the first voter alone can still stop it.
+			if g, ok := n.Host.Group(catalog.ID); ok && len(g.Status().Voters) >= voters && !g.Status().Joint {
 				return true
 			}
 		}

@@ -215,7 +215,9 @@ func (g *Group) startRaft(st wal.GroupState) (err error) {
 	g.rn = rn
 	g.applied.Store(g.state.index)
 	if voters := g.state.conf.GetVoters(); len(voters) == 1 && voters[0] == uint64(g.self) && !isJoint(g.state.conf) {
-		// Alone, there is nobody to wait for.
+		// Alone, there is nobody to wait for; but raft does not campaign while
+		// there are membership changes to be applied, so it may take two tries.
+		g.firstborn = firstbornTicks
 		if err := rn.Campaign(); err != nil {
 			return fmt.Errorf("group %s: campaign: %w", g.key, err)
 		}
