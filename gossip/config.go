@@ -56,7 +56,8 @@ type Config struct {
 	// memberlist holds a lock: it must not call back into this Gossip's Join,
 	// Found, Leave or Close.
 	Logger *slog.Logger
-	// Transport replaces real sockets. Start takes it over and shuts it down.
+	// Transport replaces real sockets. Start takes it over, unless it returns
+	// ErrConfig, and shuts it down, also when it fails.
 	Transport memberlist.Transport
 	// Remember, if set, is called with the addresses (host:port, sorted, at
 	// most 256) to be handed in as Remembered by the next run, whenever they

@@ -56,7 +56,7 @@ func (g *Gossip) Join(ctx context.Context) (id.Cluster, error) {
 		case err == nil:
 			g.contacts.wake()
 			return cluster, nil
-		case errors.Is(err, ErrWrongCluster), errors.Is(err, ErrClosed):
+		case errors.Is(err, ErrClosed), errors.Is(err, ErrWrongCluster) && !g.cluster().IsZero():
 			return id.Cluster{}, err
 		case ctx.Err() == nil || errors.Is(last, errNothingGiven):
 			last = err

@@ -108,13 +108,19 @@ func (g *Gossip) advertise(timeout time.Duration) {
 // Found says that this node is a member of the cluster: because it starts it
 // itself, or has been in it in an earlier run. It returns at once; from then on
 // others are let in, and the peers given and remembered are looked up in the
-// background. Found and Join are not called at the same time.
+// background. A node that is in a cluster stays in it: another one is refused
+// and logged. Found and Join are not called at the same time.
 func (g *Gossip) Found(cluster id.Cluster) {
 	if cluster.IsZero() || !g.enter() {
 		return
 	}
 	defer g.owned.Done()
-	if g.cluster() != cluster {
+	switch mine := g.cluster(); {
+	case mine == cluster:
+	case !mine.IsZero():
+		g.log.Error("a member of one cluster cannot found another", "cluster", mine.String(), "other", cluster.String())
+		return
+	default:
 		if err := g.setIdentity(cluster, false); err != nil {
 			g.log.Error("identity does not fit", "error", err)
 			return

@@ -144,7 +144,7 @@ func (m *Memory) tryLocked() (id.Cluster, error) {
 func (m *Memory) Found(cluster id.Cluster) {
 	m.hub.mu.Lock()
 	defer m.hub.mu.Unlock()
-	if cluster.IsZero() || m.closed || m.left || m.cluster == cluster {
+	if cluster.IsZero() || m.closed || m.left || !m.cluster.IsZero() {
 		return
 	}
 	m.cluster = cluster

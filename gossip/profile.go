@@ -56,7 +56,8 @@ func (p Profile) memberlist() *memberlist.Config {
 		// Detection in about 1 s: probe interval × (1 + SuspicionMult).
 		c = memberlist.DefaultLocalConfig()
 		c.AwarenessMaxMultiplier = 4
-		c.RetransmitMult = 4 // with 2 and three nodes, news often miss one of them
+		c.SuspicionMaxTimeoutMult = 4 // a node that is alone gives the others up within 3 s
+		c.RetransmitMult = 4          // with 2 and three nodes, news often miss one of them
 		c.ProbeInterval = 250 * time.Millisecond
 		c.ProbeTimeout = 125 * time.Millisecond
 		c.GossipInterval = 20 * time.Millisecond

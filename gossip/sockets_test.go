@@ -13,6 +13,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/copycat-replication/copycat/id"
+	"github.com/hashicorp/memberlist"
 )
 
 func start(t *testing.T, c Config) *Gossip {
@@ -338,7 +341,9 @@ func TestRubbish(t *testing.T) {
 		}
 	}
 	sender := members[1].(*Gossip)
+	sender.mu.RLock()
 	to := sender.members[testNode(0)].target(testNode(0))
+	sender.mu.RUnlock()
 	for _, b := range [][]byte{{}, {1}, {1, kindPage, 0xff}, {9, 1, 2}, {1, 200}, bytes.Repeat([]byte{1}, maxMessageBytes+1)} {
 		if err := sender.list.SendReliable(to, b); err != nil {
 			t.Fatal(err)
@@ -436,20 +441,61 @@ func TestConcurrentUse(t *testing.T) {
 	all.Wait()
 	members[0].Publish(testReplicas(1000))
 	untilHolds(t, members[1], 1000, 0)
-	until(t, members[1], "nothing else is left", func() bool {
-		return members[1].Stats().Replicas == 1+len(members[1].(*Gossip).directory.own.current.entries)-tombstones(members[1].(*Gossip))
-	})
+	members[1].Publish(nil)
+	until(t, members[1], "nothing else is left", func() bool { return members[1].Stats().Replicas == 1 })
 }
 
-func tombstones(g *Gossip) (n int) {
-	g.mu.RLock()
-	defer g.mu.RUnlock()
-	for _, e := range g.directory.own.current.entries {
-		if e.removed {
-			n++
+// A member stays where it is, and a foreigner's nodes stay out, whichever way
+// they come: in a push/pull or in an alive message.
+func TestForeignersStayOut(t *testing.T) {
+	t.Parallel()
+	m := start(t, testConfig(0))
+	m.Found(testCluster(1))
+	m.Found(testCluster(2))
+	if m.cluster() != testCluster(1) {
+		t.Fatalf("it changed over to %s", m.cluster())
+	}
+	node := func(n int, cluster id.Cluster) *memberlist.Node {
+		meta, err := identity{cluster: cluster}.encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &memberlist.Node{Name: testNode(n).String(), Addr: net.IPv4(127, 0, 0, 1), Port: 1, Meta: meta}
+	}
+	d := delegate{m}
+	friend, foreigner, looking := node(1, testCluster(1)), node(2, testCluster(2)), node(3, id.Cluster{})
+	newer := node(4, testCluster(1))
+	newer.Meta[0] = 2
+	nameless := node(5, testCluster(1))
+	nameless.Name = "nobody"
+	for _, test := range []struct {
+		node *memberlist.Node
+		want error
+	}{{friend, nil}, {foreigner, ErrWrongCluster}, {looking, errLooking}, {newer, ErrVersion}, {nameless, ErrMalformed}} {
+		if err := d.NotifyAlive(test.node); !errors.Is(err, test.want) || test.want == nil && err != nil {
+			t.Errorf("%s alive: %v, want %v", test.node.Name, err, test.want)
 		}
 	}
-	return n
+	for _, test := range []struct {
+		nodes []*memberlist.Node
+		want  error
+	}{
+		{nil, nil}, {[]*memberlist.Node{friend}, nil}, {[]*memberlist.Node{foreigner, friend}, nil},
+		{[]*memberlist.Node{looking, nameless}, nil}, {[]*memberlist.Node{looking, foreigner}, ErrWrongCluster},
+	} {
+		if err := d.NotifyMerge(test.nodes); !errors.Is(err, test.want) || test.want == nil && err != nil {
+			t.Errorf("merging with %v: %v, want %v", test.nodes, err, test.want)
+		}
+	}
+	u := update{node: testNode(1), epoch: epoch{1, 0}, to: 1, head: 1}
+	b, err := encodeDelta(testCluster(2), &u)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := m.Stats().Foreign
+	if err := m.takeMessage(b); err != nil || m.Stats().Foreign != before+1 {
+		t.Errorf("a foreigner's delta: %v, %+v", err, m.Stats())
+	}
 }
 
 func TestPeerThatKnowsALaterListOfOurs(t *testing.T) {

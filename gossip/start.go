@@ -89,11 +89,11 @@ func (g *Gossip) bind() error {
 	if t := g.config.Transport; t != nil {
 		ip, port, err := t.FinalAdvertiseAddr(g.config.AdvertiseHost, g.config.BindPort)
 		if err != nil {
-			return fmt.Errorf("%w: %w", ErrNoAddress, err)
+			return errors.Join(fmt.Errorf("%w: %w", ErrNoAddress, err), t.Shutdown())
 		}
 		addr, ok := netip.AddrFromSlice(ip)
 		if !ok {
-			return fmt.Errorf("%w: the transport advertises %v", ErrNoAddress, ip)
+			return errors.Join(fmt.Errorf("%w: the transport advertises %v", ErrNoAddress, ip), t.Shutdown())
 		}
 		g.network, g.address = handed{t}, netip.AddrPortFrom(addr.Unmap(), uint16(port))
 	} else {
