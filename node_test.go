@@ -58,6 +58,9 @@ func (l *list) serve(commits <-chan []byte, errs <-chan error, consume SnapshotC
 				commits = nil
 			case p == nil:
 				data, err := consume()
+				if errors.Is(err, ErrClosed) {
+					continue // shut down before the load
+				}
 				if err != nil {
 					l.t.Errorf("consume: %v", err)
 				}

@@ -152,6 +152,7 @@ func (s *Subscription) meet(r *rendezvous) bool {
 	s.due = r
 	s.mu.Unlock()
 	if !s.sendCommit(nil) {
+		s.unmeet(r)
 		return false
 	}
 	patience := time.NewTimer(s.cfg.ConsumerPatience)
@@ -161,11 +162,32 @@ func (s *Subscription) meet(r *rendezvous) bool {
 		case <-r.done:
 			return true
 		case <-s.stop:
-			return false // Consume can still be served
+			s.unmeet(r)
+			return false
 		case <-patience.C:
 			s.report(fmt.Errorf("structure %s: %w: the snapshot consumer has not been called since the nil on it", s.cfg.Structure, ErrSlowConsumer))
 		}
 	}
+}
+
+// unmeet closes the file behind a nil that a shutdown left unserved; if it is
+// being served, it waits for that, since no user code runs there. A nil without
+// a file can still be served.
+func (s *Subscription) unmeet(r *rendezvous) {
+	if r.reader == nil {
+		return
+	}
+	s.mu.Lock()
+	outstanding := s.due == r
+	if outstanding {
+		s.due = nil
+	}
+	s.mu.Unlock()
+	if outstanding {
+		s.closeReader(r.reader)
+		return
+	}
+	<-r.done
 }
 
 // jump puts the cursor where delivery can go on from: behind the newest
@@ -224,9 +246,10 @@ func (s *Subscription) Consume() ([]byte, error) {
 	s.mu.Lock()
 	r := s.due
 	s.due = nil
+	over := s.over || s.stopped
 	s.mu.Unlock()
 	if r == nil {
-		if s.over.Load() {
+		if over {
 			return nil, fmt.Errorf("structure %s: %w", s.cfg.Structure, ErrClosed)
 		}
 		return nil, fmt.Errorf("structure %s: %w", s.cfg.Structure, ErrNoSnapshotDue)

@@ -18,9 +18,11 @@ const openRetry = 2 * time.Second
 
 // attach hangs a subscription on this replica. Runs in the step.
 func (g *Group) attach(sub *Subscription) {
+	if !sub.join(g) {
+		return
+	}
 	g.subs = append(g.subs, sub)
 	g.statusDirty = true
-	sub.group.Store(g)
 	if g.failure != nil {
 		sub.report(fmt.Errorf("group %s: %w", g.key, g.failure))
 	}

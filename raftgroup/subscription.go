@@ -75,7 +75,6 @@ type Subscription struct {
 
 	group   atomic.Pointer[Group] // nil until a replica is here
 	session atomic.Uint64         // 0 while there is none
-	over    atomic.Bool           // the commit channel is closed, or about to be
 	drainAt atomic.Uint64         // deliver up to here and close; stored +1, 0: not draining
 
 	begin     chan struct{} // closed: delivery may start
@@ -92,6 +91,8 @@ type Subscription struct {
 	sealed  bool // the pump has ended: nothing more comes into the inbox
 	due     *rendezvous
 	stopped bool
+	gone    bool // off its group for good: no group may take it on any more
+	over    bool // the commit channel is closed, or about to be
 
 	// Owned by the group's step.
 	prop      proposer
@@ -144,7 +145,9 @@ func (s *Subscription) run() {
 	s.errs.seal()
 	// A select over both channels must not miss buffered commits: the error
 	// channel closes last.
-	s.over.Store(true)
+	s.mu.Lock()
+	s.over = true
+	s.mu.Unlock()
 	close(s.commitCh)
 	if n := s.errs.finish(s.stop); n > 0 {
 		s.host.cfg.Logger.Warn("errors that nobody read", "structure", s.cfg.Structure.String(), "count", n)
@@ -156,7 +159,10 @@ func (s *Subscription) run() {
 // left (only a shutdown leaves any) are reported.
 func (s *Subscription) unhook() {
 	s.host.forget(s)
+	s.mu.Lock()
+	s.gone = true // an attach may still be on its way: it must not touch what is ours from here on
 	g := s.group.Load()
+	s.mu.Unlock()
 	gone := make(chan struct{})
 	if g != nil && g.call(func() { g.detach(s); close(gone) }) {
 		select {
@@ -172,6 +178,16 @@ func (s *Subscription) unhook() {
 	for _, p := range rest {
 		s.errs.proposal(&ProposalError{Proposal: p, Err: fmt.Errorf("%w: %w", ErrNeverCommitted, ErrClosed)}, nil)
 	}
+}
+
+// join notes which group has taken the subscription on; not after its end.
+func (s *Subscription) join(g *Group) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.gone {
+		s.group.Store(g)
+	}
+	return !s.gone
 }
 
 // pump moves proposals from the channel into the inbox, as many at a time as
