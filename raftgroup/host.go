@@ -367,23 +367,24 @@ func (h *Host) hostedChanged() {
 	h.mu.Unlock()
 }
 
-// hosted lists the started replicas.
+// hosted lists the started replicas, oldest first.
 func (h *Host) hosted() []Hosted {
 	h.mu.Lock()
-	groups := make([]*Group, 0, len(h.groups))
-	for _, g := range h.ordered {
-		if h.groups[g.key] == g {
-			groups = append(groups, g)
-		}
+	// The key of a group that is being started at this moment is its step's.
+	keys := make(map[*Group]id.Group, len(h.groups))
+	for key, g := range h.groups {
+		keys[g] = key
 	}
+	groups := h.ordered
 	h.mu.Unlock()
-	out := make([]Hosted, 0, len(groups))
+	out := make([]Hosted, 0, len(keys))
 	for _, g := range groups {
+		key, started := keys[g]
 		st := g.status.Load()
-		if st == nil || st.Failed {
+		if !started || st.Failed {
 			continue
 		}
-		out = append(out, Hosted{Group: g.key, Replica: g.self, Voter: st.Voter, Leader: st.IsLeader})
+		out = append(out, Hosted{Group: key, Replica: g.self, Voter: st.Voter, Leader: st.IsLeader})
 	}
 	return out
 }

@@ -118,6 +118,7 @@ func (h *Host) newGroup(local uint64, meta grouppb.Replica, genesis Genesis) *Gr
 		now:       h.cfg.Clock.Now(),
 	}
 	g.log = h.cfg.Logger.With("group", g.key.String(), "replica", uint64(g.self))
+	g.status.Store(&GroupStatus{Group: g.key, Replica: g.self, Role: "starting"})
 	return g
 }
 

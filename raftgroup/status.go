@@ -108,12 +108,7 @@ func (g *Group) roleName() string {
 }
 
 // Status returns what the replica last said of itself: at most a tick old.
-func (g *Group) Status() GroupStatus {
-	if st := g.status.Load(); st != nil {
-		return *st
-	}
-	return GroupStatus{Group: g.key, Replica: g.self, Role: "starting"}
-}
+func (g *Group) Status() GroupStatus { return *g.status.Load() }
 
 // Key names the group.
 func (g *Group) Key() id.Group { return g.key }
