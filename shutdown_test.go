@@ -179,13 +179,13 @@ func TestShutdownAmidSubscribers(t *testing.T) {
 					case propose <- []byte("y"):
 					default:
 					}
-					if k == 0 {
+					if k == 0 { // stays
 						begun <- struct{}{}
+						subscribers.Go(func() { drain(commits, errs, consume) })
+						continue
 					}
-					if k%2 == 0 {
-						close(propose)
-					}
-					subscribers.Go(func() { drain(commits, errs, consume) })
+					close(propose)
+					drain(commits, errs, consume)
 				}
 			})
 		}
