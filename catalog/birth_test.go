@@ -2,9 +2,9 @@ package catalog_test
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -49,39 +49,55 @@ func TestOneBirth(t *testing.T) {
 				w.c.Net.SetLatency(time.Duration(1+rng.IntN(60)) * time.Millisecond)
 				w.c.Net.SetLoss(rng.Float64() * 0.2)
 				s := rig.Structure(uint64(1000 + k))
-				recs := w.birthOfAll(s)
-				for i, rec := range recs {
-					if rec.Group() != recs[0].Group() {
-						t.Fatalf("seed %d: node %d was told %s, node 0 %s", seed, i, rec.Group(), recs[0].Group())
-					}
-				}
+				// In every other round most do not wait for the end of it.
+				patient := func() bool { return k%2 == 0 || rng.IntN(4) == 0 }
+				recs := w.birthOfAll(s, rng, patient)
 				w.c.Net.SetLoss(0)
 				w.settled()
+				recs = append(recs, w.birthOfAll(s, rng, func() bool { return true })...)
+				w.settled()
+				for i, rec := range recs {
+					if rec.Group() != recs[0].Group() {
+						t.Fatalf("seed %d: one was told %s, another (%d) %s", seed, recs[0].Group(), i, rec.Group())
+					}
+				}
 				w.check(s, recs[0])
 			}
 		})
 	}
 }
 
-// birthOfAll has every node give birth at once.
-func (w *world) birthOfAll(s id.Structure) []catalog.Record {
+// birthOfAll has every node give birth at once, the first of them twice, and
+// returns what they were told. Those without patience may give up.
+func (w *world) birthOfAll(s id.Structure, rng *rand.Rand, patient func() bool) []catalog.Record {
 	w.t.Helper()
-	recs := make([]catalog.Record, len(w.c.Nodes))
+	var mu sync.Mutex
+	var recs []catalog.Record
 	barrier := make(chan struct{})
 	var wg sync.WaitGroup
-	for i := range w.c.Nodes {
+	for i := range len(w.c.Nodes) + 1 {
+		i %= len(w.c.Nodes)
+		limit := 5 * time.Minute
+		if !patient() {
+			limit = time.Duration(rng.Int64N(int64(time.Second)))
+		}
 		wg.Go(func() {
-			ctx, cancel := context.WithTimeout(w.t.Context(), 5*time.Minute)
+			ctx, cancel := context.WithTimeout(w.t.Context(), limit)
 			defer cancel()
 			<-barrier
 			rec, err := w.on(i).svc.Birth(ctx, s, raftgroup.Options{}, w.pick(i))
-			if err != nil {
-				w.t.Errorf("seed %d: birth on node %d: %v", w.c.Seed, i, err)
+			switch {
+			case err == nil:
+				mu.Lock()
+				recs = append(recs, rec)
+				mu.Unlock()
+			case limit > time.Second, !errors.Is(err, context.DeadlineExceeded),
+				!errors.Is(err, catalog.ErrCatalogUnavailable) && !errors.Is(err, catalog.ErrNoNodes):
+				w.t.Errorf("seed %d: birth on node %d within %s: %v", w.c.Seed, i, limit, err)
 			}
-			recs[i] = rec
 		})
 	}
 	close(barrier)
 	wg.Wait()
-	return slices.Clip(recs)
+	return recs
 }

@@ -29,7 +29,7 @@ type loss struct {
 // come back at once, or when the others have settled what it left behind.
 func TestLostAtEveryStep(t *testing.T) {
 	t.Parallel()
-	from, to := manySeeds(4) // a variant each
+	from, to := manySeeds(8) // two for each variant
 	for seed := from; seed < to; seed++ {
 		synctest.Test(t, func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 3))
@@ -53,7 +53,7 @@ func TestLostAtEveryStep(t *testing.T) {
 // own replica of the catalog and the result.
 func TestLostAnyTime(t *testing.T) {
 	t.Parallel()
-	from, to := manySeeds(2)
+	from, to := manySeeds(5)
 	for seed := from; seed < to; seed++ {
 		synctest.Test(t, func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 4))
@@ -144,7 +144,9 @@ func (w *world) lose(victim int, s id.Structure, l loss) bool {
 func (w *world) agreed(s id.Structure, victim int, told []catalog.Record) catalog.Record {
 	w.t.Helper()
 	other := (victim + 1) % len(w.c.Nodes)
-	rec, err := w.on(other).svc.Birth(w.t.Context(), s, raftgroup.Options{}, w.pick(other))
+	ctx, cancel := context.WithTimeout(w.t.Context(), 5*time.Minute)
+	defer cancel()
+	rec, err := w.on(other).svc.Birth(ctx, s, raftgroup.Options{}, w.pick(other))
 	if err != nil {
 		w.t.Fatalf("seed %d: birth after the loss: %v", w.c.Seed, err)
 	}

@@ -91,7 +91,9 @@ func (w *world) on(i int) *process {
 	return w.processes[w.c.Nodes[i].ID]
 }
 
-// found starts all nodes and waits until the catalog has that many voters, or more.
+// found starts all nodes and waits until the catalog has that many voters, or
+// more, and all of them know it: a replica that has not heard yet that it was
+// made a voter cannot stand for election when the leader is lost.
 func (w *world) found(voters int) {
 	w.t.Helper()
 	w.c.StartAll()
@@ -99,13 +101,17 @@ func (w *world) found(voters int) {
 		w.t.Fatalf("seed %d: %v", w.c.Seed, err)
 	}
 	w.c.Wait(2*time.Minute, fmt.Sprintf("a catalog of %d voters", voters), func() bool {
+		most, know := 0, 0
 		for _, n := range w.c.Nodes {
-			// Amid a joint change the first voter alone can still stop it.
-			if g, ok := n.Host.Group(catalog.ID); ok && len(g.Status().Voters) >= voters && !g.Status().Joint {
-				return true
+			if g, ok := n.Host.Group(catalog.ID); ok {
+				st := g.Status()
+				most = max(most, len(st.Voters))
+				if st.Voter && !st.Joint && len(st.Voters) >= voters {
+					know++
+				}
 			}
 		}
-		return false
+		return most >= voters && know == most
 	})
 }
 
