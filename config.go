@@ -38,8 +38,9 @@ type Config struct {
 	// address of this machine.
 	BindAddress string
 	// CopyCatPort is the TCP port for other nodes; GossipPort the UDP and TCP
-	// port of gossip. DefaultConfig sets 11983 and 12983. 0 takes a free one,
-	// which the data directory keeps for restarts; Status tells which.
+	// port of gossip. DefaultConfig sets 11983 and 12983. 0 takes a free one
+	// (below the range of outgoing connections), which the data directory keeps
+	// for restarts; another one if it is taken by then. Status tells which.
 	CopyCatPort int
 	GossipPort  int
 	// CopyCatDataDir holds everything that must survive: the node's identity,

@@ -89,7 +89,7 @@ func configFault(format string, args ...any) error {
 
 // addressInUse makes one error of those of the two layers that listen.
 func addressInUse(err error) error {
-	if errors.Is(err, transport.ErrAddressInUse) || errors.Is(err, gossip.ErrAddressInUse) {
+	if errors.Is(err, transport.ErrAddressInUse) || errors.Is(err, gossip.ErrAddressInUse) || errors.Is(err, ErrAddressInUse) {
 		return &addressError{err}
 	}
 	return err

@@ -136,40 +136,39 @@ func (n *node) openStores() error {
 // listen opens the two ports. A port that was chosen freely once is kept, so
 // that a restarted node is where the others look for it.
 func (n *node) listen(self identity, bind string) error {
-	var err error
-	n.transport, err = transport.New(transport.Config{
-		Node: self.node, Incarnation: self.Incarnation, Cluster: n.clusterWhenReady,
-		BindAddress: bind, Port: portOf(n.cfg.CopyCatPort, self.CopyCatPort), TLS: n.cfg.TLS, Key: n.cfg.ClusterKey,
-		Resolve: n.resolve, Handler: inbound{n}, Logger: n.log,
+	err := listenOnPort(n.cfg.CopyCatPort, self.CopyCatPort, func(port int) (err error) {
+		n.transport, err = transport.New(transport.Config{
+			Node: self.node, Incarnation: self.Incarnation, Cluster: n.clusterWhenReady,
+			BindAddress: bind, Port: port, TLS: n.cfg.TLS, Key: n.cfg.ClusterKey,
+			Resolve: n.resolve, Handler: inbound{n}, Logger: n.log,
+		})
+		return err
 	})
 	if err != nil {
-		return addressInUse(err)
+		return err
 	}
 	port := n.transport.Addr().(*net.TCPAddr).Port
-	g, err := gossip.Start(gossip.Config{
-		Node: self.node, Incarnation: self.Incarnation, Cluster: self.cluster,
-		BindAddress: bind, BindPort: portOf(n.cfg.GossipPort, self.GossipPort), AdvertiseHost: n.cfg.Hostname, TransportPort: port,
-		DataCenter: n.cfg.DataCenter, Rack: n.cfg.Rack, Capacity: n.cfg.Capacity, Version: protocolVersion,
-		Peers: n.cfg.PeersToContact, Remembered: self.Peers, Key: n.cfg.ClusterKey, Profile: n.cfg.Profile, Logger: n.log,
-		Remember: n.remember,
+	err = listenOnPort(n.cfg.GossipPort, self.GossipPort, func(gossipPort int) error {
+		g, err := gossip.Start(gossip.Config{
+			Node: self.node, Incarnation: self.Incarnation, Cluster: self.cluster,
+			BindAddress: bind, BindPort: gossipPort, AdvertiseHost: n.cfg.Hostname, TransportPort: port,
+			DataCenter: n.cfg.DataCenter, Rack: n.cfg.Rack, Capacity: n.cfg.Capacity, Version: protocolVersion,
+			Peers: n.cfg.PeersToContact, Remembered: self.Peers, Key: n.cfg.ClusterKey, Profile: n.cfg.Profile, Logger: n.log,
+			Remember: n.remember,
+		})
+		if err == nil {
+			n.gossip.Store(g)
+		}
+		return err
 	})
 	if err != nil {
-		return addressInUse(err)
+		return err
 	}
-	n.gossip.Store(g)
-	_, gossipPort := g.Addr()
+	_, gossipPort := n.gossip.Load().Addr()
 	if self.CopyCatPort == port && self.GossipPort == gossipPort {
 		return nil
 	}
 	return n.dir.change(func(i *identity) { i.CopyCatPort, i.GossipPort = port, gossipPort })
-}
-
-// portOf prefers the configured port, then the one used before.
-func portOf(configured, before int) int {
-	if configured != 0 {
-		return configured
-	}
-	return before
 }
 
 func (n *node) startEngine(self identity) error {
