@@ -125,3 +125,42 @@ func heapInUse() int {
 	runtime.ReadMemStats(&m)
 	return int(m.HeapAlloc)
 }
+
+// TestManyFromASecondNode subscribes to more structures at once, from a node
+// that has none of them, than that node makes replicas of at a time.
+func TestManyFromASecondNode(t *testing.T) {
+	t.Parallel()
+	const n = 150
+	first := start(t, testConfig(t, ""))
+	ids := make([]string, n)
+	lists := make([]*list, 2*n)
+	inParallel(32, n, func(i int) {
+		id, err := first.NewDataStructureID()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		ids[i] = id.String()
+		lists[i] = listFrom(t, first, ids[i])
+		lists[i].propose <- []byte("from the first")
+	})
+	if t.Failed() {
+		t.FailNow()
+	}
+	for _, l := range lists[:n] {
+		l.waitFor(1)
+	}
+	second := grow(t, first, "")
+	inParallel(32, n, func(i int) {
+		lists[n+i] = listFrom(t, second, ids[i])
+		lists[n+i].propose <- []byte("from the second")
+	})
+	if t.Failed() {
+		t.FailNow()
+	}
+	for i := range n {
+		lists[i].waitFor(2)
+		lists[n+i].waitFor(2)
+		sameLists(t, lists[i], lists[n+i])
+	}
+}

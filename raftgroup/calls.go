@@ -305,5 +305,11 @@ func (h *Host) servePlace(from id.Node, request []byte) (protoMessage, error) {
 	if err != nil {
 		return nil, err
 	}
+	h.mu.Lock()
+	joining := len(h.joining)
+	h.mu.Unlock()
+	if joining >= maxJoins {
+		return nil, fmt.Errorf("structure %s: %w: %d replicas are being made", s, ErrBusy, joining) // the leader asks again
+	}
 	return &grouppb.PlaceResponse{}, h.Join(s, from)
 }

@@ -92,6 +92,8 @@ type Host struct {
 	pool   sync.WaitGroup
 	joins  sync.WaitGroup
 
+	joinSlots chan struct{} // one for each attempt to get a replica
+
 	randMu sync.Mutex // guards cfg.Random
 
 	mu       sync.Mutex
@@ -120,6 +122,8 @@ func NewHost(cfg Config) (*Host, error) {
 		subs:     make(map[*Subscription]struct{}),
 		waiting:  make(map[id.Structure][]*Subscription),
 		joining:  make(map[id.Structure]struct{}),
+
+		joinSlots: make(chan struct{}, maxJoins),
 	}
 	h.ready.wake = sync.NewCond(&h.ready.mu)
 	h.jobs = newJobQueue()

@@ -14,14 +14,15 @@ import (
 const (
 	joinPause    = 250 * time.Millisecond
 	maxJoinPause = 5 * time.Second
-	// maxJoins bounds the replicas that a node gets at the same time.
+	// maxJoins bounds the attempts to get a replica that a node makes at the
+	// same time. Above, its own wait for their turn, and others' wishes are refused.
 	maxJoins = 64
 )
 
 // Join has this node get a replica of a structure that lives elsewhere, in the
 // background, and goes on trying until it is a member or the host closes.
-// hint is a node that may hold one. It returns at once; ErrBusy means that too
-// many are under way.
+// hint is a node that may hold one. It returns at once. Each structure that is
+// being joined costs a goroutine until it is.
 //
 // The replica is seeded with the newest snapshot before it is added (design,
 // section 6): raft would silently ignore a snapshot whose membership does not
@@ -38,9 +39,6 @@ func (h *Host) Join(s id.Structure, hint id.Node) error {
 	if g := h.current[s]; g != nil && g.member.Load() {
 		return nil
 	}
-	if len(h.joining) >= maxJoins {
-		return fmt.Errorf("structure %s: %w: %d replicas are being made", s, ErrBusy, len(h.joining))
-	}
 	h.joining[s] = struct{}{}
 	h.joins.Go(func() {
 		h.join(s, hint)
@@ -54,7 +52,15 @@ func (h *Host) Join(s id.Structure, hint id.Node) error {
 func (h *Host) join(s id.Structure, hint id.Node) {
 	pause := joinPause
 	for {
+		// A slot is for one attempt: groups that cannot be reached must not
+		// keep the others out.
+		select {
+		case h.joinSlots <- struct{}{}:
+		case <-h.ctx.Done():
+			return
+		}
 		err := h.joinOnce(s, &hint)
+		<-h.joinSlots
 		if err == nil || h.ctx.Err() != nil {
 			return
 		}
