@@ -16,6 +16,7 @@ type rendezvous struct {
 	make bool
 	// load: what to return. Exactly one of reader and bytes is used.
 	reader *snapshot.Reader
+	ref    SnapshotRef // of reader
 	bytes  []byte
 	// make: the state as of the nil, and the session that was asked.
 	state *state
@@ -24,6 +25,9 @@ type rendezvous struct {
 	rewind *state // set by a make that failed: delivery goes on after this
 	done   chan struct{}
 }
+
+// maxBase bounds the base: it travels as one entry of the log.
+const maxBase = 32 << 20
 
 // baseRetry is the pause after a provider that failed to bring the base.
 const baseRetry = time.Second
@@ -39,7 +43,7 @@ func (s *Subscription) deliver() {
 	for {
 		switch now := s.group.Load(); {
 		case now == nil: // the replica was removed; another one is being made
-			if !s.awaitNews() {
+			if s.leaving() || !s.awaitNews() {
 				return
 			}
 			continue
@@ -196,35 +200,36 @@ func (s *Subscription) unmeet(r *rendezvous) {
 // on, the consumer has a state that has to go.
 func (s *Subscription) jump(g *Group, c *cursor, start bool) bool {
 	for {
-		at, reader, err := s.host.loadPoint(g)
-		if err == nil {
-			c.reset(at)
-			if reader == nil {
-				return start || s.restart(g, c)
-			}
-			if start && reader.UserSize() == 0 {
-				s.closeReader(reader)
+		at, err := s.host.loadPoint(g)
+		switch {
+		case err != nil:
+			s.report(fmt.Errorf("group %s: load snapshot: %w", g.key, err))
+		case at.reader != nil:
+			c.reset(at.state)
+			if start && at.reader.UserSize() == 0 {
+				s.closeReader(at.reader)
 				return true
 			}
-			return s.load(c, &rendezvous{reader: reader})
+			return s.load(c, &rendezvous{reader: at.reader, ref: at.ref})
+		case start:
+			c.reset(at.state)
+			return true
+		default:
+			// Another replica has taken the place of the one before, and has no
+			// snapshot: begin again, with the base.
+			base, behind, err := findBase(g, at.state)
+			if err == nil {
+				c.reset(behind)
+				return s.load(c, &rendezvous{bytes: base})
+			}
+			if !errors.Is(err, errNoBase) {
+				s.report(fmt.Errorf("group %s: load base: %w", g.key, err))
+			}
 		}
-		s.report(fmt.Errorf("group %s: load snapshot: %w", g.key, err))
 		if !s.pause(baseRetry) {
 			return false
 		}
 	}
-}
-
-// restart begins again with the base: the replica that takes the place of
-// another one has no snapshot.
-func (s *Subscription) restart(g *Group, c *cursor) bool {
-	base, at, err := findBase(g, c.state)
-	if err != nil {
-		s.report(fmt.Errorf("group %s: load base: %w", g.key, err))
-		return s.pause(baseRetry)
-	}
-	c.reset(at)
-	return s.load(c, &rendezvous{bytes: base})
 }
 
 // pause waits, unless the subscription is stopped meanwhile.
@@ -269,6 +274,9 @@ func (s *Subscription) Consume() ([]byte, error) {
 	// The file went bad under us. It is fetched again; delivery goes on after
 	// whatever is returned.
 	s.report(fmt.Errorf("structure %s: load snapshot: %w", s.cfg.Structure, err))
+	if g := s.group.Load(); g != nil {
+		g.call(func() { g.refetch(r.ref, err) })
+	}
 	return s.fallBack(r)
 }
 
@@ -318,21 +326,24 @@ func (s *Subscription) fallBack(r *rendezvous) ([]byte, error) {
 
 // loadBytes returns what a consumer can load, and the state behind it.
 func (s *Subscription) loadBytes(g *Group) ([]byte, *state, error) {
-	at, reader, err := s.host.loadPoint(g)
+	at, err := s.host.loadPoint(g)
 	if err != nil {
 		return nil, nil, err
 	}
-	if reader == nil {
-		return findBase(g, at)
+	if at.reader == nil {
+		return findBase(g, at.state)
 	}
-	data, err := readSnapshot(reader)
-	s.closeReader(reader)
+	data, err := readSnapshot(at.reader)
+	s.closeReader(at.reader)
 	if err != nil {
-		g.call(func() { g.refetch(*g.point.Load(), err) })
+		g.call(func() { g.refetch(at.ref, err) })
 		return nil, nil, err
 	}
-	return data, at, nil
+	return data, at.state, nil
 }
+
+// errNoBase says that the apply cursor has not come to the base yet.
+var errNoBase = errors.New("the base is not applied yet")
 
 // findBase walks the log from its beginning to the base, and returns a copy of
 // it with the state behind it.
@@ -340,14 +351,18 @@ func findBase(g *Group, s *state) ([]byte, *state, error) {
 	c := &cursor{state: s}
 	for {
 		d, ok, err := c.next(g.store, g.applied.Load())
-		if err != nil {
+		switch {
+		case err != nil:
 			return nil, nil, err
-		}
-		if d.kind == deliverBase {
+		case d.kind == deliverBase:
 			return append([]byte{}, d.base...), c.state, nil
-		}
-		if c.state.baseSet || !ok {
+		case d.kind == deliverPayloads:
+			// Only a log without a base record: what it held is lost to this walk.
+			return nil, nil, fmt.Errorf("group %s: %w: commits before a base", g.key, ErrMalformedEntry)
+		case c.state.baseSet:
 			return []byte{}, c.state, nil
+		case !ok:
+			return nil, nil, errNoBase
 		}
 	}
 }
@@ -430,21 +445,46 @@ func (s *Subscription) bringBase() bool {
 			}
 			return false
 		}
-		if r.err == nil {
-			g := s.group.Load()
+		if r.err == nil && len(r.data) > maxBase {
+			r.err = fmt.Errorf("%w: %d bytes, at most %d", ErrBaseTooLarge, len(r.data), maxBase)
+		}
+		if g := s.group.Load(); r.err == nil && g != nil {
 			g.call(func() { s.base, s.baseReady, s.baseAt = r.data, true, time.Time{} })
 			g.call(func() { g.tickSessions() })
 			return true
 		}
 		s.report(fmt.Errorf("structure %s: base: %w", s.cfg.Structure, r.err))
-		t := time.NewTimer(baseRetry)
+		if !s.pauseForBase() {
+			return !s.leaving()
+		}
+	}
+}
+
+// leaving reports whether the subscription ends, by its user or by the host.
+func (s *Subscription) leaving() bool {
+	select {
+	case <-s.stop:
+		return true
+	default:
+		return s.drainAt.Load() > 0
+	}
+}
+
+// pauseForBase waits before the provider is asked again; false: it need not be.
+func (s *Subscription) pauseForBase() bool {
+	t := time.NewTimer(baseRetry)
+	defer t.Stop()
+	for {
 		select {
-		case <-s.begin:
-			t.Stop()
-			return true
 		case <-t.C:
+			return true
+		case <-s.begin:
+			return false
+		case <-s.news:
+			if s.leaving() {
+				return false
+			}
 		case <-s.stop:
-			t.Stop()
 			return false
 		}
 	}

@@ -35,6 +35,9 @@ var (
 	ErrProvider = errors.New("snapshot provider failed")
 	// ErrNoProvider says that a subscription needs a snapshot provider.
 	ErrNoProvider = errors.New("snapshot provider must not be nil")
+	// ErrBaseTooLarge says that what the first subscriber brings along is above
+	// 32 MiB. Start with less, and propose the rest.
+	ErrBaseTooLarge = errors.New("the first snapshot is too large to start a data structure with")
 	// ErrProviderSlow says that the user's snapshot provider has not returned for a long time.
 	ErrProviderSlow = errors.New("snapshot provider has not returned")
 	// ErrSlowConsumer says that nobody has read the commit channel for a long time.

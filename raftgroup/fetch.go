@@ -82,7 +82,7 @@ func (h *Host) fetchFrom(g *Group, ref SnapshotRef, node id.Node) error {
 	if err != nil {
 		return errors.Join(err, r.Close()) // the part that came stays, for the next try
 	}
-	return r.Commit()
+	return errors.Join(r.Commit(), r.Close())
 }
 
 func (h *Host) receiveFrom(r *snapshot.Receiver, key id.Group, ref SnapshotRef, node id.Node) error {
@@ -173,11 +173,11 @@ func stateOf(g *Group, r *snapshot.Reader) (*state, error) {
 
 // loadPoint opens what a delivery starts from: the newest snapshot held, with
 // the state as of it, or without one the state before the first entry.
-func (h *Host) loadPoint(g *Group) (*state, *snapshot.Reader, error) {
+func (h *Host) loadPoint(g *Group) (*loadPoint, error) {
 	for {
 		ref := g.point.Load()
 		if ref == nil {
-			return newState(g.key, g.genesis.Members, g.genesis.Options), nil, nil
+			return &loadPoint{state: newState(g.key, g.genesis.Members, g.genesis.Options)}, nil
 		}
 		r, err := h.snaps.Open(g.local, *ref)
 		if err != nil {
@@ -185,14 +185,21 @@ func (h *Host) loadPoint(g *Group) (*state, *snapshot.Reader, error) {
 				continue // replaced meanwhile
 			}
 			g.call(func() { g.refetch(*ref, err) })
-			return nil, nil, err
+			return nil, err
 		}
 		s, err := stateOf(g, r)
 		if err != nil {
-			return nil, nil, errors.Join(err, r.Close())
+			return nil, errors.Join(err, r.Close())
 		}
-		return s, r, nil
+		return &loadPoint{state: s, reader: r, ref: *ref}, nil
 	}
+}
+
+// loadPoint is a place from which delivery can go on.
+type loadPoint struct {
+	state  *state
+	reader *snapshot.Reader // nil: the place before the first entry
+	ref    SnapshotRef
 }
 
 // refetch gets a snapshot that is held in name, but whose file went bad.

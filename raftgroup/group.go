@@ -66,6 +66,7 @@ type Group struct {
 	last    uint64 // last index handed to the log store
 	failure error
 
+	retired   bool // removed from this node
 	repairing bool // the snapshot that the log starts after is not usable yet
 
 	hard      *raftpb.HardState // newest, perhaps not submitted
@@ -125,6 +126,7 @@ type mailbox struct {
 	bytes     int // of messages
 	ticks     int
 	scheduled bool
+	woken     bool // something outside the mailbox waits for a step
 	closed    bool
 }
 
@@ -133,7 +135,7 @@ type mailbox struct {
 func (g *Group) post(e event) bool {
 	m := &g.mailbox
 	m.mu.Lock()
-	if m.closed || (e.message != nil && m.bytes+e.size > maxMailboxBytes) {
+	if m.closed || (e.message != nil && m.bytes > 0 && m.bytes+e.size > maxMailboxBytes) {
 		m.mu.Unlock()
 		return false
 	}
@@ -156,6 +158,7 @@ func (g *Group) wake() {
 	m := &g.mailbox
 	m.mu.Lock()
 	wake := !m.scheduled && !m.closed
+	m.woken = true // if it is being stepped, once more
 	if wake {
 		m.scheduled = true
 	}
@@ -180,7 +183,7 @@ func (g *Group) run(now time.Time) {
 	m.mu.Lock()
 	events, ticks := m.events, m.ticks
 	m.events, m.spare = m.spare[:0], nil
-	m.ticks, m.bytes = 0, 0
+	m.ticks, m.bytes, m.woken = 0, 0, false
 	m.mu.Unlock()
 
 	g.now = now
@@ -189,7 +192,7 @@ func (g *Group) run(now time.Time) {
 	clear(events)
 	m.mu.Lock()
 	m.spare = events[:0]
-	again := (len(m.events) > 0 || m.ticks > 0) && !m.closed
+	again := (len(m.events) > 0 || m.ticks > 0 || m.woken) && !m.closed
 	m.scheduled = again
 	m.mu.Unlock()
 	if again {
@@ -221,6 +224,7 @@ func (g *Group) step(events []event, ticks int) {
 	}
 	if g.failure != nil || g.rn == nil {
 		g.repair()
+		g.settleStopped()
 		g.publishStatus(ticks > 0)
 		return
 	}

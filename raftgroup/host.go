@@ -299,20 +299,24 @@ func (h *Host) Subscribe(cfg SubscriptionConfig) (*Subscription, error) {
 		return nil, fmt.Errorf("structure %s: %w", cfg.Structure, ErrClosed)
 	}
 	h.subs[s] = struct{}{}
-	if g := h.current[cfg.Structure]; g != nil {
-		g.call(func() { g.attach(s) })
-	} else {
+	if g := h.current[cfg.Structure]; g == nil || !g.call(func() { g.attach(s) }) {
 		h.waiting[cfg.Structure] = append(h.waiting[cfg.Structure], s)
 	}
 	go s.run() // Close waits for ended
 	return s, nil
 }
 
-// forget takes a subscription that ends off the host's lists.
-func (h *Host) forget(s *Subscription) {
+// ended notes that a subscription is over; Close waits for it until then.
+func (h *Host) ended(s *Subscription) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.subs, s)
+}
+
+// unqueue takes a subscription that ends out of the line for a replica.
+func (h *Host) unqueue(s *Subscription) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	waiting := h.waiting[s.cfg.Structure]
 	for i, w := range waiting {
 		if w == s {

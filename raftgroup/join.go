@@ -104,24 +104,13 @@ func (h *Host) joinOnce(s id.Structure, hint *id.Node) error {
 	}
 	err = h.askLeader(s, hint, methodReady, &req, &grouppb.ReadyResponse{})
 	if errors.Is(err, errRefused) {
-		// Seeded too long ago, or given up: start over with a new ReplicaID.
-		if rerr := h.remove(h.ctx, g); rerr != nil {
+		// Seeded too long ago, or given up: start over with a new ReplicaID,
+		// unless the log has made this one a member meanwhile.
+		if _, rerr := h.remove(h.ctx, g, g.isMember); rerr != nil {
 			return errors.Join(err, rerr)
 		}
-		h.reattach(g)
 	}
 	return err
-}
-
-// reattach puts subscriptions of a replica that was removed back in the line.
-func (h *Host) reattach(g *Group) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for s := range h.subs {
-		if s.group.CompareAndSwap(g, nil) {
-			h.waiting[s.cfg.Structure] = append(h.waiting[s.cfg.Structure], s)
-		}
-	}
 }
 
 // makeReplica gets a ReplicaID from the group, seeds a replica and starts it.

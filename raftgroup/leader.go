@@ -123,6 +123,9 @@ func (d *leaderDuties) repeatOffers(g *Group) {
 // the one before had its time.
 func (d *leaderDuties) requestSnapshot(g *Group, nodes []Node) {
 	attempt := uint32(0)
+	if g.state.deleted {
+		return
+	}
 	if r := g.state.request; r != nil {
 		_, live, _ := g.state.sessions.last(r.session)
 		patience := g.host.cfg.SnapshotTimeout << min(r.attempt, maxBackoff)

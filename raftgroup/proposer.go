@@ -124,9 +124,15 @@ func (p *proposer) accepted(n int, now time.Time) {
 
 // counted settles the numbers from..first+count-1 of an own batch that counted.
 func (p *proposer) counted(b *batch, from uint64, now time.Time, settle func(settlement)) {
-	for i := uint32(from - b.first); i < b.count; i++ {
+	if from > p.settled+1 {
+		// Numbers that counted in entries which this proposer did not see.
+		p.reconcile(from-1, now, settle)
+	}
+	// Behind the place of an earlier replica, entries come again whose numbers
+	// are settled.
+	for i := uint64(max(from, p.settled+1)) - b.first; i < uint64(b.count); i++ {
 		f := fateCommitted
-		if b.void(i) {
+		if b.void(uint32(i)) {
 			f = fateVoided
 		}
 		p.pop(f, settle)

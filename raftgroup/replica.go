@@ -73,8 +73,13 @@ func (h *Host) open(st wal.GroupState) error {
 	}
 	g := h.newGroup(st.Group, meta, genesis)
 	if meta.Phase == grouppb.Replica_STARTED {
-		if err := g.start(st, genesis); err != nil {
+		err := g.start(st, genesis)
+		if errors.Is(err, ErrNewerFormat) {
 			return err
+		}
+		if err != nil { // this one stands; the others run
+			g.fail(err)
+			g.publishStatus(false)
 		}
 	}
 	h.register(g)
@@ -139,17 +144,24 @@ func (h *Host) register(g *Group) {
 	if cur := h.current[g.key.Structure]; cur == nil || cur.key.Incarnation.Less(g.key.Incarnation) {
 		h.current[g.key.Structure] = g
 	}
+	still := h.waiting[g.key.Structure][:0]
 	for _, s := range h.waiting[g.key.Structure] {
-		g.call(func() { g.attach(s) })
+		if !g.call(func() { g.attach(s) }) {
+			still = append(still, s)
+		}
 	}
-	delete(h.waiting, g.key.Structure)
+	if h.waiting[g.key.Structure] = still; len(still) == 0 {
+		delete(h.waiting, g.key.Structure)
+	}
 	h.changed = true
 }
 
 // start begins raft on a replica: from its snapshot if it has one, from the
 // genesis otherwise, and over the log behind it.
 func (g *Group) start(st wal.GroupState, genesis Genesis) error {
+	g.host.mu.Lock() // a prepared replica is known to others, by its token
 	g.genesis, g.key = genesis, genesis.Group
+	g.host.mu.Unlock()
 	g.log = g.host.cfg.Logger.With("group", g.key.String(), "replica", uint64(g.self))
 	ref, err := decodeRef(g.meta.Snapshot)
 	if err != nil {
@@ -386,7 +398,8 @@ func (h *Host) DiscardPrepared(ctx context.Context, token Token) error {
 	if g == nil {
 		return nil
 	}
-	return h.remove(ctx, g)
+	_, err := h.remove(ctx, g, nil)
+	return err
 }
 
 // PreparedReplica is a replica whose birth this node does not know the outcome of.
@@ -476,12 +489,42 @@ func (h *Host) write(ctx context.Context, u wal.Update) error {
 }
 
 // remove takes a replica off this node: its log, its snapshots, its place in
-// the host. Its local number is never used again.
-func (h *Host) remove(ctx context.Context, g *Group) error {
-	g.mailbox.mu.Lock()
-	g.mailbox.closed = true
-	g.mailbox.mu.Unlock()
+// the host. Its local number is never used again. keep, if not nil, is asked in
+// the replica's last step, and may still say no: then nothing happens and false
+// is returned. Subscriptions that hang on the replica wait for another one.
+func (h *Host) remove(ctx context.Context, g *Group, keep func() bool) (bool, error) {
+	retired := make(chan bool, 1)
+	if g.call(func() {
+		if keep != nil && keep() {
+			retired <- false
+			return
+		}
+		h.drop(g)
+		g.retire()
+		retired <- true
+	}) {
+		select {
+		case ok := <-retired:
+			if !ok {
+				return false, nil
+			}
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
+	}
+	if err := h.write(ctx, wal.Update{Group: g.local, Remove: true}); err != nil {
+		return true, fmt.Errorf("remove replica %d: %w", g.local, err)
+	}
+	if err := h.snaps.RemoveGroup(g.local); err != nil {
+		return true, fmt.Errorf("remove snapshots of replica %d: %w", g.local, err)
+	}
+	return true, nil
+}
+
+// drop takes a group off the host's lists.
+func (h *Host) drop(g *Group) {
 	h.mu.Lock()
+	defer h.mu.Unlock()
 	h.ordered = slices.DeleteFunc(slices.Clone(h.ordered), func(o *Group) bool { return o == g })
 	if h.prepared[g.genesis.Token].group == g {
 		delete(h.prepared, g.genesis.Token)
@@ -493,14 +536,19 @@ func (h *Host) remove(ctx context.Context, g *Group) error {
 		delete(h.current, g.key.Structure)
 	}
 	h.changed = true
-	h.mu.Unlock()
-	if err := h.write(ctx, wal.Update{Group: g.local, Remove: true}); err != nil {
-		return fmt.Errorf("group %s: remove replica: %w", g.key, err)
+}
+
+// requeue has a subscription wait for a replica again.
+func (h *Host) requeue(s *Subscription) {
+	if !s.leave() {
+		return
 	}
-	if err := h.snaps.RemoveGroup(g.local); err != nil {
-		return fmt.Errorf("group %s: remove snapshots: %w", g.key, err)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if g := h.current[s.cfg.Structure]; g != nil && g.call(func() { g.attach(s) }) {
+		return
 	}
-	return nil
+	h.waiting[s.cfg.Structure] = append(h.waiting[s.cfg.Structure], s)
 }
 
 func replicaFor(members map[id.Replica]id.Node, node id.Node) (id.Replica, bool) {

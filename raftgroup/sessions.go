@@ -18,6 +18,10 @@ const openRetry = 2 * time.Second
 
 // attach hangs a subscription on this replica. Runs in the step.
 func (g *Group) attach(sub *Subscription) {
+	if g.retired {
+		g.host.requeue(sub)
+		return
+	}
 	if !sub.join(g) {
 		return
 	}
@@ -32,8 +36,11 @@ func (g *Group) attach(sub *Subscription) {
 	if s := sub.prop.session; s != 0 && g.state != nil {
 		// It came from a replica that was removed; the session is the group's.
 		g.bySession[s] = sub
-		if last, live, _ := g.state.sessions.last(s); live {
+		switch last, live, known := g.state.sessions.last(s); {
+		case live:
 			sub.prop.reconcile(last, g.now, sub.settle)
+		case known || s <= g.state.index:
+			g.onSessionEnd(s)
 		}
 	}
 	if sub.nonce != ([16]byte{}) {
@@ -268,7 +275,50 @@ func (g *Group) checkDrained(sub *Subscription) {
 	if s := sub.prop.session; s != 0 {
 		g.closeSession(s)
 	}
+	if g.state == nil || g.failure != nil {
+		sub.drained(0) // delivery ends where it is
+		return
+	}
 	sub.drained(g.state.index)
+}
+
+// settleStopped serves subscriptions of a replica that does not run. One that
+// stopped will not settle anything any more: what is not known to be committed
+// is reported, and a subscription that leaves is let go.
+func (g *Group) settleStopped() {
+	for _, sub := range g.subs {
+		sub.takeInbox(g.now)
+		if g.failure != nil {
+			sub.prop.abandon(sub.settle)
+		}
+		g.checkDrained(sub)
+	}
+}
+
+// retire is the last step of a replica that is removed: its subscriptions wait
+// for another one.
+func (g *Group) retire() {
+	g.retired = true
+	g.failure = fmt.Errorf("group %s: %w", g.key, ErrUnknownGroup)
+	m := &g.mailbox
+	m.mu.Lock()
+	m.closed = true
+	late := m.events
+	m.events = nil
+	m.mu.Unlock()
+	for _, sub := range g.subs {
+		g.host.requeue(sub)
+	}
+	g.subs = nil
+	for _, e := range late { // subscriptions on their way, and who waits for an answer
+		if e.call != nil {
+			e.call()
+		}
+	}
+	for n, w := range g.waiters {
+		delete(g.waiters, n)
+		w.done(outcome{}, g.failure)
+	}
 }
 
 // detach takes a subscription that is done off this replica.

@@ -218,8 +218,13 @@ func (g *Group) onSnapshotOffer(m *raftpb.Message) {
 		if m == nil || g.rn == nil || g.failure != nil {
 			return
 		}
+		if err == nil && g.stalled {
+			// Raft would take it, and the append could not be made. The file
+			// stays: the next offer finds it.
+			err = g.lastError
+		}
 		if err != nil {
-			g.log.Warn("offered snapshot not fetched", "snapshot", ref.Index, "error", err)
+			g.log.Warn("offered snapshot not taken", "snapshot", ref.Index, "error", err)
 			g.lastError = err
 			g.reportSnapshot(id.Replica(m.GetFrom()), ref.Index, false)
 			return
@@ -274,6 +279,7 @@ func (g *Group) installUpdate(a *appending, snap *raftpb.Snapshot) error {
 	a.update.Meta = data
 	a.update.Compact = &wal.Mark{Index: k.offeredRef.Index, Term: k.offeredRef.Term}
 	a.install, a.ref = k.offeredState, k.offeredRef
+	k.adopting = a.ref // an older one that arrives meanwhile must not follow it
 	g.files.want(a.ref)
 	g.hardDirty = true
 	if len(a.update.Entries) == 0 {

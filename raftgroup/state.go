@@ -365,13 +365,15 @@ func (s *state) snapshotDue() bool {
 }
 
 // replicaOn returns the member that lives on a node, if there is one.
+// Of several, of which all but one were lost with their disk, it is the newest.
 func (s *state) replicaOn(node id.Node) (id.Replica, bool) {
+	var found id.Replica
 	for r, n := range s.members {
 		if n == node {
-			return r, true
+			found = max(found, r)
 		}
 	}
-	return 0, false
+	return found, found != 0
 }
 
 // clone returns an independent copy, for a delivery cursor to run on with.

@@ -76,6 +76,9 @@ func (g *Group) publishStatus(ticked bool) {
 	g.status.Store(st)
 }
 
+// isMember reports whether the log, as far as it is applied here, lists this replica.
+func (g *Group) isMember() bool { return g.state != nil && inConf(g.state.conf, uint64(g.self)) }
+
 func (g *Group) describeState(st *GroupStatus) {
 	st.Applied, st.Commits, st.Clock = g.state.index, g.state.commits, time.Unix(0, g.state.clock)
 	st.Snapshot, st.Sessions, st.Joint = g.snaps.held, len(g.state.sessions.live), isJoint(g.state.conf)

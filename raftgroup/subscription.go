@@ -152,13 +152,14 @@ func (s *Subscription) run() {
 	if n := s.errs.finish(s.stop); n > 0 {
 		s.host.cfg.Logger.Warn("errors that nobody read", "structure", s.cfg.Structure.String(), "count", n)
 	}
+	s.host.ended(s)
 	close(s.ended)
 }
 
 // unhook takes the subscription off its group and the host. Proposals that are
 // left (only a shutdown leaves any) are reported.
 func (s *Subscription) unhook() {
-	s.host.forget(s)
+	s.host.unqueue(s)
 	s.mu.Lock()
 	s.gone = true // an attach may still be on its way: it must not touch what is ours from here on
 	g := s.group.Load()
@@ -187,6 +188,15 @@ func (s *Subscription) join(g *Group) bool {
 	if !s.gone {
 		s.group.Store(g)
 	}
+	return !s.gone
+}
+
+// leave notes that its group was removed; false after the subscription's end.
+func (s *Subscription) leave() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.group.Store(nil)
+	s.notify()
 	return !s.gone
 }
 
