@@ -165,3 +165,51 @@ func TestProviderBlocks(t *testing.T) {
 		})
 	}
 }
+
+// TestProviderNeverAnswers unsubscribes with a provider that always fails: with
+// nothing sent, there is nothing to wait for.
+func TestProviderNeverAnswers(t *testing.T) {
+	t.Parallel()
+	cc := start(t, testConfig(t, ""))
+	l := newListBy(t, cc, sampleID, atCall(func(int64) error { return errProvider }))
+	l.waitError(ErrProvider)
+	close(l.propose)
+	<-l.done
+	// The next one brings the base.
+	l = newList(t, cc, sampleID)
+	l.propose <- []byte("x")
+	l.waitFor(1)
+}
+
+// TestProviderFailsLate has the provider return, with an error, only when
+// another subscription has brought the base, and what this one sent is
+// committed, and it has unsubscribed: what it sent is delivered all the same.
+func TestProviderFailsLate(t *testing.T) {
+	t.Parallel()
+	cc := start(t, testConfig(t, ""))
+	called, release := make(chan struct{}), make(chan struct{})
+	late := newListBy(t, cc, sampleID, atCall(func(call int64) error {
+		if call == 1 {
+			close(called)
+			<-release
+		}
+		return errProvider
+	}))
+	<-called
+	other := newList(t, cc, sampleID)
+	late.propose <- []byte("late")
+	close(late.propose)
+	other.waitFor(1)
+	waitStatus(t, cc, "the end of the late one's session", func(s Status) bool {
+		st, ok := structure(s, sampleID)
+		return ok && st.Sessions == 1
+	})
+	if got := late.all(); len(got) > 0 {
+		t.Errorf("delivered while the provider runs: %q", got)
+	}
+	close(release)
+	<-late.done
+	if got := late.all(); len(got) != 1 || got[0] != "late" {
+		t.Errorf("delivered %q", got)
+	}
+}

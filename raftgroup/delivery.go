@@ -453,9 +453,16 @@ func (s *Subscription) bringBase() bool {
 			g.call(func() { g.tickSessions() })
 			return true
 		}
-		s.report(fmt.Errorf("structure %s: base: %w", s.cfg.Structure, r.err))
+		if r.err != nil {
+			s.report(fmt.Errorf("structure %s: base: %w", s.cfg.Structure, r.err))
+		}
 		if !s.pauseForBase() {
-			return !s.leaving()
+			select {
+			case <-s.begin:
+				return true // with somebody else's base: what was sent may be committed, and is to be delivered
+			default:
+				return !s.leaving()
+			}
 		}
 	}
 }
