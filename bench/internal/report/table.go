@@ -9,14 +9,12 @@ import (
 	"time"
 )
 
-// Table shows results to people: what was run, where, and a row for each run.
-// With several runs of one plan, a row of medians follows.
+// Table shows the runs of one plan to people: what was run, where, and a row
+// for each run. With three or more, a row of medians follows.
 func Table(w io.Writer, results []Result) error {
 	var b strings.Builder
-	for i, r := range results {
-		if i == 0 || r.Machine.SyncP50 != results[i-1].Machine.SyncP50 && r.Run == 1 {
-			describe(&b, &r)
-		}
+	if len(results) > 0 {
+		describe(&b, &results[0])
 	}
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "system\trun\top/s\tp50\tp99\tp99.9\tmax\tCPU µs/op\tcores\tothers\tallocs/op\tRSS\tdisk/payload\terrors\t")
