@@ -37,6 +37,9 @@ var (
 	ErrProvider = raftgroup.ErrProvider
 	// ErrProviderSlow: the snapshot provider has not returned for a long time.
 	ErrProviderSlow = raftgroup.ErrProviderSlow
+	// ErrBaseTooLarge: what the first subscription's provider returned is too
+	// large (above 32 MiB) to start a data structure with.
+	ErrBaseTooLarge = raftgroup.ErrBaseTooLarge
 	// ErrNoProvider: a subscription needs a snapshot provider.
 	ErrNoProvider = raftgroup.ErrNoProvider
 	// ErrSlowConsumer: the commit channel is not read.

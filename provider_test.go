@@ -213,3 +213,22 @@ func TestProviderFailsLate(t *testing.T) {
 		t.Errorf("delivered %q", got)
 	}
 }
+
+// TestBaseTooLarge wants a base that no log entry can hold reported, and the
+// provider asked again.
+func TestBaseTooLarge(t *testing.T) {
+	t.Parallel()
+	cc := start(t, testConfig(t, ""))
+	var calls atomic.Int64
+	l := newListBy(t, cc, sampleID, func(p SnapshotProvider) SnapshotProvider {
+		return func() ([]byte, error) {
+			if calls.Add(1) == 1 {
+				return make([]byte, 32<<20+1), nil
+			}
+			return p()
+		}
+	})
+	l.waitError(ErrBaseTooLarge)
+	l.propose <- []byte("x")
+	l.waitFor(1)
+}
