@@ -26,6 +26,7 @@ const (
 	codeUnknownGroup
 	codeRefused
 	codeFailed
+	codeGone
 )
 
 // HandleCall answers a call of another node's host, or of this one's.
@@ -76,6 +77,8 @@ func answerFor(err error) grouppb.Answer {
 		a.Code = codeUnknownGroup
 	case errors.Is(err, errRefused):
 		a.Code = codeRefused
+	case errors.Is(err, errGone):
+		a.Code = codeGone
 	}
 	return a
 }
@@ -110,6 +113,8 @@ func (h *Host) ask(ctx context.Context, node id.Node, method uint16, request, re
 		return nl
 	case codeUnknownGroup:
 		return fmt.Errorf("%w: node %s: %s", ErrUnknownGroup, node, a.Message)
+	case codeGone:
+		return fmt.Errorf("%w: node %s: %s", errGone, node, a.Message)
 	case codeRefused:
 		return fmt.Errorf("%w: node %s: %s", errRefused, node, a.Message)
 	}
@@ -146,6 +151,8 @@ func (g *Group) requireLeader() error {
 	switch {
 	case g.failure != nil:
 		return g.failure
+	case g.isLeader() && g.state.deleted:
+		return fmt.Errorf("group %s: %w: %w", g.key, errGone, ErrDeleted)
 	case g.isLeader():
 		return nil
 	case g.state == nil:
@@ -194,14 +201,13 @@ func (g *Group) joinStep(req *grouppb.JoinRequest, node id.Node, reply func(prot
 			reply(nil, err)
 			return
 		}
-		g.leader.keepLogFor(g, o.intent, g.snaps.held.Index)
 		resp := &grouppb.JoinResponse{Genesis: g.genesis.encode(), Replica: uint64(o.intent), Members: encodeMembers(g.state.members)}
 		if g.snaps.held.Index != 0 {
 			resp.Snapshot = encodeRef(g.snaps.held)
 		}
 		reply(resp, nil)
 	})
-	if err := g.proposeRecord(KindReplicaIntent, &grouppb.ReplicaIntent{Nonce: nonce[:], Node: node[:]}); err != nil {
+	if err := g.proposeRecord(KindReplicaIntent, &grouppb.ReplicaIntent{Nonce: nonce[:], Node: node[:], Seed: g.snaps.held.Index}); err != nil {
 		delete(g.waiters, nonce)
 		reply(nil, err)
 	}
@@ -253,7 +259,7 @@ func (g *Group) readyStep(req *grouppb.ReadyRequest, reply func(protoMessage, er
 		return
 	}
 	if !g.state.mayAdd(req.Replica) {
-		reply(nil, fmt.Errorf("group %s: %w: replica %d was abandoned", g.key, errRefused, req.Replica))
+		g.refuseReplica(req.Replica, "its ID was abandoned", reply)
 		return
 	}
 	if g.leader.changePending(g.now) || isJoint(g.state.conf) {
@@ -266,7 +272,7 @@ func (g *Group) readyStep(req *grouppb.ReadyRequest, reply func(protoMessage, er
 		return
 	}
 	if first > req.Index+1 {
-		reply(nil, fmt.Errorf("group %s: %w: the log begins at %d, replica %d needs it from %d", g.key, errRefused, first, req.Replica, req.Index+1))
+		g.refuseReplica(req.Replica, fmt.Sprintf("the log begins at %d, it needs it from %d", first, req.Index+1), reply)
 		return
 	}
 	var nonce [16]byte
@@ -282,6 +288,31 @@ func (g *Group) readyStep(req *grouppb.ReadyRequest, reply func(protoMessage, er
 	})
 	cc := &raftpb.ConfChangeV2{Changes: []*raftpb.ConfChangeSingle{{Type: raftpb.ConfChangeAddLearnerNode.Enum(), NodeId: new(req.Replica)}}}
 	if err := g.proposeConf(cc, nonce); err != nil {
+		delete(g.waiters, nonce)
+		reply(nil, err)
+	}
+}
+
+// refuseReplica gives up a ReplicaID, by a committed record, and then says so:
+// a leader that is deposed and does not know it, or does not know yet what its
+// log holds, must not talk a replica into deleting itself.
+func (g *Group) refuseReplica(replica uint64, why string, reply func(protoMessage, error)) {
+	var nonce [16]byte
+	if err := g.host.random(nonce[:]); err != nil {
+		reply(nil, err)
+		return
+	}
+	g.await(nonce, func(_ outcome, err error) {
+		switch {
+		case err != nil:
+			reply(nil, err)
+		case inConf(g.state.conf, replica):
+			reply(&grouppb.ReadyResponse{}, nil)
+		default:
+			reply(nil, fmt.Errorf("group %s: %w: replica %d: %s", g.key, errRefused, replica, why))
+		}
+	})
+	if err := g.proposeRecord(KindIntentAbandon, &grouppb.IntentAbandon{Replica: replica, Nonce: nonce[:]}); err != nil {
 		delete(g.waiters, nonce)
 		reply(nil, err)
 	}

@@ -432,7 +432,7 @@ func (g *Group) react(o *outcome) {
 		if o.ok {
 			g.snaps.onAnnounced(g, o.announce, o.node)
 		}
-	case KindReplicaIntent:
+	case KindReplicaIntent, KindIntentAbandon:
 		g.answer(o)
 	case KindDeleted:
 		if o.ok {

@@ -96,17 +96,18 @@ type Host struct {
 
 	randMu sync.Mutex // guards cfg.Random
 
-	mu       sync.Mutex
-	closed   bool
-	started  bool
-	groups   map[id.Group]*Group       // started replicas
-	current  map[id.Structure]*Group   // the newest started incarnation
-	prepared map[Token]PreparedReplica // replicas of births that are not decided
-	ordered  []*Group                  // all of the above, oldest first
-	subs     map[*Subscription]struct{}
-	waiting  map[id.Structure][]*Subscription // subscriptions without a replica
-	joining  map[id.Structure]struct{}
-	changed  bool // hosted replicas are to be published
+	mu        sync.Mutex
+	closed    bool
+	started   bool
+	groups    map[id.Group]*Group       // started replicas
+	current   map[id.Structure]*Group   // the newest started incarnation
+	prepared  map[Token]PreparedReplica // replicas of births that are not decided
+	preparing map[Token]struct{}        // replicas that are being made for births
+	ordered   []*Group                  // all of the above, oldest first
+	subs      map[*Subscription]struct{}
+	waiting   map[id.Structure][]*Subscription // subscriptions without a replica
+	joining   map[id.Structure]struct{}
+	changed   bool // hosted replicas are to be published
 }
 
 // NewHost opens the replicas that the log store holds. Nothing runs before
@@ -115,13 +116,14 @@ func NewHost(cfg Config) (*Host, error) {
 	cfg = cfg.withDefaults()
 	h := &Host{
 		cfg: cfg, log: cfg.Log, snaps: cfg.Snapshots, net: cfg.Network, dir: cfg.Directory,
-		idle:     make(chan struct{}),
-		groups:   make(map[id.Group]*Group),
-		current:  make(map[id.Structure]*Group),
-		prepared: make(map[Token]PreparedReplica),
-		subs:     make(map[*Subscription]struct{}),
-		waiting:  make(map[id.Structure][]*Subscription),
-		joining:  make(map[id.Structure]struct{}),
+		idle:      make(chan struct{}),
+		groups:    make(map[id.Group]*Group),
+		current:   make(map[id.Structure]*Group),
+		prepared:  make(map[Token]PreparedReplica),
+		preparing: make(map[Token]struct{}),
+		subs:      make(map[*Subscription]struct{}),
+		waiting:   make(map[id.Structure][]*Subscription),
+		joining:   make(map[id.Structure]struct{}),
 
 		joinSlots: make(chan struct{}, maxJoins),
 	}

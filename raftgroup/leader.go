@@ -26,9 +26,6 @@ const (
 	// offerRetry is the pause before a snapshot is offered again to a follower
 	// that has said nothing about it.
 	offerRetry = 10 * time.Second
-	// pinTime is how long the log is kept for a replica that was seeded and has
-	// not become a member.
-	pinTime = 5 * time.Minute
 	// promoteLag is how far behind a learner may be to become a voter.
 	promoteLag = 128
 	// maxBackoff bounds the doubling of the snapshot time-out.
@@ -47,13 +44,7 @@ type leaderDuties struct {
 	changing       time.Time // a membership change was proposed then, and nothing was heard of it
 	placed         map[id.Node]time.Time
 	missing        map[uint64]time.Time // sessions whose node is not seen, since when
-	pins           map[id.Replica]pin
 	offered        map[uint64]time.Time // followers that are to take a snapshot, since when
-}
-
-type pin struct {
-	index uint64
-	until time.Time
 }
 
 func (d *leaderDuties) onRole(g *Group, leading bool) {
@@ -62,22 +53,10 @@ func (d *leaderDuties) onRole(g *Group, leading bool) {
 	}
 	*d = leaderDuties{leading: leading}
 	if leading {
-		d.placed, d.missing, d.pins = make(map[id.Node]time.Time), make(map[uint64]time.Time), make(map[id.Replica]pin)
+		d.placed, d.missing = make(map[id.Node]time.Time), make(map[uint64]time.Time)
 		d.offered = make(map[uint64]time.Time)
 		g.log.Info("leading", "term", g.rn.BasicStatus().GetTerm())
 	}
-}
-
-// pinned lowers an index to what seeded replicas still need.
-func (d *leaderDuties) pinned(now time.Time, index uint64) uint64 {
-	for r, p := range d.pins {
-		if now.After(p.until) {
-			delete(d.pins, r)
-			continue
-		}
-		index = min(index, p.index)
-	}
-	return index
 }
 
 // tick looks after the group, now and then.
@@ -330,9 +309,4 @@ func (d *leaderDuties) onPeerUp(g *Group, node id.Node, _ uint64) {
 	if ok {
 		g.rn.ReportSnapshot(uint64(r), raft.SnapshotFailure)
 	}
-}
-
-// keepLogFor keeps the log behind index for a replica that was seeded with it.
-func (d *leaderDuties) keepLogFor(g *Group, r id.Replica, index uint64) {
-	d.pins[r] = pin{index: index, until: g.now.Add(pinTime)}
 }

@@ -316,17 +316,40 @@ func (h *Host) Prepare(ctx context.Context, genesis Genesis) error {
 	if !ok {
 		return fmt.Errorf("group %s: %w: this node is none of its first members", genesis.Group, ErrMalformedEntry)
 	}
-	h.mu.Lock()
-	_, known := h.prepared[genesis.Token]
-	for _, g := range h.groups {
-		known = known || g.genesis.Token == genesis.Token
+	known, err := h.beginPrepare(genesis.Token)
+	if known || err != nil {
+		return err
 	}
-	h.mu.Unlock()
-	if known {
-		return nil
-	}
-	_, err := h.create(ctx, grouppb.Replica{Replica: uint64(self), Phase: grouppb.Replica_PREPARED, Genesis: genesis.encode()}, nil, nil)
+	defer h.endPrepare(genesis.Token)
+	_, err = h.create(ctx, grouppb.Replica{Replica: uint64(self), Phase: grouppb.Replica_PREPARED, Genesis: genesis.encode()}, nil, nil)
 	return err
+}
+
+// beginPrepare reports whether there is a replica of this token already. If
+// not, nobody else makes one until endPrepare: two replicas of one ReplicaID
+// would be two votes of one voter.
+func (h *Host) beginPrepare(token Token) (known bool, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if _, busy := h.preparing[token]; busy {
+		return false, fmt.Errorf("%w: this birth is being prepared", ErrBusy)
+	}
+	if _, known := h.prepared[token]; known {
+		return true, nil
+	}
+	for _, g := range h.groups {
+		if g.genesis.Token == token {
+			return true, nil
+		}
+	}
+	h.preparing[token] = struct{}{}
+	return false, nil
+}
+
+func (h *Host) endPrepare(token Token) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.preparing, token)
 }
 
 // StartPrepared starts the replica that was prepared under a token: the birth
@@ -459,7 +482,7 @@ func (h *Host) create(ctx context.Context, meta grouppb.Replica, local *uint64, 
 	if u.Meta, err = meta.Marshal(); err != nil {
 		return nil, fmt.Errorf("group %s: encode replica: %w", genesis.Group, err)
 	}
-	if err := h.write(ctx, u); err != nil {
+	if err := h.write(u); err != nil {
 		return nil, fmt.Errorf("group %s: new replica: %w", genesis.Group, err)
 	}
 	g := h.newGroup(*local, meta, genesis)
@@ -476,16 +499,14 @@ func (h *Host) create(ctx context.Context, meta grouppb.Replica, local *uint64, 
 	return g, nil
 }
 
-// write submits one update and waits until it is durable.
-func (h *Host) write(ctx context.Context, u wal.Update) error {
+// write submits one update and waits until it is durable. There is no giving up
+// in between: a replica that is durable and that nobody knows of would come back
+// at the next start, perhaps beside another one made in its place. The log store
+// answers each update, also while it closes.
+func (h *Host) write(u wal.Update) error {
 	done := make(chan error, 1)
 	h.log.Submit([]wal.Update{u}, func(err error) { done <- err })
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return <-done
 }
 
 // remove takes a replica off this node: its log, its snapshots, its place in
@@ -512,7 +533,7 @@ func (h *Host) remove(ctx context.Context, g *Group, keep func() bool) (bool, er
 			return false, ctx.Err()
 		}
 	}
-	if err := h.write(ctx, wal.Update{Group: g.local, Remove: true}); err != nil {
+	if err := h.write(wal.Update{Group: g.local, Remove: true}); err != nil {
 		return true, fmt.Errorf("remove replica %d: %w", g.local, err)
 	}
 	if err := h.snaps.RemoveGroup(g.local); err != nil {

@@ -3,6 +3,7 @@ package raftgroup
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
@@ -37,6 +38,7 @@ type state struct {
 	members  map[id.Replica]id.Node
 	next     id.Replica // next ReplicaID to give out
 	intents  []intent   // oldest first
+	joining  []joining  // oldest first
 
 	announced announcement
 	request   *request // the snapshot that is due and not yet announced
@@ -50,6 +52,15 @@ type intent struct {
 	nonce   [16]byte
 	node    id.Node
 	clock   int64
+	seed    uint64 // index of the snapshot that it starts behind
+}
+
+// joining is a member that is so new that it may still need the log behind
+// the snapshot that it was seeded with.
+type joining struct {
+	replica id.Replica
+	seed    uint64
+	clock   int64 // when it became one
 }
 
 // announcement is the newest snapshot that the log knows.
@@ -279,6 +290,7 @@ func (s *state) applyIntent(kind Kind, data []byte, o *outcome) error {
 		if err := decodeRecord(data, &m); err != nil {
 			return err
 		}
+		copy(o.nonce[:], m.Nonce)
 		n := len(s.intents)
 		s.intents = slices.DeleteFunc(s.intents, func(i intent) bool { return uint64(i.replica) == m.Replica })
 		o.intent, o.ok = id.Replica(m.Replica), len(s.intents) < n
@@ -305,7 +317,7 @@ func (s *state) applyIntent(kind Kind, data []byte, o *outcome) error {
 	}
 	o.intent, o.ok = s.next, true
 	s.next++
-	s.intents = append(s.intents, intent{replica: o.intent, nonce: o.nonce, node: node, clock: s.clock})
+	s.intents = append(s.intents, intent{replica: o.intent, nonce: o.nonce, node: node, clock: s.clock, seed: m.Seed})
 	if len(s.intents) > maxIntents {
 		s.intents = slices.Delete(s.intents, 0, 1)
 	}
@@ -339,6 +351,7 @@ func (s *state) applyConf(e *raftpb.Entry, o *outcome) error {
 		r := id.Replica(c.GetNodeId())
 		if i := slices.IndexFunc(s.intents, func(i intent) bool { return i.replica == r }); i >= 0 {
 			s.members[r] = s.intents[i].node
+			s.joining = append(s.joining, joining{replica: r, seed: s.intents[i].seed, clock: s.clock})
 			s.intents = slices.Delete(s.intents, i, i+1)
 		}
 	}
@@ -347,6 +360,10 @@ func (s *state) applyConf(e *raftpb.Entry, o *outcome) error {
 			delete(s.members, r)
 		}
 	}
+	s.joining = slices.DeleteFunc(s.joining, func(j joining) bool {
+		_, member := s.members[j.replica]
+		return !member || !s.recent(j.clock)
+	})
 	s.conf = next
 	o.conf, o.ok, o.changed = cc, true, true
 	return nil
@@ -357,6 +374,30 @@ func (s *state) mayAdd(replica uint64) bool {
 		return true
 	}
 	return slices.ContainsFunc(s.intents, func(i intent) bool { return uint64(i.replica) == replica })
+}
+
+// seedTime is how long, by the log's clock, the log is kept for a replica that
+// was given an ID, and again after it became a member.
+const seedTime = 5 * time.Minute
+
+func (s *state) recent(clock int64) bool { return s.clock-clock < int64(seedTime) }
+
+// needed lowers an index, up to which the log is to be compacted, to what new
+// replicas still need. Every replica decides by the log, so that a new leader
+// has what the old one promised: a group without subscribers cannot make the
+// newer snapshot that would be needed otherwise.
+func (s *state) needed(index uint64) uint64 {
+	for _, i := range s.intents {
+		if s.recent(i.clock) {
+			index = min(index, i.seed)
+		}
+	}
+	for _, j := range s.joining {
+		if s.recent(j.clock) {
+			index = min(index, j.seed)
+		}
+	}
+	return index
 }
 
 // snapshotDue reports whether enough has happened since the last snapshot.
@@ -393,7 +434,10 @@ func (s *state) encode() ([]byte, error) {
 	}
 	s.sessions.encode(&m)
 	for _, i := range s.intents {
-		m.Intents = append(m.Intents, &grouppb.Intent{Replica: uint64(i.replica), Nonce: i.nonce[:], Node: i.node[:], Clock: i.clock})
+		m.Intents = append(m.Intents, &grouppb.Intent{Replica: uint64(i.replica), Nonce: i.nonce[:], Node: i.node[:], Clock: i.clock, Seed: i.seed})
+	}
+	for _, j := range s.joining {
+		m.Joining = append(m.Joining, &grouppb.Joining{Replica: uint64(j.replica), Seed: j.seed, Clock: j.clock})
 	}
 	if s.announced.ref.Index != 0 {
 		m.Announced, m.AnnouncedBy, m.AnnouncedBytes = encodeRef(s.announced.ref), s.announced.node[:], s.announced.bytes
@@ -435,9 +479,12 @@ func decodeState(group id.Group, data []byte) (*state, error) {
 		if err != nil {
 			return nil, fmt.Errorf("group %s: applied state: %w", group, err)
 		}
-		in := intent{replica: id.Replica(i.Replica), node: node, clock: i.Clock}
+		in := intent{replica: id.Replica(i.Replica), node: node, clock: i.Clock, seed: i.Seed}
 		copy(in.nonce[:], i.Nonce)
 		s.intents = append(s.intents, in)
+	}
+	for _, j := range m.Joining {
+		s.joining = append(s.joining, joining{replica: id.Replica(j.Replica), seed: j.Seed, clock: j.Clock})
 	}
 	if m.Announced != nil {
 		if s.announced.ref, err = decodeRef(m.Announced); err != nil {
