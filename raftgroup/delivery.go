@@ -32,155 +32,152 @@ const maxBase = 32 << 20
 // baseRetry is the pause after a provider that failed to bring the base.
 const baseRetry = time.Second
 
-// deliver runs the subscription's delivery: first the base if it is this
-// one's to bring, then a load, then commit after commit.
-func (s *Subscription) deliver() {
-	if !s.awaitBegin() {
-		return
+// deliverer is a subscription's way through the committed log: it says what to
+// hand out next, and never waits itself. The subscription's goroutine drives
+// it, or a simulation does.
+type deliverer struct {
+	sub   *Subscription
+	g     *Group // whose log it walks
+	c     cursor
+	ready [][]byte    // to be handed out next
+	met   *rendezvous // the outstanding nil: nothing follows before it is served
+}
+
+// step is what a deliverer wants its driver to do.
+type step uint8
+
+const (
+	stepHand  step = iota + 1 // hand out the commit, or the nil
+	stepWait                  // until the subscription is notified, or the nil is served
+	stepPause                 // something failed and was reported: try again in a while
+	stepEnd                   // all is delivered
+)
+
+// next says what to do; with stepHand, what to hand out.
+func (d *deliverer) next() ([]byte, step) {
+	if d.met != nil {
+		select {
+		case <-d.met.done:
+		default:
+			return nil, stepWait
+		}
+		if d.met.rewind != nil {
+			d.c.reset(d.met.rewind) // delivery follows what the consumer has got
+		}
+		d.met = nil
 	}
-	var g *Group
-	c := &cursor{}
 	for {
-		switch now := s.group.Load(); {
-		case now == nil: // the replica was removed; another one is being made
-			if s.leaving() || !s.awaitNews() {
-				return
-			}
-			continue
-		case now != g:
-			start := g == nil
-			g = now
-			if !s.jump(g, c, start) {
-				return
-			}
+		if len(d.ready) > 0 {
+			p := d.ready[0]
+			d.ready[0] = nil
+			d.ready = d.ready[1:]
+			return p, stepHand
 		}
-		c.mine = s.session.Load()
-		d, ok, err := c.next(g.store, g.applied.Load())
-		switch {
-		case errors.Is(err, wal.ErrCompacted):
-			if !s.jump(g, c, false) {
-				return
-			}
-			continue
-		case err != nil:
-			s.report(fmt.Errorf("group %s: delivery after %d: %w", g.key, c.state.index, err))
-			if !s.pause(baseRetry) {
-				return
-			}
-			continue
-		case !ok:
-			if at := s.drainAt.Load(); at > 0 && c.state.index+1 >= at {
-				return
-			}
-			if !s.awaitNews() {
-				return
-			}
-			continue
-		}
-		if !s.hand(g, c, d) {
-			return
+		if st := d.advance(); st != 0 {
+			return nil, st
 		}
 	}
 }
 
-// awaitNews waits until something may have changed.
-func (s *Subscription) awaitNews() bool {
-	select {
-	case <-s.news:
-		return true
-	case <-s.stop:
-		return false
+// advance moves over one entry, or to another place. 0: go on.
+func (d *deliverer) advance() step {
+	s := d.sub
+	switch now := s.group.Load(); {
+	case now == nil: // the replica was removed; another one is being made
+		if s.leaving() {
+			return stepEnd
+		}
+		return stepWait
+	case now != d.g:
+		return d.jump(now, d.g == nil)
 	}
-}
-
-// hand gives the consumer what an entry holds. False: the subscription ends.
-func (s *Subscription) hand(g *Group, c *cursor, d delivery) bool {
-	switch d.kind {
+	d.c.mine = s.session.Load()
+	e, ok, err := d.c.next(d.g.store, d.g.applied.Load())
+	switch {
+	case errors.Is(err, wal.ErrCompacted):
+		return d.jump(d.g, false)
+	case err != nil:
+		s.report(fmt.Errorf("group %s: delivery after %d: %w", d.g.key, d.c.state.index, err))
+		return stepPause
+	case !ok:
+		if at := s.drainAt.Load(); at > 0 && d.c.state.index+1 >= at {
+			return stepEnd
+		}
+		return stepWait
+	}
+	switch e.kind {
 	case deliverPayloads:
-		for _, p := range d.payloads {
-			if !s.sendCommit(p) {
-				return false
-			}
-		}
+		d.ready = e.payloads
 	case deliverBase:
-		return s.load(c, &rendezvous{bytes: d.base})
+		return d.meet(&rendezvous{bytes: e.base})
 	case deliverMake:
-		at, err := c.state.clone()
+		at, err := d.c.state.clone()
 		if err != nil {
 			s.report(err)
-			return true
+			return 0
 		}
-		return s.load(c, &rendezvous{make: true, state: at, maker: c.mine})
+		return d.meet(&rendezvous{make: true, state: at, maker: d.c.mine})
 	}
-	return true
+	return 0
 }
 
-// load sends a nil and waits for the consumer; then the cursor follows what
-// the consumer has got.
-func (s *Subscription) load(c *cursor, r *rendezvous) bool {
-	if !s.meet(r) {
-		return false
-	}
-	if r.rewind != nil {
-		c.reset(r.rewind)
-	}
-	return true
-}
-
-// sendCommit hands over one commit or nil, and warns about a consumer that
-// does not read.
-func (s *Subscription) sendCommit(p []byte) bool {
-	select {
-	case s.commitCh <- p:
-		return true
-	default:
-	}
-	patience := time.NewTimer(s.cfg.ConsumerPatience)
-	defer patience.Stop()
-	for {
-		select {
-		case s.commitCh <- p:
-			return true
-		case <-s.stop:
-			return false
-		case <-patience.C:
-			s.report(fmt.Errorf("structure %s: %w for %s", s.cfg.Structure, ErrSlowConsumer, s.cfg.ConsumerPatience))
-		}
-	}
-}
-
-// meet sends a nil and waits until the consumer has called Consume.
-func (s *Subscription) meet(r *rendezvous) bool {
+// meet makes a nil due.
+func (d *deliverer) meet(r *rendezvous) step {
 	r.done = make(chan struct{})
-	s.mu.Lock()
-	s.due = r
-	s.mu.Unlock()
-	if !s.sendCommit(nil) {
-		s.unmeet(r)
-		return false
-	}
-	patience := time.NewTimer(s.cfg.ConsumerPatience)
-	defer patience.Stop()
-	for {
-		select {
-		case <-r.done:
-			return true
-		case <-s.stop:
-			s.unmeet(r)
-			return false
-		case <-patience.C:
-			s.report(fmt.Errorf("structure %s: %w: the snapshot consumer has not been called since the nil on it", s.cfg.Structure, ErrSlowConsumer))
-		}
-	}
+	d.met = r
+	d.sub.mu.Lock()
+	d.sub.due = r
+	d.sub.mu.Unlock()
+	return stepHand
 }
 
-// unmeet closes the file behind a nil that a shutdown left unserved; if it is
-// being served, it waits for that, since no user code runs there. A nil without
-// a file can still be served.
-func (s *Subscription) unmeet(r *rendezvous) {
-	if r.reader == nil {
+// jump puts the cursor where delivery can go on from: behind the newest
+// snapshot held, or at the beginning of the log. At the start of a
+// subscription, a snapshot of zero bytes holds nothing and gives no nil; later
+// on, the consumer has a state that has to go.
+func (d *deliverer) jump(g *Group, start bool) step {
+	s := d.sub
+	at, err := s.host.loadPoint(g)
+	switch {
+	case err != nil:
+		s.report(fmt.Errorf("group %s: load snapshot: %w", g.key, err))
+		return stepPause
+	case at.reader != nil:
+		d.g = g
+		d.c.reset(at.state)
+		if start && at.reader.UserSize() == 0 {
+			s.closeReader(at.reader)
+			return 0
+		}
+		return d.meet(&rendezvous{reader: at.reader, ref: at.ref})
+	case start:
+		d.g = g
+		d.c.reset(at.state)
+		return 0
+	}
+	// Another replica has taken the place of the one before, and has no
+	// snapshot: begin again, with the base.
+	base, behind, err := findBase(g, at.state)
+	if err != nil {
+		if !errors.Is(err, errNoBase) {
+			s.report(fmt.Errorf("group %s: load base: %w", g.key, err))
+		}
+		return stepPause
+	}
+	d.g = g
+	d.c.reset(behind)
+	return d.meet(&rendezvous{bytes: base})
+}
+
+// leave lets go of an outstanding nil when the host shuts down: the file behind
+// it is closed; if it is being served, that is waited for, since no user code
+// runs there. A nil without a file can still be served.
+func (d *deliverer) leave() {
+	r := d.met
+	if r == nil || r.reader == nil {
 		return
 	}
+	s := d.sub
 	s.mu.Lock()
 	outstanding := s.due == r
 	if outstanding {
@@ -194,40 +191,87 @@ func (s *Subscription) unmeet(r *rendezvous) {
 	<-r.done
 }
 
-// jump puts the cursor where delivery can go on from: behind the newest
-// snapshot held, or at the beginning of the log. At the start of a
-// subscription, a snapshot of zero bytes holds nothing and gives no nil; later
-// on, the consumer has a state that has to go.
-func (s *Subscription) jump(g *Group, c *cursor, start bool) bool {
+// deliver drives the subscription's delivery: first the base if it is this
+// one's to bring, then a load, then commit after commit.
+func (s *Subscription) deliver() {
+	if !s.awaitBegin() {
+		return
+	}
+	d := &deliverer{sub: s}
+	defer d.leave()
 	for {
-		at, err := s.host.loadPoint(g)
-		switch {
-		case err != nil:
-			s.report(fmt.Errorf("group %s: load snapshot: %w", g.key, err))
-		case at.reader != nil:
-			c.reset(at.state)
-			if start && at.reader.UserSize() == 0 {
-				s.closeReader(at.reader)
-				return true
-			}
-			return s.load(c, &rendezvous{reader: at.reader, ref: at.ref})
-		case start:
-			c.reset(at.state)
-			return true
-		default:
-			// Another replica has taken the place of the one before, and has no
-			// snapshot: begin again, with the base.
-			base, behind, err := findBase(g, at.state)
-			if err == nil {
-				c.reset(behind)
-				return s.load(c, &rendezvous{bytes: base})
-			}
-			if !errors.Is(err, errNoBase) {
-				s.report(fmt.Errorf("group %s: load base: %w", g.key, err))
-			}
+		p, st := d.next()
+		ok := true
+		switch st {
+		case stepHand:
+			ok = s.sendCommit(p)
+		case stepWait:
+			ok = s.awaitNews(d.met)
+		case stepPause:
+			ok = s.pause(baseRetry)
+		case stepEnd:
+			return
 		}
-		if !s.pause(baseRetry) {
+		if !ok {
+			return
+		}
+	}
+}
+
+// sendCommit hands over one commit or nil, and warns about a consumer that
+// does not read. False: the host shuts down.
+func (s *Subscription) sendCommit(p []byte) bool {
+	select {
+	case s.commitCh <- p:
+		return true
+	default:
+	}
+	patience := s.startPatience()
+	defer patience.Stop()
+	for {
+		select {
+		case s.commitCh <- p:
+			return true
+		case <-s.stop:
 			return false
+		case <-patience.C:
+			s.report(fmt.Errorf("structure %s: %w for %s", s.cfg.Structure, ErrSlowConsumer, s.cfg.ConsumerPatience))
+		}
+	}
+}
+
+// startPatience starts the delivery's one timer: a full commit channel is no
+// rare thing, and each of them would cost a timer.
+func (s *Subscription) startPatience() *time.Timer {
+	if s.patience == nil {
+		s.patience = time.NewTimer(s.cfg.ConsumerPatience)
+	} else {
+		s.patience.Reset(s.cfg.ConsumerPatience)
+	}
+	return s.patience
+}
+
+// awaitNews waits until something may have changed; met, if not nil, is the
+// nil that the consumer has not answered. False: the host shuts down.
+func (s *Subscription) awaitNews(met *rendezvous) bool {
+	if met == nil {
+		select {
+		case <-s.news:
+			return true
+		case <-s.stop:
+			return false
+		}
+	}
+	patience := s.startPatience()
+	defer patience.Stop()
+	for {
+		select {
+		case <-met.done:
+			return true
+		case <-s.stop:
+			return false
+		case <-patience.C:
+			s.report(fmt.Errorf("structure %s: %w: the snapshot consumer has not been called since the nil on it", s.cfg.Structure, ErrSlowConsumer))
 		}
 	}
 }

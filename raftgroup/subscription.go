@@ -94,6 +94,8 @@ type Subscription struct {
 	gone    bool // off its group for good: no group may take it on any more
 	over    bool // the commit channel is closed, or about to be
 
+	patience *time.Timer // of the delivery's goroutine
+
 	// Owned by the group's step.
 	prop      proposer
 	nonce     [16]byte // of the SessionOpen under way
