@@ -318,9 +318,10 @@ func (g *Group) refuseReplica(replica uint64, why string, reply func(protoMessag
 	}
 }
 
-// askToHost asks a node, without waiting, to get a replica of a structure.
+// askToHost asks a node, without waiting, to get a replica of a structure, unless
+// it is being asked.
 func (h *Host) askToHost(node id.Node, s id.Structure) {
-	h.jobs.add(func() {
+	h.jobs.calls.addAlone(hostRequest{node, s}, func() {
 		if err := h.ask(h.ctx, node, methodPlace, &grouppb.PlaceRequest{Structure: s[:]}, &grouppb.PlaceResponse{}); err != nil {
 			h.cfg.Logger.Debug("node does not take a replica now", "node", node.String(), "structure", s.String(), "error", err)
 		}

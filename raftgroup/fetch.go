@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"time"
 
@@ -17,37 +18,53 @@ import (
 // tried. There is no limit on a whole transfer: one that moves is not given up.
 const fetchStall = 15 * time.Second
 
+// errStalled says that a transfer stood still for too long.
+var errStalled = errors.New("transfer stands still")
+
 // fetchSnapshot gets a snapshot's file onto this node, if it is not here yet,
-// and calls done in the group's step with the state that it holds.
+// and calls done in the group's step with the state that it holds. A group has
+// two under way at most: one that it wants, and one that its leader offers.
 func (h *Host) fetchSnapshot(g *Group, ref SnapshotRef, holder id.Node, done func(*state, error)) {
 	var members []id.Node
 	if g.state != nil {
-		for _, n := range g.state.members {
-			members = append(members, n)
-		}
+		members = nodesOf(g.state.members)
 	}
-	h.jobs.add(func() {
-		s, err := h.fetch(g, ref, holder, members)
+	h.jobs.transfers.add(func() {
+		s, _, err := h.fetch(g, ref, holder, members)
 		g.call(func() { done(s, err) })
 	})
 }
 
-func (h *Host) fetch(g *Group, ref SnapshotRef, holder id.Node, members []id.Node) (*state, error) {
+// nodesOf lists where members live, by their ReplicaIDs: what is tried first
+// must not depend on map order.
+func nodesOf(members map[id.Replica]id.Node) []id.Node {
+	nodes := make([]id.Node, 0, len(members))
+	for _, r := range slices.Sorted(maps.Keys(members)) {
+		nodes = append(nodes, members[r])
+	}
+	return nodes
+}
+
+// fetch gets a snapshot's file from one holder after the other. What came in
+// vain stays for the next try; came tells how many bytes that is.
+func (h *Host) fetch(g *Group, ref SnapshotRef, holder id.Node, members []id.Node) (_ *state, came int64, _ error) {
 	if s, err := h.snapshotState(g, ref); err == nil {
-		return s, nil
+		return s, 0, nil
 	}
 	errs := []error{fmt.Errorf("group %s: snapshot %d: no holder reached", g.key, ref.Index)}
 	for _, node := range h.sources(g.key.Structure, holder, members) {
-		err := h.fetchFrom(g, ref, node)
+		n, err := h.fetchFrom(g, ref, node)
+		came += n
 		if err == nil {
-			return h.snapshotState(g, ref)
+			s, err := h.snapshotState(g, ref)
+			return s, came, err
 		}
 		if h.ctx.Err() != nil {
-			return nil, err
+			return nil, came, err
 		}
 		errs = append(errs, fmt.Errorf("from node %s: %w", node, err))
 	}
-	return nil, errors.Join(errs...)
+	return nil, came, errors.Join(errs...)
 }
 
 // sources orders who may have a snapshot: those in this node's data center
@@ -73,38 +90,49 @@ func (h *Host) sources(s id.Structure, holder id.Node, members []id.Node) []id.N
 	return append(near, far...)
 }
 
-func (h *Host) fetchFrom(g *Group, ref SnapshotRef, node id.Node) error {
+func (h *Host) fetchFrom(g *Group, ref SnapshotRef, node id.Node) (came int64, err error) {
 	r, err := h.snaps.Receive(g.local, ref)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	err = h.receiveFrom(r, g.key, ref, node)
+	came, err = h.receiveFrom(r, g.key, ref, node)
 	if err != nil {
-		return errors.Join(err, r.Close()) // the part that came stays, for the next try
+		return came, errors.Join(err, r.Close()) // the part that came stays, for the next try
 	}
-	return errors.Join(r.Commit(), r.Close())
+	return came, errors.Join(r.Commit(), r.Close())
 }
 
-func (h *Host) receiveFrom(r *snapshot.Receiver, key id.Group, ref SnapshotRef, node id.Node) error {
+func (h *Host) receiveFrom(r *snapshot.Receiver, key id.Group, ref SnapshotRef, node id.Node) (came int64, err error) {
 	req := grouppb.FetchRequest{
 		Structure: key.Structure[:], Birth: key.Incarnation.Birth, Recovery: key.Incarnation.Recovery,
 		Ref: encodeRef(ref), Offset: r.Offset(),
 	}
 	body, err := req.Marshal()
 	if err != nil {
-		return err
+		return 0, err
 	}
-	ctx, cancel := context.WithCancel(h.ctx)
-	defer cancel()
-	stall := time.AfterFunc(fetchStall, cancel)
+	ctx, cancel := context.WithCancelCause(h.ctx)
+	defer cancel(nil)
+	stall := time.AfterFunc(fetchStall, func() { cancel(fmt.Errorf("%w for %s", errStalled, fetchStall)) })
 	defer stall.Stop()
 	in, err := h.net.Fetch(ctx, node, body)
 	if err != nil {
-		return err
+		return 0, errors.Join(err, context.Cause(ctx))
 	}
-	defer in.Close()
-	_, err = io.Copy(r, &movingReader{in, func() { stall.Reset(fetchStall) }})
-	return err
+	defer in.Close() // again, perhaps: closing twice does nothing
+	// Not every stream hears of the context while it is read: closing it ends the read.
+	closed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() { defer close(closed); in.Close() })
+	defer func() {
+		if !stop() {
+			<-closed
+		}
+	}()
+	came, err = io.Copy(r, &movingReader{in, func() { stall.Reset(fetchStall) }})
+	if err != nil {
+		err = errors.Join(err, context.Cause(ctx))
+	}
+	return came, err
 }
 
 // movingReader notes that a stream moves.
@@ -226,7 +254,7 @@ func (g *Group) refetch(ref SnapshotRef, cause error) {
 
 // retainSnapshots removes the files that no frame names any more.
 func (h *Host) retainSnapshots(g *Group) {
-	h.jobs.add(func() {
+	h.jobs.files.addOnce(g, func() {
 		if err := g.files.retain(h.snaps, g.local); err != nil {
 			g.log.Warn("old snapshots not removed", "error", err)
 		}

@@ -1,12 +1,15 @@
 package raftgroup
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -84,8 +87,10 @@ type Host struct {
 	dir   Directory
 
 	ready readyQueue
-	jobs  *jobQueue
+	jobs  jobs
 	idle  chan struct{} // closed: no worker runs any more
+
+	orphans []uint64 // local numbers whose snapshot files Start removes
 
 	ctx    context.Context // of calls and fetches: ends when the host closes
 	cancel context.CancelFunc
@@ -99,12 +104,13 @@ type Host struct {
 	mu        sync.Mutex
 	closed    bool
 	started   bool
-	groups    map[id.Group]*Group       // started replicas
-	current   map[id.Structure]*Group   // the newest started incarnation
-	prepared  map[Token]PreparedReplica // replicas of births that are not decided
-	preparing map[Token]struct{}        // replicas that are being made for births
-	ordered   []*Group                  // all of the above, oldest first
-	subs      map[*Subscription]struct{}
+	groups    map[id.Group]*Group              // started replicas
+	current   map[id.Structure]*Group          // the newest started incarnation
+	prepared  map[Token]PreparedReplica        // replicas of births that are not decided
+	preparing map[Token]struct{}               // replicas that are being made for births
+	ordered   []*Group                         // all of the above, oldest first
+	subs      map[*Subscription]uint64         // how many came before it: a replay must not depend on map order
+	came      uint64                           // subscriptions so far
 	waiting   map[id.Structure][]*Subscription // subscriptions without a replica
 	joining   map[id.Structure]struct{}
 	changed   bool // hosted replicas are to be published
@@ -121,21 +127,57 @@ func NewHost(cfg Config) (*Host, error) {
 		current:   make(map[id.Structure]*Group),
 		prepared:  make(map[Token]PreparedReplica),
 		preparing: make(map[Token]struct{}),
-		subs:      make(map[*Subscription]struct{}),
+		subs:      make(map[*Subscription]uint64),
 		waiting:   make(map[id.Structure][]*Subscription),
 		joining:   make(map[id.Structure]struct{}),
 
 		joinSlots: make(chan struct{}, maxJoins),
 	}
 	h.ready.wake = sync.NewCond(&h.ready.mu)
-	h.jobs = newJobQueue()
+	h.jobs = newJobs()
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	for _, st := range cfg.Log.Groups() {
 		if err := h.open(st); err != nil {
 			return nil, err
 		}
 	}
+	var err error
+	if h.orphans, err = findOrphans(cfg.Log, cfg.Snapshots); err != nil {
+		cfg.Logger.Warn("snapshots without a replica are left", "error", err) // they only take room
+	}
 	return h, nil
+}
+
+// findOrphans lists the local numbers that have snapshot files and that the log
+// store does not know: of replicas that were being seeded, or removed, when the
+// process ended. No number is given out twice, so nobody will use them again.
+// The files of replicas that were set aside stay, like their logs.
+func findOrphans(log LogStore, snaps *snapshot.Store) ([]uint64, error) {
+	found, err := snaps.Groups()
+	if err != nil {
+		return nil, fmt.Errorf("list snapshots: %w", err)
+	}
+	known := make(map[uint64]bool)
+	for _, st := range log.Groups() {
+		known[st.Group] = true
+	}
+	for _, s := range log.Suspects() {
+		known[s.Group] = true
+	}
+	return slices.DeleteFunc(found, func(local uint64) bool { return known[local] }), nil
+}
+
+// sweep removes the snapshot files that were found without a replica.
+func (h *Host) sweep() {
+	for _, local := range h.orphans {
+		h.jobs.files.add(func() {
+			if err := h.snaps.RemoveGroup(local); err != nil {
+				h.cfg.Logger.Warn("snapshots of a replica that is not here are left", "local", local, "error", err)
+				return
+			}
+			h.cfg.Logger.Info("removed the snapshots of a replica that is not here", "local", local)
+		})
+	}
 }
 
 // Start runs the pool and the ticker until Close.
@@ -162,7 +204,8 @@ func (h *Host) Start() {
 			}
 		}
 	})
-	h.jobs.start(jobWorkers)
+	h.jobs.start()
+	h.sweep()
 	for _, g := range h.Groups() {
 		if g.Role != "prepared" && !g.Voter && len(g.Voters) > 0 {
 			// Made, and perhaps not made a member before the process ended.
@@ -212,10 +255,7 @@ func (h *Host) Close() error {
 		return nil
 	}
 	h.closed = true
-	subs := make([]*Subscription, 0, len(h.subs))
-	for s := range h.subs {
-		subs = append(subs, s)
-	}
+	subs := h.inOrderLocked()
 	started := h.started
 	h.mu.Unlock()
 
@@ -245,6 +285,11 @@ func (h *Host) Close() error {
 		close(h.idle)
 	}
 	return nil
+}
+
+// inOrderLocked lists the subscriptions, oldest first.
+func (h *Host) inOrderLocked() []*Subscription {
+	return slices.SortedFunc(maps.Keys(h.subs), func(a, b *Subscription) int { return cmp.Compare(h.subs[a], h.subs[b]) })
 }
 
 // readyQueue is the line of groups that have work. A group stands in it once
@@ -291,6 +336,11 @@ func (q *readyQueue) close() {
 // to the node's replica when there is one. Asking the group for a replica, or
 // having the group born, is the caller's business (Join, Prepare).
 func (h *Host) Subscribe(cfg SubscriptionConfig) (*Subscription, error) {
+	return h.subscribe(cfg, func(s *Subscription) { go s.run() }) // Close waits for ended
+}
+
+// subscribe adds a subscription and begins to serve it.
+func (h *Host) subscribe(cfg SubscriptionConfig, serve func(*Subscription)) (*Subscription, error) {
 	if cfg.Provider == nil {
 		return nil, fmt.Errorf("structure %s: %w", cfg.Structure, ErrNoProvider)
 	}
@@ -300,11 +350,12 @@ func (h *Host) Subscribe(cfg SubscriptionConfig) (*Subscription, error) {
 	if h.closed {
 		return nil, fmt.Errorf("structure %s: %w", cfg.Structure, ErrClosed)
 	}
-	h.subs[s] = struct{}{}
+	h.subs[s] = h.came
+	h.came++
 	if g := h.current[cfg.Structure]; g == nil || !g.call(func() { g.attach(s) }) {
 		h.waiting[cfg.Structure] = append(h.waiting[cfg.Structure], s)
 	}
-	go s.run() // Close waits for ended
+	serve(s)
 	return s, nil
 }
 

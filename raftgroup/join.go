@@ -1,7 +1,6 @@
 package raftgroup
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -9,6 +8,7 @@ import (
 
 	"github.com/copycat-replication/copycat/id"
 	"github.com/copycat-replication/copycat/pb/grouppb"
+	"github.com/copycat-replication/copycat/wal"
 )
 
 const (
@@ -49,7 +49,49 @@ func (h *Host) Join(s id.Structure, hint id.Node) error {
 	return nil
 }
 
+// newcomer is a replica that this node is getting and does not have yet: what
+// it keeps from one attempt to the next, so that a transfer that was cut goes on
+// where it was, and an attempt that failed does not cost another ReplicaID.
+// The goroutine of its join owns it.
+type newcomer struct {
+	structure id.Structure
+	hint      id.Node  // who may lead the group
+	nonce     [16]byte // names the intent in the log; zero: none yet
+	place     *place   // nil: to be asked for, again or for the first time
+	local     uint64   // number in the log store, and of the files; 0: none yet
+}
+
+// place is what a group grants a newcomer, and what it starts from.
+type place struct {
+	replica  uint64
+	record   *grouppb.Genesis
+	group    id.Group
+	snapshot SnapshotRef // zero: none, the log is whole
+	members  []id.Node
+}
+
+func decodePlace(s id.Structure, m *grouppb.JoinResponse) (*place, error) {
+	genesis, err := decodeGenesis(m.Genesis)
+	if err != nil {
+		return nil, err
+	}
+	if genesis.Group.Structure != s {
+		return nil, fmt.Errorf("structure %s: %w: answered with %s", s, errBadMessage, genesis.Group)
+	}
+	members, err := decodeMembers(m.Members)
+	if err != nil {
+		return nil, err
+	}
+	ref, err := decodeRef(m.Snapshot)
+	if err != nil {
+		return nil, err
+	}
+	return &place{replica: m.Replica, record: m.Genesis, group: genesis.Group, snapshot: ref, members: nodesOf(members)}, nil
+}
+
 func (h *Host) join(s id.Structure, hint id.Node) {
+	n := &newcomer{structure: s, hint: hint}
+	defer h.letGo(n)
 	pause := joinPause
 	for {
 		// A slot is for one attempt: groups that cannot be reached must not
@@ -59,15 +101,16 @@ func (h *Host) join(s id.Structure, hint id.Node) {
 		case <-h.ctx.Done():
 			return
 		}
-		err := h.joinOnce(s, &hint)
+		err := h.joinOnce(n)
 		<-h.joinSlots
 		if err == nil || h.ctx.Err() != nil {
 			return
 		}
-		h.cfg.Logger.Debug("not a member yet, will try again", "structure", s.String(), "error", err)
 		if errors.Is(err, errGone) {
+			h.cfg.Logger.Info("no replica is made of a structure that is gone", "structure", s.String(), "error", err)
 			return
 		}
+		h.cfg.Logger.Debug("not a member yet, will try again", "structure", s.String(), "error", err)
 		t := time.NewTimer(pause)
 		select {
 		case <-t.C:
@@ -79,15 +122,30 @@ func (h *Host) join(s id.Structure, hint id.Node) {
 	}
 }
 
+// letGo forgets a newcomer, and removes what was fetched for it: nobody else
+// knows its local number. What a crash leaves behind, the next start removes.
+func (h *Host) letGo(n *newcomer) {
+	if n.local != 0 {
+		if err := h.snaps.RemoveGroup(n.local); err != nil {
+			h.cfg.Logger.Warn("files of a replica that was not made are left, until the next start",
+				"structure", n.structure.String(), "local", n.local, "error", err)
+		}
+	}
+	n.begin()
+}
+
+// begin has the next attempt start anew, with a new ReplicaID.
+func (n *newcomer) begin() { *n = newcomer{structure: n.structure, hint: n.hint} }
+
 // errGone says that nobody wants this replica any more.
 var errGone = errors.New("replica is not wanted any more")
 
 // joinOnce makes the replica if it is not here, and has it made a member.
-func (h *Host) joinOnce(s id.Structure, hint *id.Node) error {
-	g, ok := h.Group(s)
+func (h *Host) joinOnce(n *newcomer) error {
+	g, ok := h.Group(n.structure)
 	if !ok {
 		var err error
-		if g, err = h.makeReplica(s, hint); err != nil {
+		if g, err = h.makeReplica(n); err != nil {
 			return err
 		}
 	}
@@ -99,10 +157,10 @@ func (h *Host) joinOnce(s id.Structure, hint *id.Node) error {
 		return err
 	}
 	req := grouppb.ReadyRequest{
-		Structure: s[:], Birth: g.key.Incarnation.Birth, Recovery: g.key.Incarnation.Recovery,
+		Structure: n.structure[:], Birth: g.key.Incarnation.Birth, Recovery: g.key.Incarnation.Recovery,
 		Replica: uint64(g.self), Index: index,
 	}
-	err = h.askLeader(s, hint, methodReady, &req, &grouppb.ReadyResponse{})
+	err = h.askLeader(n.structure, &n.hint, methodReady, &req, &grouppb.ReadyResponse{})
 	if errors.Is(err, errRefused) {
 		// Seeded too long ago, or given up: start over with a new ReplicaID,
 		// unless the log has made this one a member meanwhile.
@@ -114,55 +172,77 @@ func (h *Host) joinOnce(s id.Structure, hint *id.Node) error {
 }
 
 // makeReplica gets a ReplicaID from the group, seeds a replica and starts it.
-func (h *Host) makeReplica(s id.Structure, hint *id.Node) (*Group, error) {
-	var nonce [16]byte
-	if err := h.random(nonce[:]); err != nil {
+// After an error it goes on from where it was, with the same newcomer.
+func (h *Host) makeReplica(n *newcomer) (*Group, error) {
+	if err := h.log.Health(); err != nil {
+		return nil, fmt.Errorf("structure %s: new replica: %w", n.structure, err)
+	}
+	if err := h.askForPlace(n); err != nil {
+		if errors.Is(err, errRefused) {
+			h.letGo(n)
+		}
 		return nil, err
 	}
-	var resp grouppb.JoinResponse
-	req := grouppb.JoinRequest{Structure: s[:], Node: h.cfg.Node[:], Nonce: nonce[:]}
-	if err := h.askLeader(s, hint, methodJoin, &req, &resp); err != nil {
+	if err := h.seed(n); err != nil {
 		return nil, err
 	}
-	genesis, err := decodeGenesis(resp.Genesis)
-	if err != nil {
-		return nil, err
-	}
-	if genesis.Group.Structure != s {
-		return nil, fmt.Errorf("structure %s: %w: answered with %s", s, errBadMessage, genesis.Group)
-	}
-	members, err := decodeMembers(resp.Members)
-	if err != nil {
-		return nil, err
-	}
-	local, err := h.log.NewGroup()
-	if err != nil {
-		return nil, fmt.Errorf("group %s: new replica: %w", genesis.Group, err)
-	}
-	meta := grouppb.Replica{Replica: resp.Replica, Phase: grouppb.Replica_STARTED, Genesis: resp.Genesis}
+	meta := grouppb.Replica{Replica: n.place.replica, Phase: grouppb.Replica_STARTED, Genesis: n.place.record}
 	var seed *SnapshotRef
-	if resp.Snapshot != nil {
-		ref, err := decodeRef(resp.Snapshot)
-		if err != nil {
-			return nil, err
-		}
-		if err := h.seed(local, genesis, ref, *hint, members); err != nil {
-			return nil, err
-		}
-		seed = &ref
+	if n.place.snapshot.Index != 0 {
+		seed = &n.place.snapshot
 	}
-	return h.create(h.ctx, meta, &local, seed)
+	g, err := h.create(h.ctx, meta, &n.local, seed)
+	if errors.Is(err, wal.ErrDiskFull) {
+		h.letGo(n) // nothing was written, and the log store has done with this number
+		return nil, err
+	}
+	n.begin() // the files are the log's now: if it did not tell what it holds, the next start does
+	return g, err
 }
 
-// seed fetches the snapshot that a new replica starts behind.
-func (h *Host) seed(local uint64, genesis Genesis, ref SnapshotRef, leader id.Node, members map[id.Replica]id.Node) error {
-	var nodes []id.Node
-	for _, n := range members {
-		nodes = append(nodes, n)
+// askForPlace asks the group for a ReplicaID and for what to start from, unless
+// it has answered. Asking again gives the same ReplicaID.
+func (h *Host) askForPlace(n *newcomer) error {
+	if n.place != nil {
+		return nil
+	}
+	if n.nonce == ([16]byte{}) {
+		if err := h.random(n.nonce[:]); err != nil {
+			return err
+		}
+	}
+	var resp grouppb.JoinResponse
+	req := grouppb.JoinRequest{Structure: n.structure[:], Node: h.cfg.Node[:], Nonce: n.nonce[:]}
+	err := h.askLeader(n.structure, &n.hint, methodJoin, &req, &resp)
+	if err == nil {
+		n.place, err = decodePlace(n.structure, &resp)
+	}
+	return err
+}
+
+// seed fetches the snapshot that a new replica starts behind, if there is one.
+func (h *Host) seed(n *newcomer) error {
+	p := n.place
+	if n.local == 0 {
+		local, err := h.log.NewGroup()
+		if err != nil {
+			return fmt.Errorf("group %s: new replica: %w", p.group, err)
+		}
+		n.local = local
+	}
+	if p.snapshot.Index == 0 {
+		return nil
+	}
+	// What came of an older one goes: nobody offers it any more.
+	if err := h.snaps.Retain(n.local, p.snapshot); err != nil {
+		return err
 	}
 	// Nobody else knows this group yet: it only gives the files their place.
-	g := &Group{host: h, key: genesis.Group, local: local, genesis: genesis}
-	_, err := h.fetch(g, ref, leader, nodes)
+	g := &Group{host: h, key: p.group, local: n.local}
+	_, came, err := h.fetch(g, p.snapshot, n.hint, p.members)
+	if err != nil && came == 0 {
+		n.place = nil // perhaps nobody has this one any more: ask for the newest
+	}
 	return err
 }
 
@@ -189,9 +269,10 @@ func (h *Host) askLeader(s id.Structure, hint *id.Node, method uint16, req, resp
 		if errors.As(err, &nl) {
 			next = append([]id.Node{nl.leader}, next...)
 		}
-		if errors.Is(err, errRefused) || errors.Is(h.ctx.Err(), context.Canceled) {
+		if errors.Is(err, errRefused) || h.ctx.Err() != nil {
 			break
 		}
+		// A group that is gone may have a successor of the same name elsewhere.
 	}
 	return errors.Join(errs...)
 }
