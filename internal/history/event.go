@@ -49,6 +49,15 @@ func (k Kind) String() string {
 // ofSubscriber: the kinds that stand in a subscriber's log.
 func (k Kind) ofSubscriber() bool { return k >= KindOpened && k <= KindClosed }
 
+// hasExtra: the kinds of events that always have an Extra.
+func (k Kind) hasExtra() bool {
+	switch k {
+	case KindBased, KindLoaded, KindMade, KindReported, KindRead, KindCrash, KindStart, KindWipe, KindFaultStart, KindFaultStop, KindStored:
+		return true
+	}
+	return false
+}
+
 // Fate is what an error says about a proposal.
 type Fate uint8
 

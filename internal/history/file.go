@@ -256,7 +256,7 @@ func (l *line) event(folds *[]*Fold) (Event, error) {
 		}
 		x.Fold = (*folds)[*l.Fold]
 	}
-	if *x != (Extra{}) || e.Kind == KindRead || !e.Kind.ofSubscriber() || e.Kind == KindLoaded {
+	if *x != (Extra{}) || e.Kind.hasExtra() {
 		e.Extra = x
 	}
 	return e, nil

@@ -12,7 +12,8 @@ type Log struct {
 	Events []Event
 }
 
-// History is what happened in a run.
+// History is what happened in a run. One that is made by hand gives every
+// event the Extra that its kind needs.
 type History struct {
 	Logs  []Log   // by subscriber
 	Nodes []Event // by time

@@ -98,8 +98,9 @@ func (r *Recorder) FaultStop(what string) {
 // Calm records that the faults are over: from here on proposals must go through.
 func (r *Recorder) Calm() { r.node(Event{Kind: KindCalm}) }
 
-// End records that the rig has given everything the time to converge, and
-// stops. Without it the checker asserts nothing about what is missing.
+// End records that the rig has stopped to propose, has given everything the
+// time to converge, and stops. Without it the checker asserts nothing about
+// what is missing.
 func (r *Recorder) End() { r.node(Event{Kind: KindEnd}) }
 
 // Stored records a snapshot that a node keeps, under the N that it is labelled
