@@ -1,38 +1,28 @@
 package netproxy
 
 import (
-	"bufio"
-	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
-	"strings"
 	"sync"
 )
 
 // ErrUnsupported: this system does not tell who holds a connection.
-var ErrUnsupported = errors.New("netproxy: needs Linux's /proc")
+var ErrUnsupported = errors.New("the owner of a connection cannot be asked for: that needs Linux, its socket diagnostics and /proc")
 
 // Processes knows the processes of the nodes, and finds out which of them holds
-// an end of a connection. It reads Linux's /proc and needs no privileges for
-// one's own children. The zero value is ready.
+// an end of a connection. It needs no privileges for one's own children. The
+// zero value is ready.
+//
+// It asks the kernel for the one socket: reading the table of all sockets
+// (/proc/net/tcp) takes milliseconds each time, on a machine with nothing open.
 type Processes struct {
 	mu   sync.Mutex
 	node map[int]Node // by process ID
-}
-
-// Supported returns nil where Owner can work, and ErrUnsupported elsewhere.
-func Supported() error {
-	if _, err := os.Stat("/proc/self/net/tcp"); runtime.GOOS != "linux" || err != nil {
-		return ErrUnsupported
-	}
-	return nil
 }
 
 // Add says that a process is a node.
@@ -54,20 +44,18 @@ func (p *Processes) Remove(pid int) {
 
 // Owner is Config.Owner.
 func (p *Processes) Owner(remote, local netip.AddrPort) (Node, error) {
-	// The kernel's table is not read in one piece, and may leave one out.
-	var err error
-	for range 3 {
-		inode, ok := socketInode(remote, local)
-		if !ok {
-			err = ErrOrphan
-			continue
-		}
-		if node, ok := p.holder("socket:[" + strconv.FormatUint(inode, 10) + "]"); ok {
-			return node, nil
-		}
-		err = ErrStranger
+	inode, err := socketInode(remote, local)
+	if err != nil {
+		return 0, err
 	}
-	return 0, err
+	if node, ok := p.holder("socket:[" + strconv.FormatUint(uint64(inode), 10) + "]"); ok {
+		return node, nil
+	}
+	// It may have been closed just now.
+	if _, err := socketInode(remote, local); err != nil {
+		return 0, err
+	}
+	return 0, ErrStranger
 }
 
 // holder finds the process that holds a socket.
@@ -95,36 +83,4 @@ func holds(pid int, link string) bool {
 		}
 	}
 	return false
-}
-
-// socketInode finds the IPv4 socket with these ends.
-func socketInode(local, remote netip.AddrPort) (uint64, bool) {
-	f, err := os.Open("/proc/self/net/tcp")
-	if err != nil {
-		return 0, false
-	}
-	defer f.Close()
-	want := [2]string{kernelAddress(local), kernelAddress(remote)}
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		// sl local remote state queues timer retransmits uid timeout inode
-		fields := strings.Fields(lines.Text())
-		if len(fields) < 10 || fields[1] != want[0] || fields[2] != want[1] {
-			continue
-		}
-		inode, err := strconv.ParseUint(fields[9], 10, 64)
-		return inode, err == nil && inode != 0
-	}
-	return 0, false
-}
-
-// kernelAddress writes an address as the kernel's table does: the bytes of the
-// address as one number of the machine's own order, and the port.
-func kernelAddress(a netip.AddrPort) string {
-	ip := a.Addr().As4()
-	var b [6]byte
-	binary.BigEndian.PutUint32(b[:], binary.NativeEndian.Uint32(ip[:]))
-	binary.BigEndian.PutUint16(b[4:], a.Port())
-	text := strings.ToUpper(hex.EncodeToString(b[:]))
-	return text[:8] + ":" + text[8:]
 }
