@@ -24,6 +24,7 @@ type cursor struct {
 	state *state
 	mine  uint64 // session of this subscription; 0 while there is none
 	asked uint64 // index of the last request handed out
+	holds bool   // the consumer brought a base of its own, of more than no bytes
 	ahead []*raftpb.Entry
 }
 
@@ -77,8 +78,9 @@ func (c *cursor) interpret(o outcome) delivery {
 			return delivery{kind: deliverPayloads, first: o.firstN, payloads: copyPayloads(&o.batch, o.from)}
 		}
 	case KindBase:
-		// Whoever brought the base has it already; an empty one holds nothing.
-		if o.ok && len(o.base) > 0 && (o.session != c.mine || c.mine == 0) {
+		// Whoever brought the base has it already. An empty one holds nothing, and
+		// is loaded only by who has something that must go.
+		if o.ok && (len(o.base) > 0 || c.holds) && (o.session != c.mine || c.mine == 0) {
 			return delivery{kind: deliverBase, base: o.base}
 		}
 	case KindSnapshotRequest:

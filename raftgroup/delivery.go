@@ -50,6 +50,7 @@ const (
 	stepHand  step = iota + 1 // hand out the commit, or the nil
 	stepWait                  // until the subscription is notified, or the nil is served
 	stepPause                 // something failed and was reported: try again in a while
+	stepAsk                   // ask the provider whether the consumer holds something
 	stepEnd                   // all is delivered
 )
 
@@ -91,7 +92,7 @@ func (d *deliverer) advance() step {
 	case now != d.g:
 		return d.jump(now, d.g == nil)
 	}
-	d.c.mine = s.session.Load()
+	d.c.mine, d.c.holds = s.session.Load(), s.brought.Load()
 	e, ok, err := d.c.next(d.g.store, d.g.applied.Load())
 	switch {
 	case errors.Is(err, wal.ErrCompacted):
@@ -133,19 +134,25 @@ func (d *deliverer) meet(r *rendezvous) step {
 
 // jump puts the cursor where delivery can go on from: behind the newest
 // snapshot held, or at the beginning of the log. At the start of a
-// subscription, a snapshot of zero bytes holds nothing and gives no nil; later
-// on, the consumer has a state that has to go.
+// subscription, a snapshot of zero bytes holds nothing and gives no nil, unless
+// the consumer holds something: that has to go. Only its provider can tell.
 func (d *deliverer) jump(g *Group, start bool) step {
 	s := d.sub
+	d.c.holds = s.brought.Load()
 	at, err := s.host.loadPoint(g)
 	switch {
 	case err != nil:
 		s.report(fmt.Errorf("group %s: load snapshot: %w", g.key, err))
 		return stepPause
+	case start && !s.asked.Load() && (at.reader == nil || at.reader.UserSize() == 0):
+		if at.reader != nil {
+			s.closeReader(at.reader)
+		}
+		return stepAsk
 	case at.reader != nil:
 		d.g = g
 		d.c.reset(at.state)
-		if start && at.reader.UserSize() == 0 {
+		if start && at.reader.UserSize() == 0 && !d.c.holds {
 			s.closeReader(at.reader)
 			return 0
 		}
@@ -209,6 +216,12 @@ func (s *Subscription) deliver() {
 			ok = s.awaitNews(d.met)
 		case stepPause:
 			ok = s.pause(baseRetry)
+		case stepAsk:
+			_, err, going := s.askProvider()
+			if err != nil {
+				s.report(fmt.Errorf("structure %s: %w", s.cfg.Structure, err))
+			}
+			ok = going
 		case stepEnd:
 			return
 		}
@@ -303,7 +316,20 @@ func (s *Subscription) Consume() ([]byte, error) {
 		}
 		return nil, fmt.Errorf("structure %s: %w", s.cfg.Structure, ErrNoSnapshotDue)
 	}
-	defer close(r.done)
+	data, err := s.serve(r)
+	if err != nil && s.manual {
+		s.mu.Lock()
+		s.due = r // to be tried again
+		s.mu.Unlock()
+		return nil, err
+	}
+	close(r.done)
+	return data, err
+}
+
+// serve does what a nil is for. An error ends the subscription, or, where
+// nothing may wait, leaves the nil outstanding.
+func (s *Subscription) serve(r *rendezvous) ([]byte, error) {
 	if r.make {
 		return s.makeSnapshot(r)
 	}
@@ -361,6 +387,9 @@ func (s *Subscription) fallBack(r *rendezvous) ([]byte, error) {
 				return data, nil
 			}
 			s.report(fmt.Errorf("group %s: load snapshot, will try again: %w", g.key, err))
+			if s.manual {
+				return nil, err
+			}
 		}
 		if !s.pause(baseRetry) {
 			return nil, fmt.Errorf("structure %s: %w", s.cfg.Structure, ErrClosed)
@@ -465,40 +494,22 @@ func (s *Subscription) awaitBegin() bool {
 }
 
 // bringBase calls the provider for the base until it answers, or somebody
-// else's base was committed. The provider is user code: a shutdown does not
-// wait for it.
+// else's base was committed. False: the subscription ends.
 func (s *Subscription) bringBase() bool {
 	for {
-		type result struct {
-			data []byte
-			err  error
-		}
-		got := make(chan result, 1)
-		go func() {
-			data, err := s.callProvider()
-			got <- result{data, err}
-		}()
-		var r result
-		select {
-		case r = <-got:
-		case <-s.stop:
-			select {
-			case r = <-got:
-			case <-time.After(errorGrace):
-				s.host.cfg.Logger.Error("snapshot provider has not returned, it is left behind", "structure", s.cfg.Structure.String())
-			}
+		data, err, ok := s.askProvider()
+		if !ok {
 			return false
 		}
-		if r.err == nil && len(r.data) > maxBase {
-			r.err = fmt.Errorf("%w: %d bytes, at most %d", ErrBaseTooLarge, len(r.data), maxBase)
+		if err == nil && len(data) > maxBase {
+			err = fmt.Errorf("%w: %d bytes, at most %d", ErrBaseTooLarge, len(data), maxBase)
 		}
-		if g := s.group.Load(); r.err == nil && g != nil {
-			g.call(func() { s.base, s.baseReady, s.baseAt = r.data, true, time.Time{} })
-			g.call(func() { g.tickSessions() })
+		if g := s.group.Load(); err == nil && g != nil {
+			s.bring(g, data)
 			return true
 		}
-		if r.err != nil {
-			s.report(fmt.Errorf("structure %s: base: %w", s.cfg.Structure, r.err))
+		if err != nil {
+			s.report(fmt.Errorf("structure %s: base: %w", s.cfg.Structure, err))
 		}
 		if !s.pauseForBase() {
 			select {
@@ -509,6 +520,50 @@ func (s *Subscription) bringBase() bool {
 			}
 		}
 	}
+}
+
+// askProvider calls the provider while nothing has been delivered, and notes
+// whether the consumer holds something. The provider is user code: a shutdown
+// does not wait for it, and then ok is false.
+func (s *Subscription) askProvider() (data []byte, err error, ok bool) { //nolint:revive // err is the provider's
+	type result struct {
+		data []byte
+		err  error
+	}
+	got := make(chan result, 1)
+	go func() {
+		data, err := s.callProvider()
+		got <- result{data, err}
+	}()
+	select {
+	case r := <-got:
+		s.answered(r.data, r.err)
+		return r.data, r.err, true
+	case <-s.stop:
+	}
+	grace := time.NewTimer(errorGrace)
+	defer grace.Stop()
+	select {
+	case <-got:
+	case <-grace.C:
+		s.host.cfg.Logger.Error("snapshot provider has not returned, it is left behind", "structure", s.cfg.Structure.String())
+	}
+	return nil, nil, false
+}
+
+// answered notes what the provider said at the start. One that failed may hold
+// something.
+func (s *Subscription) answered(data []byte, err error) {
+	s.brought.Store(err != nil || len(data) > 0)
+	s.asked.Store(true)
+}
+
+// bring offers the group a base; it is proposed until one is committed.
+func (s *Subscription) bring(g *Group, data []byte) {
+	g.call(func() {
+		s.base, s.baseReady, s.baseAt = data, true, time.Time{}
+		g.tickSessions()
+	})
 }
 
 // leaving reports whether the subscription ends, by its user or by the host.

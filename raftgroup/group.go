@@ -510,4 +510,4 @@ func (g *Group) proposeData(data []byte) error {
 }
 
 // clock is the leader's clock for the next entry: never behind the log's.
-func (g *Group) clock() int64 { return max(g.now.UnixNano(), g.state.clock) }
+func (g *Group) clock() int64 { return max(g.host.cfg.Wall().UnixNano(), g.state.clock) }

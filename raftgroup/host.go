@@ -25,9 +25,12 @@ type Config struct {
 	Snapshots   *snapshot.Store
 	Network     Network
 	Directory   Directory
-	Clock       Clock
-	Random      io.Reader // default crypto/rand
-	Logger      *slog.Logger
+	Clock       Clock // its differences are what counts: it must not jump
+	// Wall gives the time of day that a leader stamps on entries. It may jump:
+	// nothing waits by it alone. Default Clock.Now.
+	Wall   func() time.Time
+	Random io.Reader // default crypto/rand
+	Logger *slog.Logger
 
 	// Workers is the size of the pool that steps groups. Default 4: steps do
 	// not block, except to read cold log for a follower that lags.
@@ -54,6 +57,9 @@ type Config struct {
 func (c Config) withDefaults() Config {
 	if c.Random == nil {
 		c.Random = rand.Reader
+	}
+	if c.Wall == nil && c.Clock != nil {
+		c.Wall = c.Clock.Now
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

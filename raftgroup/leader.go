@@ -41,6 +41,8 @@ type leaderDuties struct {
 	last           time.Time
 	snapshotWanted bool
 	requested      time.Time
+	seen           uint64 // index of the request that waits for its maker
+	seenAt         time.Time
 	changing       time.Time // a membership change was proposed then, and nothing was heard of it
 	placed         map[id.Node]time.Time
 	missing        map[uint64]time.Time // sessions whose node is not seen, since when
@@ -108,7 +110,12 @@ func (d *leaderDuties) requestSnapshot(g *Group, nodes []Node) {
 	if r := g.state.request; r != nil {
 		_, live, _ := g.state.sessions.last(r.session)
 		patience := g.host.cfg.SnapshotTimeout << min(r.attempt, maxBackoff)
-		if live && g.clock()-r.clock < int64(patience) {
+		if d.seen != r.index {
+			d.seen, d.seenAt = r.index, g.now
+		}
+		// By this leader's own clock: the log's may stand still for long, after
+		// a leader whose clock was ahead.
+		if live && g.now.Sub(d.seenAt) < patience {
 			return
 		}
 		attempt = r.attempt + 1

@@ -49,6 +49,41 @@ func TestTwoBases(t *testing.T) {
 	}
 }
 
+// TestEmptyBaseAgainstFull has two first subscribers, of which one begins with
+// nothing. If its base wins, the other one must let go of what it holds: it is
+// given a load of no bytes. The one that holds nothing gets no nil then.
+func TestEmptyBaseAgainstFull(t *testing.T) {
+	t.Parallel()
+	won := make(map[bool]int)
+	for seed := uint64(1); seed <= 20; seed++ {
+		synctest.Test(t, func(t *testing.T) {
+			c := rig.New(t, 3, seed)
+			c.StartAll()
+			s := rig.Structure(1)
+			c.Born(s, 3, raftgroup.Options{})
+			empty, full := newJournal(t), newJournal(t, "base")
+			for i, j := range []*journal{empty, full} {
+				j.subscribe(c.Nodes[(int(seed)+i)%3], raftgroup.SubscriptionConfig{Structure: s})
+			}
+			empty.sub.Propose() <- []byte("one")
+			full.sub.Propose() <- []byte("two")
+			c.Wait(time.Minute, "both lines", func() bool {
+				return contains(empty.all(), "one") && contains(empty.all(), "two") && contains(full.all(), "one") && contains(full.all(), "two")
+			})
+			same(t, empty, full)
+			emptyWon := empty.count() == 2
+			won[emptyWon]++
+			if emptyWon == (empty.loads > 0) || emptyWon == (full.loads == 0) {
+				t.Errorf("seed %d: the empty base won: %t; %d loads of the empty, %d of the full", seed, emptyWon, empty.loads, full.loads)
+			}
+			c.StopAll()
+		})
+	}
+	if won[true] == 0 || won[false] == 0 {
+		t.Errorf("who won: %v; both should now and then", won)
+	}
+}
+
 // TestProviderFailsAtMake gives the consumer an older state and the commits
 // after it again.
 func TestProviderFailsAtMake(t *testing.T) {

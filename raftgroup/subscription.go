@@ -75,6 +75,8 @@ type Subscription struct {
 
 	group   atomic.Pointer[Group] // nil until a replica is here
 	session atomic.Uint64         // 0 while there is none
+	asked   atomic.Bool           // its provider was asked at the start
+	brought atomic.Bool           // and had something
 	drainAt atomic.Uint64         // deliver up to here and close; stored +1, 0: not draining
 
 	begin     chan struct{} // closed: delivery may start
@@ -94,6 +96,7 @@ type Subscription struct {
 	gone    bool // off its group for good: no group may take it on any more
 	over    bool // the commit channel is closed, or about to be
 
+	manual   bool        // driven by a Manual: nothing may wait
 	patience *time.Timer // of the delivery's goroutine
 
 	// Owned by the group's step.

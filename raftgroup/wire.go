@@ -246,6 +246,8 @@ func (g *Group) onMessage(m *raftpb.Message, from id.Node) {
 			for _, e := range m.GetEntries() {
 				stampClock(e.GetData(), g.clock())
 			}
+		} else {
+			m.From = new(uint64(g.self)) // raft passes it on, and whoever gets it sees that it comes from here
 		}
 	case raftpb.MsgAppResp:
 		if !m.GetReject() && m.GetIndex() > g.last {

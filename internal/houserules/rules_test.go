@@ -17,17 +17,22 @@ const module = "github.com/copycat-replication/copycat"
 // Imports run downwards; wal, snapshot, gossip and transport do not know one
 // another.
 var allowed = map[string][]string{
-	".":            {"catalog", "gossip", "id", "internal/vfs", "placement", "raftgroup", "snapshot", "transport", "wal"},
-	"catalog":      {"id", "raftgroup", "pb/catalogpb", "pb/grouppb"},
-	"gossip":       {"id", "pb/gossippb"},
-	"id":           {},
-	"internal/rig": {"id", "internal/vfs", "raftgroup", "snapshot", "wal"},
-	"internal/vfs": {},
-	"placement":    {"id"},
-	"raftgroup":    {"id", "pb/grouppb", "placement", "snapshot", "wal"},
-	"snapshot":     {"id", "internal/vfs"},
-	"transport":    {"id"},
-	"wal":          {"internal/vfs"},
+	".":                         {"catalog", "gossip", "id", "internal/vfs", "placement", "raftgroup", "snapshot", "transport", "wal"},
+	"catalog":                   {"id", "raftgroup", "pb/catalogpb", "pb/grouppb"},
+	"gossip":                    {"id", "pb/gossippb"},
+	"id":                        {},
+	"internal/rig":              {"id", "internal/vfs", "raftgroup", "snapshot", "wal"},
+	"internal/history":          {},
+	"internal/history/register": {"internal/history"},
+	"internal/netproxy":         {},
+	"internal/procrig":          {"id", "internal/history", "internal/netproxy"},
+	"internal/sim":              {"id", "internal/history", "internal/vfs", "raftgroup", "snapshot", "wal"},
+	"internal/vfs":              {},
+	"placement":                 {"id"},
+	"raftgroup":                 {"id", "pb/grouppb", "placement", "snapshot", "wal"},
+	"snapshot":                  {"id", "internal/vfs"},
+	"transport":                 {"id"},
+	"wal":                       {"internal/vfs"},
 }
 
 // memberlistLog turns what memberlist writes to a log.Logger into slog records.

@@ -1,0 +1,90 @@
+package sim
+
+import (
+	"container/heap"
+	"encoding/binary"
+	"hash"
+	"hash/fnv"
+	"math/rand/v2"
+	"time"
+)
+
+// loop is the one queue of events, and the clock that they move.
+type loop struct {
+	rng   *rand.Rand
+	now   time.Time
+	seq   uint64
+	queue events
+	trace hash.Hash64 // of what happened, to compare two runs of a seed
+	steps uint64
+}
+
+type event struct {
+	at  time.Time
+	seq uint64
+	run func()
+}
+
+type events []event
+
+func (e events) Len() int { return len(e) }
+func (e events) Less(i, j int) bool {
+	if !e[i].at.Equal(e[j].at) {
+		return e[i].at.Before(e[j].at)
+	}
+	return e[i].seq < e[j].seq
+}
+func (e events) Swap(i, j int) { e[i], e[j] = e[j], e[i] }
+func (e *events) Push(x any)   { *e = append(*e, x.(event)) }
+func (e *events) Pop() any {
+	old := *e
+	last := old[len(old)-1]
+	old[len(old)-1] = event{}
+	*e = old[:len(old)-1]
+	return last
+}
+
+func newLoop(seed uint64) *loop {
+	return &loop{
+		rng:   rand.New(rand.NewPCG(seed, 0x5eed)),
+		now:   time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC),
+		trace: fnv.New64a(),
+	}
+}
+
+// after has f run once d has passed.
+func (l *loop) after(d time.Duration, f func()) {
+	l.seq++
+	heap.Push(&l.queue, event{at: l.now.Add(max(d, 0)), seq: l.seq, run: f})
+}
+
+// runUntil runs events up to a time, or until done says so.
+func (l *loop) runUntil(at time.Time, done func() bool) {
+	for len(l.queue) > 0 && !l.queue[0].at.After(at) {
+		e := heap.Pop(&l.queue).(event)
+		l.now = e.at
+		l.steps++
+		l.note(uint64(e.at.UnixNano()), e.seq)
+		e.run()
+		if done != nil && l.steps%64 == 0 && done() {
+			return
+		}
+	}
+	l.now = at
+}
+
+// note adds to the trace.
+func (l *loop) note(values ...uint64) {
+	var b [8]byte
+	for _, v := range values {
+		binary.LittleEndian.PutUint64(b[:], v)
+		l.trace.Write(b[:])
+	}
+}
+
+// between draws a time.
+func (l *loop) between(lo, hi time.Duration) time.Duration {
+	return lo + time.Duration(l.rng.Int64N(int64(hi-lo)+1))
+}
+
+func (l *loop) chance(p float64) bool { return l.rng.Float64() < p }

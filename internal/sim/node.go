@@ -1,0 +1,232 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/copycat-replication/copycat/id"
+	"github.com/copycat-replication/copycat/internal/vfs"
+	"github.com/copycat-replication/copycat/raftgroup"
+	"github.com/copycat-replication/copycat/snapshot"
+	"github.com/copycat-replication/copycat/wal"
+)
+
+const tick = 100 * time.Millisecond
+
+// node is one node: its disk outlives its processes.
+type node struct {
+	s      *Sim
+	number int
+	id     id.Node
+	dc     string
+	fs     *vfs.Mem
+	cold   *wal.MemCold
+
+	// Of the present process.
+	up        bool
+	life      uint64 // counts processes
+	paused    bool
+	waiting   []func() // what happens to a paused process once it goes on
+	flushing  bool
+	log       *wal.Log
+	snaps     *snapshot.Store
+	host      *raftgroup.Host
+	subs      []*subscriber
+	clock     time.Duration // how far its clock is off
+	diskDelay time.Duration
+	after     *vfs.Mem // the disk as the crash amid an operation leaves it
+}
+
+// What file operations give after the power went, and when a sync fails.
+var (
+	errPower = errors.New("power lost")
+	errSync  = errors.New("sync failed")
+)
+
+// Now is the node's clock for durations; wall is its time of day.
+func (n *node) Now() time.Time  { return n.s.now }
+func (n *node) wall() time.Time { return n.s.now.Add(n.clock) }
+
+func (n *node) start() error {
+	n.life++
+	n.flushing, n.paused, n.waiting, n.subs, n.after = false, false, nil, nil, nil
+	n.diskDelay = time.Millisecond
+	logger := slog.New(slog.DiscardHandler)
+	if n.s.opt.Logger != nil {
+		logger = n.s.opt.Logger.With("node", n.number, "life", n.life)
+	}
+	var err error
+	n.log, err = wal.Open(wal.Options{
+		FS: n.fs, Dir: "wal", SegmentSize: 256 << 10, HotBytes: 1 << 20, ReserveBytes: 1 << 20, CacheBytes: 64 << 10,
+		Cold: n.cold, Entropy: rand.NewChaCha8(n.s.key(n, 1)), Logger: logger,
+	})
+	if err != nil {
+		return fmt.Errorf("node %d: %w", n.number, err)
+	}
+	if n.snaps, err = snapshot.OpenStore(snapshot.Options{FS: n.fs, Dir: "snapshots", Logger: logger}); err != nil {
+		return fmt.Errorf("node %d: %w", n.number, err)
+	}
+	n.host, err = raftgroup.NewHost(raftgroup.Config{
+		Node: n.id, Incarnation: n.life, Log: n.log, Snapshots: n.snaps, Network: endpoint{n}, Directory: directory{n.s},
+		Clock: n, Wall: n.wall, Random: rand.NewChaCha8(n.s.key(n, 2)), Logger: logger, CompactionTail: 8,
+		SessionTimeout: 20 * time.Second, SnapshotTimeout: 5 * time.Second,
+	})
+	if err != nil {
+		return fmt.Errorf("node %d: %w", n.number, err)
+	}
+	n.up = true
+	n.s.rec.Start(uint16(n.number), uint32(n.life))
+	n.tickLater(n.life)
+	n.work()
+	for _, o := range n.s.nodes {
+		if o != n && o.up {
+			o.host.PeerUp(n.id, n.life)
+			o.work()
+		}
+	}
+	return nil
+}
+
+// when runs f now, or when the process goes on.
+func (n *node) when(f func()) {
+	if n.paused {
+		if len(n.waiting) < 10_000 { // sockets are bounded too
+			n.waiting = append(n.waiting, f)
+		}
+		return
+	}
+	f()
+}
+
+func (n *node) pause() { n.paused = true }
+func (n *node) resume() {
+	n.paused = false
+	waiting := n.waiting
+	n.waiting = nil
+	for _, f := range waiting {
+		if n.up && !n.paused {
+			f()
+		}
+	}
+}
+
+func (n *node) tickLater(life uint64) {
+	n.s.after(tick, func() {
+		if !n.up || n.life != life {
+			return
+		}
+		if !n.paused {
+			n.host.Tick()
+			n.work()
+		}
+		n.tickLater(life)
+	})
+}
+
+// work steps what is ready, and has written what is to be.
+func (n *node) work() {
+	for n.up && n.after == nil && n.host.Step() {
+	}
+	if n.after != nil {
+		n.crashed()
+		return
+	}
+	if !n.up {
+		return
+	}
+	if n.log.Stats().QueuedUpdates > 0 && !n.flushing {
+		n.flushing = true
+		life := n.life
+		n.s.after(n.s.between(50*time.Microsecond, n.diskDelay), func() {
+			if n.up && n.life == life {
+				n.when(n.flush)
+			}
+		})
+	}
+	life := n.life
+	n.s.after(0, func() {
+		if n.up && n.life == life && !n.paused && n.host.RunJob() {
+			n.work()
+		}
+	})
+}
+
+func (n *node) flush() {
+	n.flushing = false
+	_, err := n.log.Flush()
+	n.s.note(uint64(n.number), n.log.Stats().BytesWritten)
+	if n.after == nil && err == nil && n.s.chance(0.05) {
+		if _, err := n.log.Reclaim(); err != nil && n.after == nil {
+			n.s.note(1)
+		}
+	}
+	n.work()
+}
+
+// crash takes the power away now.
+func (n *node) crash() {
+	if !n.up {
+		return
+	}
+	n.after = n.fs.Crash(n.s.rng.Uint64())
+	n.crashed()
+}
+
+// crashAmid takes the power away amid one of the next file operations.
+func (n *node) crashAmid() {
+	left, seed := n.s.rng.IntN(40), n.s.rng.Uint64()
+	n.fs.SetFault(func(vfs.Op, string, int64, int64) error {
+		if n.after != nil {
+			return errPower
+		}
+		if left--; left >= 0 {
+			return nil
+		}
+		n.after = n.fs.Crash(seed)
+		return errPower
+	})
+}
+
+// crashed ends the process whose disk is in after.
+func (n *node) crashed() {
+	n.fs, n.after = n.after, nil
+	n.cold = n.cold.Crash()
+	n.up, n.subs = false, nil
+	n.s.crashes++
+	n.s.rec.Crash(uint16(n.number), uint32(n.life))
+}
+
+// prepare makes the node's first replica of a group, while nothing else runs.
+func (n *node) prepare(g raftgroup.Genesis) error {
+	return n.setup(func() error {
+		if err := n.host.Prepare(context.Background(), g); err != nil {
+			return err
+		}
+		return n.host.StartPrepared(context.Background(), g.Token, id.Incarnation{Birth: 2})
+	})
+}
+
+// setup runs what waits for the log and for steps beside this thread, which
+// does both for it. Each of its waits is for one thing, so the order of what
+// happens is the same every time.
+func (n *node) setup(f func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	for {
+		select {
+		case err := <-done:
+			return err
+		default:
+		}
+		n.host.Step()
+		if n.log.Stats().QueuedUpdates > 0 {
+			if _, err := n.log.Flush(); err != nil {
+				return err
+			}
+		}
+	}
+}

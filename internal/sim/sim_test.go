@@ -1,0 +1,70 @@
+package sim
+
+import (
+	"flag"
+	"log/slog"
+	"os"
+	"testing"
+	"time"
+)
+
+var (
+	firstSeed = flag.Uint64("sim.seed", 1, "first seed to run")
+	seeds     = flag.Uint64("sim.seeds", defaultSeeds, "how many seeds to run")
+	soak      = flag.Duration("sim.soak", 0, "run seeds for so long instead")
+	verbose   = flag.Bool("sim.log", false, "print the nodes' logs")
+)
+
+func options() (opt Options) {
+	if *verbose {
+		opt.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	return opt
+}
+
+// TestSeeds runs whole clusters under random faults. A seed that fails is run
+// again by: go test ./internal/sim -run TestSeeds -sim.seed N -sim.seeds 1
+func TestSeeds(t *testing.T) {
+	begin := time.Now()
+	var proposals, commits, crashes int
+	faults := make(map[string]int)
+	ran := uint64(0)
+	for ; ran < *seeds || time.Since(begin) < *soak; ran++ {
+		seed := *firstSeed + ran
+		r, err := Run(seed, options())
+		if err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		if err := r.Report.Err(); err != nil {
+			for _, line := range r.Scene {
+				t.Log(line)
+			}
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		proposals, commits, crashes = proposals+r.Proposals, commits+r.Commits, crashes+r.Crashes
+		for f, n := range r.Faults {
+			faults[f] += n
+		}
+	}
+	t.Logf("%d seeds in %s: %d proposals, %d deliveries, %d crashes, faults %v", ran, time.Since(begin).Round(time.Millisecond), proposals, commits, crashes, faults)
+	if commits == 0 || crashes == 0 {
+		t.Error("nothing happened")
+	}
+}
+
+// TestReplay runs a seed twice: the same events, in the same order.
+func TestReplay(t *testing.T) {
+	for seed := uint64(1); seed <= 3; seed++ {
+		a, err := Run(seed, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := Run(seed, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a.Trace != b.Trace || a.Steps != b.Steps {
+			t.Errorf("seed %d: trace %016x of %d steps, then %016x of %d", seed, a.Trace, a.Steps, b.Trace, b.Steps)
+		}
+	}
+}

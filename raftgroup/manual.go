@@ -1,0 +1,122 @@
+package raftgroup
+
+import (
+	"fmt"
+)
+
+// Manual is a subscription without goroutines: a simulation, which runs
+// everything on one thread, offers it proposals and takes commits from it. It
+// runs the same window, delivery and rendezvous as a Subscription.
+type Manual struct {
+	s       *Subscription
+	d       deliverer
+	begun   bool
+	offered *Group // where the base was offered
+	base    []byte
+	based   bool
+}
+
+// SubscribeManually adds a subscription that the caller drives.
+func (h *Host) SubscribeManually(cfg SubscriptionConfig) (*Manual, error) {
+	s, err := h.subscribe(cfg, func(s *Subscription) { s.manual = true })
+	if err != nil {
+		return nil, err
+	}
+	return &Manual{s: s, d: deliverer{sub: s}}, nil
+}
+
+// Offer proposes p, unless the window is full or p is refused (the error says
+// so): then it is not taken over.
+func (m *Manual) Offer(p []byte) error {
+	switch {
+	case p == nil:
+		return ErrNilProposal
+	case len(p) > m.s.cfg.MaxProposal:
+		return ErrProposalTooLarge
+	case !m.s.credit.take(int64(len(p) + proposalOverhead)):
+		return fmt.Errorf("%w: the window is full", ErrBusy)
+	}
+	m.s.put([][]byte{p})
+	return nil
+}
+
+// Leave unsubscribes: Poll goes on until all that was sent is delivered.
+func (m *Manual) Leave() { m.s.seal() }
+
+// Poll returns the next commit, or nil for a nil; ok is false if there is
+// nothing now, ended true if there never will be.
+func (m *Manual) Poll() (p []byte, ok, ended bool) {
+	if !m.begun && !m.begin() {
+		return nil, false, false
+	}
+	p, st := m.d.next()
+	if st == stepAsk {
+		m.s.answered(m.s.callProvider())
+		p, st = m.d.next()
+	}
+	return p, st == stepHand, st == stepEnd
+}
+
+// begin brings the base if that is asked of this subscription, and reports
+// whether delivery may begin.
+func (m *Manual) begin() bool {
+	select {
+	case <-m.s.baseDue:
+		data, err := m.s.callProvider()
+		m.s.answered(data, err)
+		if err != nil {
+			m.s.report(fmt.Errorf("structure %s: base: %w", m.s.cfg.Structure, err))
+			m.s.wantBase() // the next poll asks again
+			return false
+		}
+		m.base, m.based = data, true
+	default:
+	}
+	if g := m.s.group.Load(); m.based && g != nil && g != m.offered {
+		m.offered = g
+		m.s.bring(g, m.base)
+	}
+	select {
+	case <-m.s.begin:
+		m.begun = true
+	default:
+	}
+	return m.begun
+}
+
+// Consume is Subscription.Consume; where that would wait for a snapshot to be
+// fetched again, this returns the error, and the nil stays outstanding.
+func (m *Manual) Consume() ([]byte, error) { return m.s.Consume() }
+
+// NextError takes the next error off the error channel's queue.
+func (m *Manual) NextError() (error, bool) { //nolint:revive // the error is the value
+	e, ok, _ := m.s.errs.next()
+	if e.read != nil {
+		e.read()
+	}
+	return e.err, ok
+}
+
+// Session returns the ID of the subscription's session, or 0.
+func (m *Manual) Session() uint64 { return m.s.session.Load() }
+
+// RunJob runs one of the jobs that wait for a disk or a peer, on the calling
+// goroutine, and reports whether there was one. It is for a simulation.
+func (h *Host) RunJob() bool {
+	return h.jobs.runOne()
+}
+
+// Describe says where the subscription stands, for a simulation that has found
+// something wrong.
+func (m *Manual) Describe() string {
+	s := m.s
+	out := fmt.Sprintf("session %d, window %d (settled %d, sent %d, ever %d, attempt %d), inbox %d, begun %t, left %t",
+		s.prop.session, len(s.prop.window), s.prop.settled, s.prop.sent, s.prop.everSent, s.prop.attempt, len(s.inbox), m.begun, s.left)
+	if g := s.group.Load(); g != nil {
+		out += fmt.Sprintf("; group %s replica %d %s, lead %d, applied %d, cursor at", g.key, g.self, g.roleName(), g.lead, g.applied.Load())
+	}
+	if c := m.d.c.state; c != nil {
+		out += fmt.Sprintf(" %d", c.index)
+	}
+	return out
+}
