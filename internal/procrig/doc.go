@@ -1,0 +1,23 @@
+// Package procrig runs a cluster of real processes and breaks it: nodes are
+// re-executions of the test binary, on loopback addresses behind the proxies of
+// internal/netproxy, killed, stopped, cut off, wiped and starved of disk.
+//
+// # How it works
+//
+// A test binary calls [Child] first thing in TestMain. [New] makes a [Rig];
+// [Node.Start] starts the binary again with a variable in its environment, and
+// Child then runs one CopyCat node and its subscriptions, told what to do by
+// JSON lines on its standard input. Each process records what its subscribers
+// propose and receive in a file of its own, one event per write, so that a
+// SIGKILL loses nothing that was recorded; the rig records the faults.
+// [Rig.Finish] ends a run: faults off, everybody back, proposals must go
+// through, all subscribers must agree; then it stops the nodes, joins the
+// files, and has internal/history check the promises.
+//
+// A kill keeps what the kernel holds of files, so this rig does not test fsync;
+// the simulation does. What it tests is everything that a simulation replaces:
+// sockets, files, locks, process restarts, timing, and the wiring of it all.
+//
+// The directory of a run that failed is kept, and its name logged: histories,
+// logs and data of all nodes.
+package procrig

@@ -1,0 +1,157 @@
+package procrig
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/copycat-replication/copycat/internal/history"
+)
+
+// probes is how many changes each subscription proposes after the faults.
+const probes = 5
+
+// Finish ends a run: it mends the network, lets stopped processes go on,
+// brings dead nodes back with a subscription to each structure, has
+// everybody's proposals go through within [Bound], waits until all subscribers
+// agree, checks the history of the whole run, and shuts the nodes down.
+func (r *Rig) Finish() *history.Report {
+	r.t.Helper()
+	r.Net.SetAll(r.opt.Link)
+	for _, n := range r.Nodes {
+		n.Continue()
+	}
+	for _, n := range r.Nodes {
+		if n.Alive() || !n.started {
+			continue
+		}
+		n.Start()
+		for _, s := range r.structures {
+			n.Subscribe(s)
+		}
+	}
+	r.recorder.Calm()
+	began := time.Now()
+	r.probe()
+	r.t.Logf("after the faults, everybody's proposals were back after %s", time.Since(began))
+	r.converge()
+	r.recorder.End()
+	report := r.check()
+	for _, n := range r.Nodes {
+		n.Shutdown()
+	}
+	return report
+}
+
+func (r *Rig) subscriptions() []*Subscription {
+	var out []*Subscription
+	for _, n := range r.Nodes {
+		if n.Alive() {
+			out = append(out, n.subs...)
+		}
+	}
+	return out
+}
+
+// probe has every subscription propose, and waits until it has no proposal
+// without a fate. The checker measures how long each took.
+func (r *Rig) probe() {
+	r.t.Helper()
+	for _, s := range r.subscriptions() {
+		if err := s.Unload(); err != nil {
+			r.t.Fatal(err)
+		}
+		if err := s.Propose(probes); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	r.Wait(Bound+10*time.Second, "every proposal has a fate", func() (bool, string) {
+		for _, s := range r.subscriptions() {
+			st, err := s.State()
+			if err != nil {
+				return false, err.Error()
+			}
+			if st.Open > 0 {
+				return false, fmt.Sprintf("node %d waits for %d", s.Node.Number, st.Open)
+			}
+		}
+		return true, ""
+	})
+}
+
+// converge waits until all subscriptions of a structure hold the same.
+func (r *Rig) converge() {
+	r.t.Helper()
+	r.Wait(time.Minute, "all subscribers agree", func() (bool, string) {
+		first := make(map[*Structure]SubscriptionState)
+		for _, s := range r.subscriptions() {
+			st, err := s.State()
+			if err != nil {
+				return false, err.Error()
+			}
+			want, known := first[s.Of]
+			if !known {
+				first[s.Of] = st
+				continue
+			}
+			if st.Len != want.Len || st.Digest != want.Digest {
+				return false, fmt.Sprintf("node %d has %d items (%x), another one has %d (%x)", s.Node.Number, st.Len, st.Digest, want.Len, want.Digest)
+			}
+		}
+		return true, ""
+	})
+	for _, s := range r.subscriptions() {
+		st, err := s.State()
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		for _, text := range st.Troubles {
+			r.t.Errorf("node %d, subscription %d: %s", s.Node.Number, s.number, text)
+		}
+	}
+}
+
+// check joins what all processes recorded, and checks it.
+func (r *Rig) check() *history.Report {
+	r.t.Helper()
+	files, err := filepath.Glob(filepath.Join(r.dir, "history-*.jsonl"))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	var all []*history.History
+	for _, name := range files {
+		h, err := readHistory(name)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		all = append(all, h)
+	}
+	h, err := history.Merge(all...)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	report := history.Check(h, history.Options{Bound: Bound})
+	if err := report.Err(); err != nil {
+		r.t.Errorf("seed %d: %v", r.opt.Seed, err)
+	}
+	r.t.Logf("history: %+v; skipped %q", report.Stats, report.Skipped)
+	return report
+}
+
+func readHistory(name string) (h *history.History, err error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	info, err := f.Stat()
+	if err != nil || info.Size() == 0 {
+		return &history.History{}, err // its node never came up
+	}
+	if h, err = history.Read(f); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return h, nil
+}
