@@ -53,7 +53,7 @@ func TestWipedDirectory(t *testing.T) {
 	}
 	subs = append(of(subs, leader, victim), back(r, other, s))
 	r.More(50, subs...)
-	r.Finish()
+	finish(t, r)
 }
 
 func votersAt(r *Rig, n *Node, s *Structure) []string {
@@ -159,7 +159,7 @@ func TestDiskFull(t *testing.T) {
 		})
 		r.More(100, subs...)
 	}
-	r.Finish()
+	finish(t, r)
 }
 
 // TestDiskTooSmall starts a node on 64 MB, less than what it keeps in reserve:

@@ -113,22 +113,10 @@ func (r *Rig) converge() {
 	}
 }
 
-// check joins what all processes recorded, and checks it.
+// check checks what all processes recorded.
 func (r *Rig) check() *history.Report {
 	r.t.Helper()
-	files, err := filepath.Glob(filepath.Join(r.dir, "history-*.jsonl"))
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	var all []*history.History
-	for _, name := range files {
-		h, err := readHistory(name)
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		all = append(all, h)
-	}
-	h, err := history.Merge(all...)
+	h, err := r.history()
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -138,6 +126,23 @@ func (r *Rig) check() *history.Report {
 	}
 	r.t.Logf("history: %+v; skipped %q", report.Stats, report.Skipped)
 	return report
+}
+
+// history joins the files of all processes.
+func (r *Rig) history() (*history.History, error) {
+	files, err := filepath.Glob(filepath.Join(r.dir, "history-*.jsonl"))
+	if err != nil {
+		return nil, err
+	}
+	var all []*history.History
+	for _, name := range files {
+		h, err := readHistory(name)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, h)
+	}
+	return history.Merge(all...)
 }
 
 func readHistory(name string) (h *history.History, err error) {

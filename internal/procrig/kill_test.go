@@ -17,20 +17,30 @@ func TestKillFollower(t *testing.T) {
 		r.More(100, of(subs, r.Others(victim)...)...)
 		subs = append(of(subs, r.Others(victim)...), back(r, victim, s))
 	}
-	r.Finish()
+	finish(t, r)
 }
 
-// TestKillLeader kills the leader: the others elect a new one and go on.
+// TestKillLeader kills the leader: the others elect a new one and go on. There
+// are two subscriptions on each node, and a second structure.
 func TestKillLeader(t *testing.T) {
 	r, s, subs := begin(t, Options{})
+	second := r.Structure()
+	also := func(n *Node) {
+		n.Subscribe(s).Load(3 * pace)
+		n.Subscribe(second).Load(3 * pace)
+	}
+	for _, n := range r.Nodes {
+		also(n)
+	}
 	for range pick(2, 30) {
 		victim := r.Leader(s)
 		victim.Kill()
 		r.More(100, of(subs, r.Others(victim)...)...)
 		r.Leader(s, victim)
 		subs = append(of(subs, r.Others(victim)...), back(r, victim, s))
+		also(victim)
 	}
-	r.Finish()
+	finish(t, r)
 }
 
 // TestKillDuringSnapshot has snapshots made all the time, large enough to take
@@ -55,7 +65,7 @@ func TestKillDuringSnapshot(t *testing.T) {
 		t.Logf("node %d was killed after %d commits", victim.Number, at.Len)
 		subs = append(of(subs, r.Others(victim)...), back(r, victim, s))
 	}
-	report := r.Finish()
+	report := finish(t, r)
 	if report.Stats.Made == 0 || report.Stats.Loads == 0 {
 		t.Errorf("no snapshot was made or none was loaded: %+v", report.Stats)
 	}
@@ -125,7 +135,7 @@ func killWhileGrowing(t *testing.T, seed uint64) {
 		sub.Load(pace)
 	}
 	r.More(50, subs...)
-	r.Finish()
+	finish(t, r)
 }
 
 // TestKillDataCenter kills all nodes of one data center at once, where that is
@@ -149,5 +159,5 @@ func TestKillDataCenter(t *testing.T) {
 			subs = append(subs, back(r, n, s))
 		}
 	}
-	r.Finish()
+	finish(t, r)
 }

@@ -31,7 +31,7 @@ func TestStopProcess(t *testing.T) {
 		victim.Continue()
 		r.More(100, subs...)
 	}
-	r.Finish()
+	finish(t, r)
 }
 
 // TestPartitionLeader cuts the leader off from everybody, both ways: the
@@ -63,7 +63,7 @@ func TestPartitionLeader(t *testing.T) {
 		mended()
 		r.More(100, subs...)
 	}
-	r.Finish()
+	finish(t, r)
 }
 
 // TestPartitionShapes goes through the other shapes of three nodes: everybody
@@ -113,7 +113,7 @@ func TestPartitionShapes(t *testing.T) {
 		mended()
 		r.More(50, subs...)
 	}
-	r.Finish()
+	finish(t, r)
 }
 
 // TestOneWayCut lets a leader speak and not hear, and then a leader hear and
@@ -143,7 +143,7 @@ func TestOneWayCut(t *testing.T) {
 			r.More(50, subs...)
 		}
 	}
-	r.Finish()
+	finish(t, r)
 }
 
 // TestFlappingLink runs over a slow, lossy network on which links come and go,
@@ -171,5 +171,5 @@ func TestFlappingLink(t *testing.T) {
 	r.Net.Heal()
 	mended()
 	r.More(50, subs...)
-	r.Finish()
+	finish(t, r)
 }
