@@ -154,9 +154,9 @@ func (c *child) reply(r request, result any, err error) {
 
 // sentinel names the documented error that err is.
 func sentinel(err error) string {
-	for name, target := range sentinels {
-		if errors.Is(err, target) {
-			return name
+	for _, s := range sentinels {
+		if errors.Is(err, s.err) {
+			return s.name
 		}
 	}
 	return ""
@@ -173,9 +173,13 @@ const (
 	Locked             = "locked"
 )
 
-var sentinels = map[string]error{
-	DiskFull: copycat.ErrDiskFull, StorageFailed: copycat.ErrStorageFailed, NoCluster: copycat.ErrNoCluster,
-	CatalogUnavailable: copycat.ErrCatalogUnavailable, Closed: copycat.ErrClosed, Locked: copycat.ErrLocked,
+// sentinels are in order: the narrow ones before those that they come wrapped in.
+var sentinels = []struct {
+	name string
+	err  error
+}{
+	{DiskFull, copycat.ErrDiskFull}, {StorageFailed, copycat.ErrStorageFailed}, {NoCluster, copycat.ErrNoCluster},
+	{CatalogUnavailable, copycat.ErrCatalogUnavailable}, {Closed, copycat.ErrClosed}, {Locked, copycat.ErrLocked}, {DataDir, copycat.ErrDataDir},
 }
 
 func (c *child) start(q startRequest) (any, error) {

@@ -162,6 +162,67 @@ func TestDiskFull(t *testing.T) {
 	finish(t, r)
 }
 
+// TestKillOnFullDisk kills a node whose disk is full, and starts it again while
+// it still is: with some room below the reserve, and with none. It comes up and
+// says that its disk is full, or is refused with an error that says so; with
+// room it is what it was.
+func TestKillOnFullDisk(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts processes")
+	}
+	dir := tmpfs(t, "1024")
+	t.Parallel()
+	r := New(t, Options{Seed: newSeed()})
+	small := r.Nodes[2]
+	small.Dir = filepath.Join(dir, "data")
+	r.StartAll()
+	s := r.Structure()
+	var subs []*Subscription
+	for _, n := range r.Nodes {
+		subs = append(subs, n.Subscribe(s))
+		subs[len(subs)-1].Load(pace)
+	}
+	r.AwaitVoters(s, 3)
+	r.More(20, subs...)
+	rest := of(subs, r.Others(small)...)
+	old := small.ID
+	for _, leave := range []int64{32 << 20, 0} {
+		mended := r.Fault("the disk of node %d has %d bytes left", small.Number, leave)
+		room := fill(t, dir, leave)
+		r.Wait(time.Minute, "the node says that its disk is full", func() (bool, string) {
+			st, err := small.Status()
+			if err != nil {
+				return false, err.Error()
+			}
+			return st.StorageIs == DiskFull, st.Storage
+		})
+		small.Kill()
+		r.More(20, rest...)
+		err := small.TryStart()
+		var remote *RemoteError
+		switch {
+		case err == nil:
+			st, err := small.Status()
+			if err != nil || st.StorageIs != DiskFull {
+				t.Errorf("with %d bytes it runs and says %q, %v", leave, st.Storage, err)
+			}
+			small.Kill()
+		case !errors.As(err, &remote):
+			t.Fatal(err) // it crashed
+		case remote.Is != DiskFull && remote.Is != DataDir:
+			t.Errorf("with %d bytes: got %v, want %s or %s", leave, err, DiskFull, DataDir)
+		}
+		t.Logf("with %d bytes it starts with %v", leave, err)
+		room()
+		mended()
+		back(r, small, s)
+		if small.ID != old {
+			t.Errorf("node %s is %s now", old, small.ID)
+		}
+	}
+	finish(t, r)
+}
+
 // TestDiskTooSmall starts a node on 64 MB, less than what it keeps in reserve:
 // it says that its disk is full, and does not crash.
 func TestDiskTooSmall(t *testing.T) {
