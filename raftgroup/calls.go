@@ -31,7 +31,7 @@ const (
 
 // HandleCall answers a call of another node's host, or of this one's.
 func (h *Host) HandleCall(ctx context.Context, from id.Node, method uint16, request []byte) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, h.cfg.CallTimeout)
+	ctx, cancel := h.tasks.Within(ctx, h.cfg.CallTimeout)
 	defer cancel()
 	var body protoMessage
 	var err error
@@ -92,7 +92,7 @@ func (h *Host) ask(ctx context.Context, node id.Node, method uint16, request, re
 	if _, err := request.MarshalToSizedBuffer(body); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, h.cfg.CallTimeout)
+	ctx, cancel := h.tasks.Within(ctx, h.cfg.CallTimeout)
 	defer cancel()
 	data, err := h.net.Call(ctx, node, method, body)
 	if err != nil {
@@ -123,27 +123,12 @@ func (h *Host) ask(ctx context.Context, node id.Node, method uint16, request, re
 
 // inStep runs f in a group's step and waits for what it gives to reply.
 func inStep[T any](ctx context.Context, g *Group, f func(reply func(T, error))) (T, error) {
-	type result struct {
-		v   T
-		err error
-	}
-	var zero T
-	done := make(chan result, 1)
-	reply := func(v T, err error) {
-		select {
-		case done <- result{v, err}:
-		default: // answered already
-		}
-	}
-	if !g.call(func() { f(reply) }) {
+	answer := newPromise[T]()
+	if !g.call(func() { f(answer.keep) }) {
+		var zero T
 		return zero, fmt.Errorf("group %s: %w", g.key, ErrClosed)
 	}
-	select {
-	case r := <-done:
-		return r.v, r.err
-	case <-ctx.Done():
-		return zero, fmt.Errorf("group %s: %w", g.key, ctx.Err())
-	}
+	return answer.await(ctx, g.host.tasks)
 }
 
 // requireLeader is nil at the leader.

@@ -31,6 +31,8 @@ type Config struct {
 	Wall   func() time.Time
 	Random io.Reader // default crypto/rand
 	Logger *slog.Logger
+	// Tasks runs joins, and what else waits. Nil: goroutines.
+	Tasks Tasks
 
 	// Workers is the size of the pool that steps groups. Default 4: steps do
 	// not block, except to read cold log for a follower that lags.
@@ -102,6 +104,7 @@ type Host struct {
 	cancel context.CancelFunc
 	pool   sync.WaitGroup
 	joins  sync.WaitGroup
+	tasks  Tasks
 
 	joinSlots chan struct{} // one for each attempt to get a replica
 
@@ -141,6 +144,9 @@ func NewHost(cfg Config) (*Host, error) {
 	}
 	h.ready.wake = sync.NewCond(&h.ready.mu)
 	h.jobs = newJobs()
+	if h.tasks = cfg.Tasks; h.tasks == nil {
+		h.tasks = goTasks{&h.joins}
+	}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	for _, st := range cfg.Log.Groups() {
 		if err := h.open(st); err != nil {

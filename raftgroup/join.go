@@ -40,7 +40,7 @@ func (h *Host) Join(s id.Structure, hint id.Node) error {
 		return nil
 	}
 	h.joining[s] = struct{}{}
-	h.joins.Go(func() {
+	h.tasks.Go(func() {
 		h.join(s, hint)
 		h.mu.Lock()
 		delete(h.joining, s)
@@ -111,11 +111,7 @@ func (h *Host) join(s id.Structure, hint id.Node) {
 			return
 		}
 		h.cfg.Logger.Debug("not a member yet, will try again", "structure", s.String(), "error", err)
-		t := time.NewTimer(pause)
-		select {
-		case <-t.C:
-		case <-h.ctx.Done():
-			t.Stop()
+		if !h.sleep(pause) {
 			return
 		}
 		pause = min(2*pause, maxJoinPause)

@@ -361,16 +361,10 @@ func (h *Host) StartPrepared(ctx context.Context, token Token, born id.Incarnati
 	if g == nil {
 		return nil
 	}
-	done := make(chan error, 1)
-	if !g.call(func() { g.becomeStarted(born, func(err error) { done <- err }) }) {
-		return fmt.Errorf("group %s: %w", g.key, ErrClosed)
-	}
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	_, err := inStep(ctx, g, func(reply func(struct{}, error)) {
+		g.becomeStarted(born, func(err error) { reply(struct{}{}, err) })
+	})
+	return err
 }
 
 // becomeStarted turns a prepared replica into a started one: durable first.
@@ -504,9 +498,10 @@ func (h *Host) create(ctx context.Context, meta grouppb.Replica, local *uint64, 
 // at the next start, perhaps beside another one made in its place. The log store
 // answers each update, also while it closes.
 func (h *Host) write(u wal.Update) error {
-	done := make(chan error, 1)
-	h.log.Submit([]wal.Update{u}, func(err error) { done <- err })
-	return <-done
+	written := newPromise[struct{}]()
+	h.log.Submit([]wal.Update{u}, func(err error) { written.keep(struct{}{}, err) })
+	_, err := written.await(context.Background(), h.tasks)
+	return err
 }
 
 // remove takes a replica off this node: its log, its snapshots, its place in
@@ -514,24 +509,19 @@ func (h *Host) write(u wal.Update) error {
 // the replica's last step, and may still say no: then nothing happens and false
 // is returned. Subscriptions that hang on the replica wait for another one.
 func (h *Host) remove(ctx context.Context, g *Group, keep func() bool) (bool, error) {
-	retired := make(chan bool, 1)
-	if g.call(func() {
+	retired, err := inStep(ctx, g, func(reply func(bool, error)) {
 		if keep != nil && keep() {
-			retired <- false
+			reply(false, nil)
 			return
 		}
 		h.drop(g)
 		g.retire()
-		retired <- true
-	}) {
-		select {
-		case ok := <-retired:
-			if !ok {
-				return false, nil
-			}
-		case <-ctx.Done():
-			return false, ctx.Err()
-		}
+		reply(true, nil)
+	})
+	switch {
+	case errors.Is(err, ErrClosed): // retired before
+	case err != nil || !retired:
+		return false, err
 	}
 	if err := h.write(wal.Update{Group: g.local, Remove: true}); err != nil {
 		return true, fmt.Errorf("remove replica %d: %w", g.local, err)
