@@ -67,6 +67,7 @@ func (p *Proxy) accept(l *net.TCPListener, to Node, back netip.AddrPort) {
 		c.ctx, c.end = context.WithCancel(p.ctx)
 		if !p.track(c) {
 			c.abort()
+			c.end()
 			continue
 		}
 		p.owned.Go(func() {

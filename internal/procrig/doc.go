@@ -18,6 +18,22 @@
 // the simulation does. What it tests is everything that a simulation replaces:
 // sockets, files, locks, process restarts, timing, and the wiring of it all.
 //
+// # Running it
+//
+// The tests are named after the rows of the fault matrix. By default they take
+// little more than a minute; with
+//
+//	go test ./internal/procrig -long -timeout 0 -run TestMixedFaults
+//
+// they go on for longer, with pauses as operators see them (SIGSTOP for 30 s).
+// -seed chooses what is broken and when; with real processes the same seed
+// gives the same faults, not the same run.
+//
+// TestDiskFull and its kin mount a tmpfs, and are skipped where that is not
+// permitted. Its size is a gigabyte, since the log keeps three segments of 64
+// MiB in reserve: on less than 200 MB a node is full from the start, which
+// TestDiskTooSmall is about.
+//
 // The directory of a run that failed is kept, and its name logged: histories,
 // logs and data of all nodes.
 package procrig

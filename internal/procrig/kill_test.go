@@ -48,7 +48,7 @@ func TestKillLeader(t *testing.T) {
 // seeded times.
 func TestKillDuringSnapshot(t *testing.T) {
 	r, s, subs := begin(t, Options{SnapshotEntries: 25, Padding: 2 << 20})
-	for range pick(4, 60) {
+	for range pick(4, 20) {
 		victim := r.Leader(s) // its own session is asked first
 		if r.Random.IntN(3) == 0 {
 			victim = r.Nodes[r.Random.IntN(len(r.Nodes))]
