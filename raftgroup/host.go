@@ -217,9 +217,15 @@ func (h *Host) Start() {
 		}
 	})
 	h.jobs.start()
+	h.Resume()
+}
+
+// Resume goes on with what the end of the last process cut short. Start calls
+// it; a simulation does.
+func (h *Host) Resume() {
 	h.sweep()
 	for _, g := range h.Groups() {
-		if g.Role != "prepared" && !g.Voter && len(g.Voters) > 0 {
+		if (g.Role != "prepared" && !g.Voter && len(g.Voters) > 0) || g.Role == "waiting for snapshot" {
 			// Made, and perhaps not made a member before the process ended.
 			if err := h.Join(g.Group.Structure, id.Node{}); err != nil {
 				h.cfg.Logger.Warn("replica does not join its group", "group", g.Group.String(), "error", err)

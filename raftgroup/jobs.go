@@ -54,6 +54,19 @@ func (j jobs) runOne() bool {
 	return j.transfers.runOne(false) || j.files.runOne(false) || j.calls.runOne(false)
 }
 
+// waiting reports whether a job waits.
+func (j jobs) waiting() bool {
+	for _, q := range []*jobQueue{j.transfers, j.files, j.calls} {
+		q.mu.Lock()
+		n := len(q.jobs)
+		q.mu.Unlock()
+		if n > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // hostRequest names the call that asks a node to host a replica of a structure.
 type hostRequest struct {
 	node      id.Node

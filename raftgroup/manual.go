@@ -100,6 +100,9 @@ func (m *Manual) NextError() (error, bool) { //nolint:revive // the error is the
 // Session returns the ID of the subscription's session, or 0.
 func (m *Manual) Session() uint64 { return m.s.session.Load() }
 
+// HasJob reports whether a job waits; see RunJob.
+func (h *Host) HasJob() bool { return h.jobs.waiting() }
+
 // RunJob runs one of the jobs that wait for a disk or a peer, on the calling
 // goroutine, and reports whether there was one. It is for a simulation.
 func (h *Host) RunJob() bool {

@@ -306,8 +306,10 @@ func (s *state) applyIntent(kind Kind, data []byte, o *outcome) error {
 	}
 	copy(o.nonce[:], m.Nonce)
 	o.node = node
-	for _, i := range s.intents {
-		if i.nonce == o.nonce && i.node == node { // a retry: the same answer
+	for k := range s.intents {
+		if i := &s.intents[k]; i.nonce == o.nonce && i.node == node {
+			// A retry: the same answer, and the log stays for it as long again.
+			i.clock = s.clock
 			o.intent, o.ok = i.replica, true
 			return nil
 		}

@@ -7,6 +7,9 @@
 //
 // What happens to every subscriber is recorded and checked by package history.
 //
+// What waits (joins, calls, transfers) runs in tasks: goroutines of which only
+// one runs at a time, while the loop stands still, in the order of the seed.
+//
 // Not in it yet: the catalog (births are tested on real hosts in virtual time,
-// in package catalog), joining members, and bit flips.
+// in package catalog), and bit flips.
 package sim

@@ -3,9 +3,11 @@ package sim
 import (
 	"container/heap"
 	"encoding/binary"
+	"fmt"
 	"hash"
 	"hash/fnv"
 	"math/rand/v2"
+	"runtime"
 	"time"
 )
 
@@ -17,6 +19,8 @@ type loop struct {
 	queue events
 	trace hash.Hash64 // of what happened, to compare two runs of a seed
 	steps uint64
+	then  func()                              // runs after each event
+	told  func(what string, values ...uint64) // for whoever looks for where two runs part; nil: nobody
 }
 
 type event struct {
@@ -54,6 +58,11 @@ func newLoop(seed uint64) *loop {
 
 // after has f run once d has passed.
 func (l *loop) after(d time.Duration, f func()) {
+	if l.told != nil {
+		_, file, line, _ := runtime.Caller(1)
+		_, file2, line2, _ := runtime.Caller(2)
+		l.told(fmt.Sprintf("after %s:%d %s:%d", file, line, file2, line2), uint64(d))
+	}
 	l.seq++
 	heap.Push(&l.queue, event{at: l.now.Add(max(d, 0)), seq: l.seq, run: f})
 }
@@ -66,6 +75,9 @@ func (l *loop) runUntil(at time.Time, done func() bool) {
 		l.steps++
 		l.note(uint64(e.at.UnixNano()), e.seq)
 		e.run()
+		if l.then != nil {
+			l.then()
+		}
 		if done != nil && l.steps%64 == 0 && done() {
 			return
 		}
@@ -75,6 +87,9 @@ func (l *loop) runUntil(at time.Time, done func() bool) {
 
 // note adds to the trace.
 func (l *loop) note(values ...uint64) {
+	if l.told != nil {
+		l.told("note", values...)
+	}
 	var b [8]byte
 	for _, v := range values {
 		binary.LittleEndian.PutUint64(b[:], v)

@@ -64,8 +64,36 @@ func (e endpoint) Send(to id.Node, m raftgroup.Message) error {
 	return nil
 }
 
-func (e endpoint) Call(context.Context, id.Node, uint16, []byte) ([]byte, error) {
-	return nil, errUnreachable
+// Call asks another node's host, on the thread of the caller's task.
+func (e endpoint) Call(ctx context.Context, to id.Node, method uint16, request []byte) ([]byte, error) {
+	s := e.from.s
+	target := s.byID[to]
+	if err := e.travel(ctx, e.from, target); err != nil {
+		return nil, err
+	}
+	life := target.life
+	answer, err := target.host.HandleCall(ctx, e.from.id, method, request)
+	if err != nil {
+		return nil, err
+	}
+	if target.life != life {
+		return nil, errUnreachable
+	}
+	return answer, e.travel(ctx, target, e.from)
+}
+
+// travel takes the time of a message between two nodes, and fails like one.
+func (e endpoint) travel(ctx context.Context, from, to *node) error {
+	s := e.from.s
+	arrived, cancel := tasks{e.from}.Within(context.Background(), s.between(100*time.Microsecond, s.net.slowest))
+	defer cancel()
+	if err := (tasks{e.from}).Await(ctx, arrived.Done()); err != nil {
+		return err
+	}
+	if to == nil || !to.up || to.paused || s.net.cut[[2]int{from.number, to.number}] || s.chance(s.net.loss) {
+		return errUnreachable
+	}
+	return nil
 }
 
 // Fetch hands over a file at once, or a part of it.

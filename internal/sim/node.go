@@ -72,13 +72,14 @@ func (n *node) start() error {
 	}
 	n.host, err = raftgroup.NewHost(raftgroup.Config{
 		Node: n.id, Incarnation: n.life, Log: n.log, Snapshots: n.snaps, Network: endpoint{n}, Directory: directory{n.s},
-		Clock: n, Wall: n.wall, Random: rand.NewChaCha8(n.s.key(n, 2)), Logger: logger, CompactionTail: 8,
+		Clock: n, Wall: n.wall, Tasks: tasks{n}, Random: rand.NewChaCha8(n.s.key(n, 2)), Logger: logger, CompactionTail: 8,
 		SessionTimeout: 20 * time.Second, SnapshotTimeout: 5 * time.Second,
 	})
 	if err != nil {
 		return fmt.Errorf("node %d: %w", n.number, err)
 	}
 	n.up = true
+	n.host.Resume()
 	n.s.rec.Start(uint16(n.number), uint32(n.life))
 	n.tickLater(n.life)
 	n.work()
@@ -149,8 +150,8 @@ func (n *node) work() {
 	}
 	life := n.life
 	n.s.after(0, func() {
-		if n.up && n.life == life && !n.paused && n.host.RunJob() {
-			n.work()
+		if n.up && n.life == life && !n.paused && n.host.HasJob() {
+			tasks{n}.Go(func() { n.host.RunJob() })
 		}
 	})
 }
@@ -200,33 +201,22 @@ func (n *node) crashed() {
 	n.s.rec.Crash(uint16(n.number), uint32(n.life))
 }
 
-// prepare makes the node's first replica of a group, while nothing else runs.
+// prepare makes the node's first replica of a group, while nothing else happens.
 func (n *node) prepare(g raftgroup.Genesis) error {
-	return n.setup(func() error {
-		if err := n.host.Prepare(context.Background(), g); err != nil {
-			return err
+	var err error
+	done := false
+	tasks{n}.Go(func() {
+		if err = n.host.Prepare(context.Background(), g); err == nil {
+			err = n.host.StartPrepared(context.Background(), g.Token, id.Incarnation{Birth: 2})
 		}
-		return n.host.StartPrepared(context.Background(), g.Token, id.Incarnation{Birth: 2})
+		done = true
 	})
-}
-
-// setup runs what waits for the log and for steps beside this thread, which
-// does both for it. Each of its waits is for one thing, so the order of what
-// happens is the same every time.
-func (n *node) setup(f func() error) error {
-	done := make(chan error, 1)
-	go func() { done <- f() }()
-	for {
-		select {
-		case err := <-done:
-			return err
-		default:
-		}
-		n.host.Step()
-		if n.log.Stats().QueuedUpdates > 0 {
-			if _, err := n.log.Flush(); err != nil {
-				return err
-			}
-		}
+	for limit := n.s.now.Add(time.Minute); !done && n.s.now.Before(limit); {
+		n.s.runTasks()
+		n.s.runUntil(n.s.now.Add(time.Millisecond), nil)
 	}
+	if !done {
+		return fmt.Errorf("node %d: group %s was not made", n.number, g.Group)
+	}
+	return err
 }

@@ -20,10 +20,11 @@ import (
 
 // Options of a run. Zero values are drawn from the seed.
 type Options struct {
-	Nodes  int           // 3 to 7, of which 3 or 5 are voters of each group
-	Groups int           // 1 to 4
-	Faulty time.Duration // how long faults go on; default 30 s of virtual time
-	Logger *slog.Logger  // of the nodes; nil: none
+	Nodes  int                                 // 3 to 7, of which 3 or 5 are voters of each group
+	Groups int                                 // 1 to 4
+	Faulty time.Duration                       // how long faults go on; default 30 s of virtual time
+	Logger *slog.Logger                        // of the nodes; nil: none
+	Tell   func(what string, values ...uint64) // everything that is noted and put off; nil: not told
 }
 
 // Result is what a run gave.
@@ -45,6 +46,7 @@ type Sim struct {
 	seed   uint64
 	opt    Options
 	net    network
+	sched  scheduler
 	nodes  []*node
 	byID   map[id.Node]*node
 	groups []id.Structure
@@ -77,6 +79,10 @@ func Run(seed uint64, opt Options) (*Result, error) {
 	rand.Reader = mathrand.NewChaCha8(s.key(nil, 0))
 	defer func() { rand.Reader = before }()
 
+	s.told = opt.Tell
+	s.sched.yield = make(chan struct{})
+	s.then = s.runTasks
+	defer s.endTasks()
 	s.rec = history.NewRecorder(func() time.Time { return s.now }, nil)
 	s.net = network{s: s, cut: make(map[[2]int]bool)}
 	s.net.calm()
@@ -148,7 +154,11 @@ func (s *Sim) build() error {
 			Options: raftgroup.Options{Voters: uint32(voters), SnapshotEntries: uint64(50 + s.rng.IntN(500))},
 		}
 		copy(g.Token[:], st[:])
-		for k, p := range s.rng.Perm(s.opt.Nodes)[:voters] {
+		first := voters
+		if s.chance(0.3) {
+			first = 1 // it grows while the faults go on
+		}
+		for k, p := range s.rng.Perm(s.opt.Nodes)[:first] {
 			g.Members[id.Replica(k+1)] = s.nodes[p].id
 		}
 		for _, n := range s.nodes {
@@ -185,9 +195,13 @@ func (s *Sim) populate() {
 
 func (s *Sim) populateNode(n *node, all bool) {
 	for i, st := range s.groups {
-		g, here := n.host.Group(st)
-		if !here || g.Status().Failed {
+		if g, here := n.host.Group(st); here && g.Status().Failed {
 			continue
+		} else if !here {
+			if !all && !s.chance(0.2) {
+				continue
+			}
+			s.must(n.host.Join(st, id.Node{}))
 		}
 		count := 0
 		for _, sub := range n.subs {

@@ -1,0 +1,35 @@
+package sim
+
+import (
+	"fmt"
+	"testing"
+)
+
+// TestWhereRunsPart is for when TestReplay fails: it says what the first thing
+// is that two runs of a seed do not have in common.
+func TestWhereRunsPart(t *testing.T) {
+	var first []string
+	record := func(what string, values ...uint64) { first = append(first, fmt.Sprint(what, values)) }
+	if _, err := Run(*firstSeed, Options{Tell: record}); err != nil {
+		t.Fatal(err)
+	}
+	at := 0
+	compare := func(what string, values ...uint64) {
+		if at >= 0 {
+			if line := fmt.Sprint(what, values); at >= len(first) || first[at] != line {
+				for _, l := range first[max(0, at-20):min(at, len(first))] {
+					t.Log(l)
+				}
+				t.Errorf("at %d: %s", at, line)
+				if at < len(first) {
+					t.Errorf("instead of %s", first[at])
+				}
+				at = -2
+			}
+			at++
+		}
+	}
+	if _, err := Run(*firstSeed, Options{Tell: compare}); err != nil {
+		t.Fatal(err)
+	}
+}
