@@ -63,8 +63,18 @@ type counters struct {
 
 // NewGroup returns the next local group number, never given out before, not
 // even by an earlier life of the directory, nor to a group that was removed.
-// The group exists once an update of it is durable.
+// The group exists once an update of it is durable. Numbers are reserved on
+// disk ahead of time: on a disk that has been full from the start there are
+// none, and the error is ErrDiskFull.
 func (l *Log) NewGroup() (uint64, error) {
+	n, err := l.nextNumber()
+	if errors.Is(err, ErrNoNumbers) && l.checkSpace() {
+		err = fmt.Errorf("%w: %w", ErrDiskFull, err)
+	}
+	return n, err
+}
+
+func (l *Log) nextNumber() (uint64, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.usableLocked(); err != nil {

@@ -458,3 +458,34 @@ func TestFormatFileLost(t *testing.T) {
 		t.Fatalf("damages %v", d)
 	}
 }
+
+// A log that was begun on a full disk has no group numbers to give, and says
+// that the disk is full. Once there is room, the next start has numbers.
+func TestNewGroupOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	fs := vfs.NewMem()
+	fs.SetCapacity(64 << 10)
+	begin := func() *Log {
+		t.Helper()
+		l, err := Open(Options{FS: fs, Dir: "wal", SegmentSize: 64 << 10, Cold: NewMemCold()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	l := begin()
+	if _, err := l.NewGroup(); !errors.Is(err, ErrDiskFull) {
+		t.Fatalf("%v, want ErrDiskFull", err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	fs.SetCapacity(0)
+	l = begin()
+	if _, err := l.NewGroup(); err != nil {
+		t.Fatalf("with room: %v", err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
