@@ -3,7 +3,6 @@ package raftgroup
 import (
 	"fmt"
 	"log/slog"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -105,75 +104,6 @@ type appending struct {
 type waiter struct {
 	until time.Time
 	done  func(outcome, error)
-}
-
-// event is what is posted to a group: a message, an answer of the log store, or a call.
-type event struct {
-	message  *raftpb.Message // from another replica, validated
-	from     id.Node         // whose node it is on
-	size     int
-	appended *appendResult
-	call     func()
-}
-
-type appendResult struct{ err error }
-
-// mailbox is the bounded queue in front of a group's step.
-type mailbox struct {
-	mu        sync.Mutex
-	events    []event
-	spare     []event
-	bytes     int // of messages
-	ticks     int
-	scheduled bool
-	woken     bool // something outside the mailbox waits for a step
-	closed    bool
-}
-
-// post queues an event and has the group scheduled. It reports false when the
-// group is closed, or the event is a message and the mailbox is full.
-func (g *Group) post(e event) bool {
-	m := &g.mailbox
-	m.mu.Lock()
-	if m.closed || (e.message != nil && m.bytes > 0 && m.bytes+e.size > maxMailboxBytes) {
-		m.mu.Unlock()
-		return false
-	}
-	m.bytes += e.size
-	m.events = append(m.events, e)
-	wake := !m.scheduled
-	m.scheduled = true
-	m.mu.Unlock()
-	if wake {
-		g.host.enqueue(g)
-	}
-	return true
-}
-
-// call runs f in the group's step.
-func (g *Group) call(f func()) bool { return g.post(event{call: f}) }
-
-// wake schedules a step without an event: a subscription's inbox has something.
-func (g *Group) wake() {
-	m := &g.mailbox
-	m.mu.Lock()
-	wake := !m.scheduled && !m.closed
-	m.woken = true // if it is being stepped, once more
-	if wake {
-		m.scheduled = true
-	}
-	m.mu.Unlock()
-	if wake {
-		g.host.enqueue(g)
-	}
-}
-
-func (g *Group) tick() {
-	m := &g.mailbox
-	m.mu.Lock()
-	m.ticks = min(m.ticks+1, 2) // a node that was paused does not make up for lost time
-	m.mu.Unlock()
-	g.wake()
 }
 
 // run is the step: it takes what is in the mailbox, works it off and lets

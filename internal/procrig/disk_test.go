@@ -89,18 +89,29 @@ func tmpfs(t *testing.T, megabytes string) string {
 // fill takes all of the free space but some, and returns what gives it back.
 func fill(t *testing.T, dir string, leave int64) (free func()) {
 	t.Helper()
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(dir, &st); err != nil {
-		t.Fatal(err)
-	}
 	name := filepath.Join(dir, "ballast")
 	f, err := os.Create(name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := syscall.Fallocate(int(f.Fd()), 0, 0, int64(st.Bavail)*st.Bsize-leave); err != nil {
-		t.Fatal(err)
+	for tries := 0; ; tries++ {
+		var st syscall.Statfs_t
+		if err := syscall.Statfs(dir, &st); err != nil {
+			t.Fatal(err)
+		}
+		var have syscall.Stat_t
+		if err := syscall.Fstat(int(f.Fd()), &have); err != nil {
+			t.Fatal(err)
+		}
+		err := syscall.Fallocate(int(f.Fd()), 0, 0, have.Blocks*512+int64(st.Bavail)*st.Bsize-leave)
+		if err == nil {
+			break
+		}
+		// The node takes space too, perhaps since we looked.
+		if !errors.Is(err, syscall.ENOSPC) || tries == 100 {
+			t.Fatal(err)
+		}
 	}
 	return func() {
 		if err := os.Remove(name); err != nil {
