@@ -60,7 +60,7 @@ func TestVerdicts(t *testing.T) {
 		want   verdict
 	}{
 		"green":  {"echo PASS", verdict{}},
-		"red":    {"echo '    x_test.go:9: no'; echo '--- FAIL: TestX (0.00s)'; sleep 60", verdict{failed: true, test: "TestX"}},
+		"red":    {"echo '    x_test.go:9: no'; echo '--- FAIL: TestX (0.00s)'; exec sleep 60", verdict{failed: true, test: "TestX"}},
 		"sub":    {"echo '    --- FAIL: TestX/1 (0.00s)'; exit 1", verdict{failed: true, test: "TestX/1"}},
 		"seed":   {"echo '    sim_test.go:42: seed 7: twice'; echo '--- FAIL: TestSeeds (1.00s)'; exit 1", verdict{failed: true, test: "TestSeeds", seed: "7"}},
 		"panic":  {"echo 'panic: oh'; echo; exit 2", verdict{failed: true, test: "panic: oh"}},
