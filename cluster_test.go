@@ -21,10 +21,10 @@ func sameLists(t testing.TB, ls ...*list) {
 // waitStatus waits until a node's status satisfies cond.
 func waitStatus(t testing.TB, cc CopyCat, what string, cond func(Status) bool) {
 	t.Helper()
-	deadline := time.Now().Add(60 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for tick := time.NewTicker(20 * time.Millisecond); !cond(cc.Status()); <-tick.C {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within 60 s: %s; status %+v", what, cc.Status())
+			t.Fatalf("not within two minutes: %s; status %+v", what, cc.Status())
 		}
 	}
 }

@@ -115,7 +115,7 @@ func (l *list) errors() []error {
 // wait waits until the list satisfies cond.
 func (l *list) wait(what string, cond func([]string) bool) {
 	l.t.Helper()
-	timeout := time.After(30 * time.Second)
+	timeout := time.After(2 * time.Minute)
 	for {
 		if cond(l.all()) {
 			return
@@ -123,7 +123,7 @@ func (l *list) wait(what string, cond func([]string) bool) {
 		select {
 		case <-l.changed:
 		case <-timeout:
-			l.t.Fatalf("not within 30 s: %s (have %d lines, errors %v)", what, len(l.all()), l.errors())
+			l.t.Fatalf("not within two minutes: %s (have %d lines, errors %v)", what, len(l.all()), l.errors())
 		}
 	}
 }
@@ -153,7 +153,7 @@ func (l *list) waitFor(n int) {
 func testConfig(t testing.TB, dc string, peers ...string) *Config {
 	return &Config{
 		Hostname: "127.0.0.1", CopyCatDataDir: t.TempDir(), DataCenter: dc, PeersToContact: peers,
-		Profile: Local, JoinTimeout: 20 * time.Second,
+		Profile: Local, JoinTimeout: time.Minute,
 	}
 }
 
