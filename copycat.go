@@ -57,7 +57,13 @@ func ParseID(s string) (*ID, error) {
 //
 //   - once at the start of the very first subscription of a structure, from a
 //     goroutine of its own, before anything is delivered: what the program had
-//     before becomes the base that everybody starts from;
+//     before becomes the base that everybody starts from, 32 MiB at most
+//     (ErrBaseTooLarge: it is asked again);
+//   - once at the start of another subscription, in the same way, as long as the
+//     structure has no snapshot, or an empty one: if the program holds something,
+//     it has to be replaced by what everybody starts from, even if that is
+//     nothing, and only the provider can tell. Its bytes are not used. One that
+//     fails counts as one that holds something;
 //   - inside a call of the SnapshotConsumer, on the goroutine that called: by
 //     then the consumer has applied exactly the commits before the nil.
 //
