@@ -73,7 +73,8 @@ func (n *node) start() error {
 	n.host, err = raftgroup.NewHost(raftgroup.Config{
 		Node: n.id, Incarnation: n.life, Log: n.log, Snapshots: n.snaps, Network: endpoint{n}, Directory: directory{n.s},
 		Clock: n, Wall: n.wall, Tasks: tasks{n}, Random: rand.NewChaCha8(n.s.key(n, 2)), Logger: logger, CompactionTail: 8,
-		SessionTimeout: 20 * time.Second, SnapshotTimeout: 5 * time.Second,
+		// Shorter than most faults last, so that sessions of the living expire too.
+		SessionTimeout: 2 * time.Second, SnapshotTimeout: 5 * time.Second,
 	})
 	if err != nil {
 		return fmt.Errorf("node %d: %w", n.number, err)
