@@ -36,7 +36,7 @@ func manySeeds(few int) (from, to uint64) {
 // one group, and everybody was told the same.
 func TestOneBirth(t *testing.T) {
 	t.Parallel()
-	from, to := manySeeds(12)
+	from, to := manySeeds(30)
 	for seed := from; seed < to; seed++ {
 		synctest.Test(t, func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 2))
