@@ -78,13 +78,13 @@ func TestPortInUse(t *testing.T) {
 			var taken, other int
 			var release func() error
 			if which == "GossipPort over UDP" {
-				c, err := net.ListenPacket("udp", "127.0.0.1:0")
+				c, err := onLowPort(func(a string) (net.PacketConn, error) { return net.ListenPacket("udp", a) })
 				if err != nil {
 					t.Fatal(err)
 				}
 				taken, release = c.LocalAddr().(*net.UDPAddr).Port, c.Close
 			} else {
-				l, err := net.Listen("tcp", "127.0.0.1:0")
+				l, err := onLowPort(func(a string) (net.Listener, error) { return net.Listen("tcp", a) })
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -110,10 +110,22 @@ func TestPortInUse(t *testing.T) {
 	}
 }
 
+// onLowPort listens on a free port below those of outgoing connections: of
+// those, one that is given back may be somebody's connection a moment later.
+func onLowPort[T any](listen func(address string) (T, error)) (l T, err error) {
+	err = listenOnPort(0, 0, func(port int) error {
+		if l, err = listen(fmt.Sprintf("127.0.0.1:%d", port)); err != nil {
+			return fmt.Errorf("%w: %w", ErrAddressInUse, err)
+		}
+		return nil
+	})
+	return l, err
+}
+
 // freePort finds a port that is free over TCP.
 func freePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := onLowPort(func(a string) (net.Listener, error) { return net.Listen("tcp", a) })
 	if err != nil {
 		t.Fatal(err)
 	}
