@@ -37,12 +37,12 @@ type Options struct {
 	// LearnersPerDataCenter is how many learners each data center has, in
 	// addition to its voters; those without voters too.
 	LearnersPerDataCenter int
-	// Pinned, if not empty, names the only data centers where replicas may be,
-	// learners included. It never gives way.
-	Pinned []string
-	// PreferredLeader names the data center where the leader should be; if it
-	// has a node it gets a voter.
-	PreferredLeader string
+	// PinnedDataCenters, if not empty, names the only data centers where replicas
+	// may be, learners included. It never gives way.
+	PinnedDataCenters []string
+	// PreferredDataCenter, if not empty, names the data center where the leader
+	// should be; if it has a node it gets a voter, and Plan.Leader is there.
+	PreferredDataCenter string
 }
 
 // Plan says where the replicas of a structure should be.
@@ -52,8 +52,9 @@ type Plan struct {
 	Voters []id.Node
 	// Learners by the name of their data center, and in it in rank order.
 	Learners []id.Node
-	// PreferredLeader is Options.PreferredLeader if a voter is there, else empty.
-	PreferredLeader string
+	// Leader is the voter that should lead: Leaders of Voters, the first of it.
+	// The zero ID if there are no voters.
+	Leader id.Node
 	// Unmet says, for people, which wishes could not be met, and why. Empty if
 	// all were.
 	Unmet string
@@ -84,12 +85,11 @@ func Choose(structure id.Structure, nodes []Node, opt Options) Plan {
 	c := newChooser(structure, nodes, opt)
 	voters := c.voters(opt)
 	plan := Plan{Voters: voters, Learners: c.learners(opt.LearnersPerDataCenter)}
-	if want := opt.PreferredLeader; want != "" {
-		if c.inDC[want] > 0 {
-			plan.PreferredLeader = want
-		} else {
-			c.missing("no node in data center %q, which the leader should be in", want)
-		}
+	if len(voters) > 0 {
+		plan.Leader = voters[0] // the first one taken is the first of Leaders
+	}
+	if want := opt.PreferredDataCenter; want != "" && c.inDC[want] == 0 {
+		c.missing("no node in data center %q, which the leader should be in", want)
 	}
 	plan.Unmet = strings.Join(c.unmet, "; ")
 	return plan
@@ -99,12 +99,12 @@ func newChooser(structure id.Structure, nodes []Node, opt Options) *chooser {
 	c := &chooser{inDC: map[string]int{}, inRack: map[rackName]int{}}
 	seen := map[string]bool{}
 	for _, n := range distinct(nodes) {
-		if len(opt.Pinned) == 0 || slices.Contains(opt.Pinned, n.DataCenter) {
+		if len(opt.PinnedDataCenters) == 0 || slices.Contains(opt.PinnedDataCenters, n.DataCenter) {
 			c.nodes = append(c.nodes, &candidate{Node: n, draw: drawOf(structure, n)})
 			seen[n.DataCenter] = true
 		}
 	}
-	for _, dc := range opt.Pinned {
+	for _, dc := range opt.PinnedDataCenters {
 		if !seen[dc] {
 			seen[dc] = true
 			c.missing("no node in data center %q, to which the structure is pinned", dc)
@@ -177,7 +177,7 @@ func (c *chooser) voters(opt Options) []id.Node {
 		allowed = func(n *candidate) bool { return dcs[n.DataCenter] }
 	}
 	var voters []id.Node
-	if n := c.best(func(n *candidate) bool { return n.DataCenter == opt.PreferredLeader && opt.PreferredLeader != "" }); n != nil {
+	if n := c.best(func(n *candidate) bool { return n.prefers(opt) }); n != nil {
 		voters = append(voters, c.take(n))
 	}
 	for len(voters) < want {
@@ -219,7 +219,7 @@ func (c *chooser) confine(voters int, opt Options) map[string]bool {
 	share := (voters + opt.DataCenters - 1) / opt.DataCenters
 	class := func(dc string) int {
 		switch {
-		case dc == opt.PreferredLeader:
+		case dc == opt.PreferredDataCenter:
 			return 0
 		case size[dc] >= share:
 			return 1

@@ -75,6 +75,29 @@ func TestEvenLoad(t *testing.T) {
 	}
 }
 
+// Leaderships are dealt out as evenly as chance allows, and all in the preferred
+// data center if there is one.
+func TestLeadersAreSpread(t *testing.T) {
+	t.Parallel()
+	nodes := grid(3, 2, 2)
+	const structures = 12000
+	for prefer, able := range map[string]int{"": 12, "B": 4} {
+		leads := map[id.Node]int{}
+		for s := range uint64(structures) {
+			leads[Choose(structureID(s), nodes, Options{PreferredDataCenter: prefer}).Leader]++
+		}
+		want := structures / float64(able)
+		for n, got := range leads {
+			if math.Abs(float64(got)-want) > 5*math.Sqrt(want) {
+				t.Errorf("preferred %q: node %v leads %d structures, want about %v", prefer, n, got, want)
+			}
+		}
+		if len(leads) != able {
+			t.Errorf("preferred %q: %d nodes lead, want %d", prefer, len(leads), able)
+		}
+	}
+}
+
 // Where the spread leaves the choice, load follows capacity: among the nodes of
 // a data center, and, for one voter, among data centers.
 func TestLoadFollowsCapacity(t *testing.T) {
@@ -125,7 +148,7 @@ func TestGolden(t *testing.T) {
 	}{
 		{Options{}, "12 6 1", ""},
 		{Options{Voters: 5, LearnersPerDataCenter: 1}, "12 6 1 7 10", "3 5 11"},
-		{Options{Voters: 3, DataCenters: 2, PreferredLeader: "B"}, "6 12 7", ""},
+		{Options{Voters: 3, DataCenters: 2, PreferredDataCenter: "B"}, "6 12 7", ""},
 	} {
 		p := Choose(s, nodes, c.opt)
 		if number(p.Voters) != c.voters || number(p.Learners) != c.learners {
@@ -170,7 +193,7 @@ func TestOptions(t *testing.T) {
 	t.Parallel()
 	nodes := grid(4, 2, 2)
 	for s := range uint64(50) {
-		p := Choose(structureID(s), nodes, Options{Voters: 5, Pinned: []string{"B", "D", "B"}, LearnersPerDataCenter: 2})
+		p := Choose(structureID(s), nodes, Options{Voters: 5, PinnedDataCenters: []string{"B", "D", "B"}, LearnersPerDataCenter: 2})
 		dcs := countDCs(append(p.Voters, p.Learners...), nodes)
 		if len(p.Voters) != 5 || dcs["B"]+dcs["D"] != 8 || len(dcs) != 2 || !strings.Contains(p.Unmet, "2 learners wished") {
 			t.Fatalf("pinned: %v, %q", dcs, p.Unmet)
@@ -179,12 +202,12 @@ func TestOptions(t *testing.T) {
 		if dcs = countDCs(p.Voters, nodes); len(dcs) != 2 || len(p.Voters) != 3 || p.Unmet != "" {
 			t.Fatalf("two data centers: %v, %q", dcs, p.Unmet)
 		}
-		p = Choose(structureID(s), nodes, Options{DataCenters: 1, PreferredLeader: "C"})
-		if dcs = countDCs(p.Voters, nodes); dcs["C"] != 3 || p.PreferredLeader != "C" || p.Unmet != "" {
+		p = Choose(structureID(s), nodes, Options{DataCenters: 1, PreferredDataCenter: "C"})
+		if dcs = countDCs(p.Voters, nodes); dcs["C"] != 3 || byID(nodes)[p.Leader].DataCenter != "C" || p.Unmet != "" {
 			t.Fatalf("one data center: %v, %q", dcs, p.Unmet)
 		}
-		p = Choose(structureID(s), nodes, Options{PreferredLeader: "C"})
-		if dcs = countDCs(p.Voters, nodes); dcs["C"] != 1 || len(dcs) != 3 || byID(nodes)[p.Voters[0]].DataCenter != "C" {
+		p = Choose(structureID(s), nodes, Options{PreferredDataCenter: "C"})
+		if dcs = countDCs(p.Voters, nodes); dcs["C"] != 1 || len(dcs) != 3 || byID(nodes)[p.Leader].DataCenter != "C" {
 			t.Fatalf("preferred leader: %v", dcs)
 		}
 		p = Choose(structureID(s), nodes, Options{LearnersPerDataCenter: 1})
@@ -226,8 +249,8 @@ func TestUnmet(t *testing.T) {
 		{grid(1, 1, 3), Options{}, 3, ""},
 		{grid(2, 1, 3), Options{DataCenters: 3}, 3, "3 data centers wished, voters are in 2"},
 		{grid(2, 1, 3), Options{Voters: 4}, 3, "4 voters wished"},
-		{grid(2, 1, 3), Options{Pinned: []string{"X"}}, 0, `"X"`},
-		{grid(2, 1, 3), Options{PreferredLeader: "X"}, 3, `"X"`},
+		{grid(2, 1, 3), Options{PinnedDataCenters: []string{"X"}}, 0, `"X"`},
+		{grid(2, 1, 3), Options{PreferredDataCenter: "X"}, 3, `"X"`},
 		{grid(1, 1, 1), Options{Voters: 1, DataCenters: 3}, 1, ""},
 		{grid(1, 1, 1), Options{Voters: 1, LearnersPerDataCenter: -1}, 1, ""},
 	} {
@@ -274,10 +297,10 @@ func TestChangesNothing(t *testing.T) {
 	nodes := grid(2, 2, 2)
 	slices.Reverse(nodes)
 	before := slices.Clone(nodes)
-	opt := Options{Pinned: []string{"B", "A"}, LearnersPerDataCenter: 1}
+	opt := Options{PinnedDataCenters: []string{"B", "A"}, LearnersPerDataCenter: 1}
 	p := Choose(structureID(3), nodes, opt)
 	SpreadOf(p.Voters, nodes)
-	if !slices.Equal(before, nodes) || opt.Pinned[0] != "B" {
+	if !slices.Equal(before, nodes) || opt.PinnedDataCenters[0] != "B" {
 		t.Fatal("the arguments were changed")
 	}
 }

@@ -34,7 +34,7 @@
 // the new set of voters is the old one, or the old one with one voter replaced
 // by (or, if there were too few nodes, grown by) the node that joined. If a node
 // leaves, every other voter stays. The same holds for a change of capacity, and
-// with Pinned and PreferredLeader in use.
+// with PinnedDataCenters and PreferredDataCenter in use.
 //
 // Why: what the rule above computes is the set of k nodes that minimizes, in
 // this order, the number of pairs of voters in one data center, the number of
@@ -50,6 +50,16 @@
 //
 // A prefix of Plan.Voters is the answer for fewer voters. So a caller that makes
 // the number odd by cutting the list loses nothing of the above.
+//
+// # Who leads
+//
+// Leaders orders the voters that a group has, which need not be those that are
+// wished: the ones in Options.PreferredDataCenter first, then by their draws. So
+// leaderships are dealt out by capacity, as replicas are, and when the first in
+// the order is gone the next one takes over and nothing else changes. It is a
+// wish: raft elects whom it can, and a leader that is not the wished one hands
+// over when that costs nothing. Without a preferred data center nobody need
+// move: the order then only says who is best among equals.
 //
 // # What cannot hold at once
 //

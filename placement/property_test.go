@@ -35,10 +35,10 @@ func drawOptions(rt *rapid.T) Options {
 		LearnersPerDataCenter: rapid.IntRange(0, 2).Draw(rt, "learners"),
 	}
 	if rapid.Bool().Draw(rt, "has leader") {
-		opt.PreferredLeader = string(rune('A' + rapid.IntRange(0, 4).Draw(rt, "leader")))
+		opt.PreferredDataCenter = string(rune('A' + rapid.IntRange(0, 4).Draw(rt, "leader")))
 	}
 	if rapid.IntRange(0, 3).Draw(rt, "has pins") == 0 {
-		opt.Pinned = []string{"A", "C"}
+		opt.PinnedDataCenters = []string{"A", "C"}
 	}
 	return opt
 }
@@ -168,14 +168,14 @@ func TestPlanIsSound(t *testing.T) {
 
 		shuffled := rapid.Permutation(append(slices.Clone(nodes), nodes...)).Draw(rt, "order")
 		q := Choose(s, shuffled, opt)
-		if !slices.Equal(p.Voters, q.Voters) || !slices.Equal(p.Learners, q.Learners) || p.Unmet != q.Unmet || p.PreferredLeader != q.PreferredLeader {
+		if !slices.Equal(p.Voters, q.Voters) || !slices.Equal(p.Learners, q.Learners) || p.Unmet != q.Unmet || p.Leader != q.Leader {
 			rt.Fatalf("%+v, and in another order %+v", p, q)
 		}
 
 		allowed := 0
 		free := map[string]int{}
 		for _, n := range nodes {
-			if len(opt.Pinned) == 0 || slices.Contains(opt.Pinned, n.DataCenter) {
+			if len(opt.PinnedDataCenters) == 0 || slices.Contains(opt.PinnedDataCenters, n.DataCenter) {
 				allowed++
 				free[n.DataCenter]++
 			}
@@ -200,8 +200,11 @@ func TestPlanIsSound(t *testing.T) {
 				rt.Fatalf("%d learners in %s, which has %d nodes and %d voters", learners[dc], dc, n, voters[dc])
 			}
 		}
-		if opt.PreferredLeader != "" && (p.PreferredLeader != "") != (free[opt.PreferredLeader] > 0) {
-			rt.Fatalf("leader in %q, wished %q", p.PreferredLeader, opt.PreferredLeader)
+		if free[opt.PreferredDataCenter] > 0 && byID(nodes)[p.Leader].DataCenter != opt.PreferredDataCenter {
+			rt.Fatalf("leader %v is not in %q", p.Leader, opt.PreferredDataCenter)
+		}
+		if order := Leaders(s, p.Voters, shuffled, opt); len(order) != len(p.Voters) || len(order) > 0 && order[0] != p.Leader {
+			rt.Fatalf("leader %v of %v, and the order is %v", p.Leader, p.Voters, order)
 		}
 		if opt.DataCenters == 0 && want > 1 {
 			fewer := opt
@@ -230,6 +233,38 @@ func TestLimitKeepsToItsDataCenters(t *testing.T) {
 		from, to := slices.Sorted(maps.Keys(countDCs(before, all))), slices.Sorted(maps.Keys(countDCs(after, all)))
 		if came := minus(after, before); slices.Equal(from, to) && (len(came) > 1 || len(came) == 1 && came[0] != x.ID) {
 			rt.Fatalf("voters came on %v", came)
+		}
+	})
+}
+
+// TestLeadersKeepTheirOrder: of the voters that a group happens to have, those
+// that live lead in one order, whoever else comes and goes; the preferred data
+// center comes first.
+func TestLeadersKeepTheirOrder(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(rt *rapid.T) {
+		s, opt := drawStructure(rt), drawOptions(rt)
+		nodes := drawNodes(rt, 1, 16)
+		all := make([]id.Node, 0, len(nodes))
+		for _, n := range nodes {
+			all = append(all, n.ID)
+		}
+		voters := rapid.SliceOfNDistinct(rapid.SampledFrom(all), 0, len(all), rapid.ID[id.Node]).Draw(rt, "voters")
+		order := Leaders(s, voters, nodes, opt)
+		if len(order) != len(voters) || len(minus(order, voters)) > 0 {
+			rt.Fatalf("%v lead, of the voters %v", order, voters)
+		}
+		known := byID(nodes)
+		if !slices.IsSortedFunc(order, func(a, b id.Node) int {
+			return preferredFirst(known[a].prefers(opt), known[b].prefers(opt))
+		}) {
+			rt.Fatalf("%v: the preferred data center does not come first", order)
+		}
+		gone := rapid.SliceOfNDistinct(rapid.SampledFrom(nodes), 0, len(nodes), func(n Node) id.Node { return n.ID }).Draw(rt, "gone")
+		left := slices.DeleteFunc(slices.Clone(nodes), func(n Node) bool { return slices.Contains(gone, n) })
+		want := slices.DeleteFunc(slices.Clone(order), func(n id.Node) bool { return byID(left)[n].ID != n })
+		if got := Leaders(s, voters, left, opt); !slices.Equal(got, want) {
+			rt.Fatalf("%v lead after some left, want %v", got, want)
 		}
 	})
 }

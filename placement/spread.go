@@ -58,7 +58,7 @@ func (s Spread) String() string {
 // Better reports whether moving replicas from where they are now to where they
 // are wished would spread them further, so that a move is worth its cost. Where
 // it is false the two differ by chance alone, as after a node came back: leave
-// the replicas alone. Options.DataCenters and Pinned may wish for less spread;
+// the replicas alone. Options.DataCenters and PinnedDataCenters may wish for less spread;
 // Better does not know of them.
 func Better(now, wished []id.Node, nodes []Node) bool {
 	return SpreadOf(wished, nodes).Compare(SpreadOf(now, nodes)) > 0
