@@ -10,6 +10,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/copycat-replication/copycat/gossip"
+	"github.com/copycat-replication/copycat/id"
 )
 
 // deadPeer is an address where nobody listens.
@@ -236,4 +239,46 @@ func portIn(t testing.TB, address string) (port int) {
 		t.Fatal(err)
 	}
 	return port
+}
+
+// TestSubscribeWhenTheDirectoryCatchesUp subscribes at a node that has not yet
+// heard of the structure, in a cluster whose catalog is gone with its only
+// voter: as soon as gossip names a holder, nothing waits for the catalog.
+func TestSubscribeWhenTheDirectoryCatchesUp(t *testing.T) {
+	t.Parallel()
+	founder := start(t, testConfig(t, ""))
+	other := start(t, testConfig(t, "", founder.Status().GossipAddress))
+	cfg := testConfig(t, "", other.Status().GossipAddress)
+	cfg.JoinTimeout = time.Hour // waiting for it would be noticed
+	late := start(t, cfg)
+	waitStatus(t, late, "three nodes alive", func(s Status) bool { return alive(s) == 3 })
+	founder.Shutdown()
+	other.Shutdown() // with two of three gone the catalog has no quorum, however far it had grown
+
+	other = start(t, testConfig(t, "", late.Status().GossipAddress))
+	waitStatus(t, other, "late is seen", func(s Status) bool { return alive(s) >= 2 })
+	unknown, err := late.NewDataStructureID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	subscribed := make(chan error, 1)
+	go func() {
+		_, _, _, _, err := late.SubscribeToDataStructure(unknown, func() ([]byte, error) { return nil, nil })
+		subscribed <- err
+	}()
+	select {
+	case err := <-subscribed:
+		t.Fatalf("subscribed to what nobody knows: %v", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	// What the directory says is a hint, so it need not be true here.
+	other.(*node).gossip.Load().Publish([]gossip.Replica{{Group: id.Group{Structure: *unknown, Incarnation: id.Incarnation{Birth: 9}}, ID: 1, Role: roleLeader}})
+	select {
+	case err := <-subscribed:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(2 * time.Minute):
+		t.Error("it still waits for the catalog")
+	}
 }

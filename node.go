@@ -305,7 +305,10 @@ func (n *node) AllocateNewDataStructure(opts ...AllocationOption) (*ID, error) {
 	return s, nil
 }
 
-// birth has a structure created, or finds it created, and joins it.
+// birth has a structure created, or finds it created, and joins it. It does
+// not wait for the catalog any longer once the directory names a holder: a node
+// that has just come up may be asked for a structure before gossip has told it
+// of any, and the catalog may have no quorum.
 func (n *node) birth(s id.Structure, a allocation) error {
 	opt := raftgroup.Options{SnapshotEntries: n.cfg.SnapshotEntries, SnapshotBytes: n.cfg.SnapshotBytes}
 	if a.dataCenters > 0 {
@@ -315,16 +318,18 @@ func (n *node) birth(s id.Structure, a allocation) error {
 	_, err, _ := n.births.Do(s.String(), func() (any, error) {
 		ctx, cancel := context.WithTimeout(n.ctx, n.cfg.JoinTimeout)
 		defer cancel()
+		found := n.watchHolder(ctx, cancel, s)
 		record, err := n.catalog.Load().Birth(ctx, s, opt, func() []id.Node { return n.place(s, opt) })
-		if err != nil {
+		cancel()
+		hint := <-found
+		switch {
+		case err != nil && hint.IsZero():
 			return nil, err
+		case err == nil && len(record.Nodes()) > 0:
+			hint = record.Nodes()[0]
 		}
 		if _, here := n.host.Load().Group(s); here {
 			return nil, nil
-		}
-		var hint id.Node
-		if nodes := record.Nodes(); len(nodes) > 0 {
-			hint = nodes[0]
 		}
 		return nil, n.host.Load().Join(s, hint)
 	})
@@ -332,6 +337,30 @@ func (n *node) birth(s id.Structure, a allocation) error {
 		return fmt.Errorf("structure %s: %w: %w", s, ErrClosed, err)
 	}
 	return err
+}
+
+// watchHolder ends a wait as soon as the directory names a node that holds the
+// structure. The channel gives that node, or none once ctx has ended.
+func (n *node) watchHolder(ctx context.Context, cancel context.CancelFunc, s id.Structure) <-chan id.Node {
+	found := make(chan id.Node, 1)
+	go func() {
+		defer close(found)
+		g := n.gossip.Load()
+		for {
+			changed := g.Changed()
+			if holders := (directory{g}).Holders(s); len(holders) > 0 {
+				found <- holders[0]
+				cancel()
+				return
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return found
 }
 
 // SubscribeToDataStructureWithStringID implements CopyCat.

@@ -210,7 +210,7 @@ func (n *Node) TryStart() error {
 	n.process = p
 	q := startRequest{
 		Hostname: n.front.ip, BindAddress: n.back.ip, CopyCatPort: int(n.front.copycat), GossipPort: int(n.front.gossip),
-		DataDir: n.Dir, DataCenter: n.DataCenter, JoinTimeout: "30s", SnapshotEntries: r.opt.SnapshotEntries,
+		DataDir: n.Dir, DataCenter: n.DataCenter, JoinTimeout: "20s", SnapshotEntries: r.opt.SnapshotEntries,
 		History: r.historyFile(n.Number, p.number), Node: n.Number, Process: p.number,
 	}
 	if n.Number != 1 || n.lives > 1 { // the first one starts the cluster
