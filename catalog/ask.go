@@ -130,16 +130,14 @@ func ask[T any](ctx context.Context, s *Service, one func(context.Context, id.No
 	var zero T
 	ctx, cancel := s.within(ctx)
 	defer cancel()
-	select {
-	case s.slots <- struct{}{}:
-		defer func() { <-s.slots }()
-	case <-ctx.Done():
+	if s.slots.enter(ctx, s.tasks) != nil {
 		return zero, s.unavailable(ctx, ErrBusy)
 	}
+	defer s.slots.leave()
 	last := fmt.Errorf("%w: gossip knows no holder", errNotHolder)
 	for wait := askPause; ; wait = min(2*wait, maxAskPause) {
 		for _, node := range s.holders() {
-			attempt, done := context.WithTimeout(ctx, s.cfg.CallTimeout)
+			attempt, done := s.tasks.Within(ctx, s.cfg.CallTimeout)
 			got, err := one(attempt, node)
 			done()
 			if err == nil || errors.Is(err, ErrInvalid) {
@@ -150,7 +148,7 @@ func ask[T any](ctx context.Context, s *Service, one func(context.Context, id.No
 				return zero, s.unavailable(ctx, last)
 			}
 		}
-		if !pause(ctx, s.jitter(wait)) {
+		if !s.pause(ctx, s.jitter(wait)) {
 			return zero, s.unavailable(ctx, last)
 		}
 	}

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/copycat-replication/copycat/id"
@@ -55,12 +57,10 @@ func (s *Service) birth(ctx context.Context, structure id.Structure, options raf
 	}
 	ctx, cancel := s.within(ctx)
 	defer cancel()
-	select {
-	case s.births <- struct{}{}:
-		defer func() { <-s.births }()
-	case <-ctx.Done():
+	if s.births.enter(ctx, s.tasks) != nil {
 		return Record{}, false, fmt.Errorf("birth of structure %s: %w", structure, s.unavailable(ctx, ErrBusy))
 	}
+	defer s.births.leave()
 	b := &birth{s: s, structure: structure, options: options, silent: make(map[id.Node]bool)}
 	for wait := birthPause; ; wait = min(2*wait, maxBirthPause) {
 		rec, created, err = b.attempt(ctx, pick())
@@ -68,7 +68,7 @@ func (s *Service) birth(ctx context.Context, structure id.Structure, options raf
 			break
 		}
 		s.log.Info("birth is tried again", "structure", structure.String(), "error", err)
-		if !pause(ctx, s.jitter(wait)) {
+		if !s.pause(ctx, s.jitter(wait)) {
 			err = fmt.Errorf("%w: %w", ctx.Err(), err)
 			if s.ctx.Err() != nil {
 				err = ErrClosed
@@ -166,13 +166,24 @@ func (b *birth) firstMembers(picked []id.Node) map[id.Replica]id.Node {
 	return members
 }
 
-// each runs f for every member's node at the same time and waits.
-func each(members map[id.Replica]id.Node, f func(id.Node)) {
-	var wg sync.WaitGroup
-	for _, node := range members {
-		wg.Go(func() { f(node) })
+// each runs f for every member's node at the same time and waits. f ends with
+// the context that it works under.
+func (s *Service) each(members map[id.Replica]id.Node, f func(id.Node)) {
+	var left atomic.Int64
+	left.Store(int64(len(members)))
+	done := make(chan struct{})
+	for _, r := range slices.Sorted(maps.Keys(members)) {
+		one := func() {
+			f(members[r])
+			if left.Add(-1) == 0 {
+				close(done)
+			}
+		}
+		if !s.spawn(one) {
+			one() // the service closes: f finds its context ended
+		}
 	}
-	wg.Wait()
+	_ = s.tasks.Await(context.Background(), done) // only a context's error there is
 }
 
 // prepareAll prepares a replica on every member's node, and returns those that
@@ -182,9 +193,9 @@ func each(members map[id.Replica]id.Node, f func(id.Node)) {
 func (s *Service) prepareAll(ctx context.Context, genesis raftgroup.Genesis) map[id.Node]error {
 	var mu sync.Mutex
 	failed := make(map[id.Node]error)
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.CallTimeout)
+	ctx, cancel := s.tasks.Within(ctx, s.cfg.CallTimeout)
 	defer cancel()
-	each(genesis.Members, func(node id.Node) {
+	s.each(genesis.Members, func(node id.Node) {
 		var err error
 		if node == s.cfg.Node {
 			err = s.prepareHere(ctx, genesis)
@@ -204,37 +215,37 @@ func (s *Service) prepareAll(ctx context.Context, genesis raftgroup.Genesis) map
 // majority. A node that is not reached within the patience asks the catalog
 // itself.
 func (s *Service) startAll(ctx context.Context, genesis raftgroup.Genesis, born id.Incarnation) {
-	done := make(chan bool, len(genesis.Members))
-	started := 0
-	for _, node := range genesis.Members {
-		if !s.spawn(func() { done <- s.startOn(node, genesis, born) }) {
-			return
-		}
-	}
-	for range genesis.Members {
-		select {
-		case ok := <-done:
+	var mu sync.Mutex // guards left and need
+	left, need := len(genesis.Members), len(genesis.Members)/2+1
+	enough := make(chan struct{})
+	for _, r := range slices.Sorted(maps.Keys(genesis.Members)) {
+		if !s.spawn(func() {
+			ok := s.startOn(genesis.Members[r], genesis, born)
+			mu.Lock()
+			defer mu.Unlock()
+			left--
 			if ok {
-				started++
+				need--
 			}
-		case <-ctx.Done():
-			return
-		}
-		if started > len(genesis.Members)/2 {
+			if ok && need == 0 || left == 0 && need > 0 {
+				close(enough)
+			}
+		}) {
 			return
 		}
 	}
+	_ = s.tasks.Await(ctx, enough) // the record stands, whoever has started
 }
 
 // startOn starts one replica; starting it again is harmless, so it is tried
 // for as long as its own node leaves it to us.
 func (s *Service) startOn(node id.Node, genesis raftgroup.Genesis, born id.Incarnation) bool {
-	ctx, cancel := context.WithTimeout(s.ctx, s.cfg.Patience)
+	ctx, cancel := s.tasks.Within(s.ctx, s.cfg.Patience)
 	defer cancel()
 	structure := genesis.Group.Structure
 	req := &catalogpb.StartRequest{Structure: structure[:], Token: genesis.Token[:], Birth: born.Birth, Recovery: born.Recovery}
 	for wait := birthPause; ; wait = min(2*wait, maxBirthPause) {
-		attempt, done := context.WithTimeout(ctx, s.cfg.CallTimeout)
+		attempt, done := s.tasks.Within(ctx, s.cfg.CallTimeout)
 		var err error
 		if node == s.cfg.Node {
 			err = s.cfg.Engine.StartPrepared(attempt, genesis.Token, born)
@@ -245,7 +256,7 @@ func (s *Service) startOn(node id.Node, genesis raftgroup.Genesis, born id.Incar
 		if err == nil {
 			return true
 		}
-		if !pause(ctx, s.jitter(wait)) {
+		if !s.pause(ctx, s.jitter(wait)) {
 			s.log.Warn("replica not started; its node will ask the catalog", "structure", structure.String(), "peer", node.String(), "error", err)
 			return false
 		}
@@ -256,9 +267,9 @@ func (s *Service) startOn(node id.Node, genesis raftgroup.Genesis, born id.Incar
 // It is tried once, in the background: what is missed is swept.
 func (s *Service) discardAll(genesis raftgroup.Genesis) {
 	s.spawn(func() {
-		ctx, cancel := context.WithTimeout(s.ctx, s.cfg.CallTimeout)
+		ctx, cancel := s.tasks.Within(s.ctx, s.cfg.CallTimeout)
 		defer cancel()
-		each(genesis.Members, func(node id.Node) {
+		s.each(genesis.Members, func(node id.Node) {
 			var err error
 			if node == s.cfg.Node {
 				err = s.cfg.Engine.DiscardPrepared(ctx, genesis.Token)

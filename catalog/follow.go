@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/copycat-replication/copycat/raftgroup"
@@ -17,13 +18,17 @@ const (
 	window = 4 << 20
 )
 
-func (s *Service) subscribe() (Subscription, error) {
-	sub, err := s.cfg.Engine.Subscribe(raftgroup.SubscriptionConfig{
+func (s *Service) subscription() raftgroup.SubscriptionConfig {
+	return raftgroup.SubscriptionConfig{
 		Structure: ID, Provider: s.snapshot, Window: window,
 		// Nobody waits for a command after that: it is not to take effect much
 		// later, when a quorum returns, along with all its retries.
 		ProposalTimeout: 2 * s.cfg.CallTimeout,
-	})
+	}
+}
+
+func (s *Service) subscribe() (Subscription, error) {
+	sub, err := s.cfg.Engine.Subscribe(s.subscription())
 	if err != nil {
 		return nil, fmt.Errorf("follow the catalog: %w", err)
 	}
@@ -66,7 +71,7 @@ func (s *Service) run(sub Subscription) {
 		if s.cfg.Clock.Now().Sub(began) > maxFollowRetry {
 			retry = followRetry
 		}
-		if !pause(s.ctx, retry) {
+		if !s.pause(s.ctx, retry) {
 			return
 		}
 		retry = min(2*retry, maxFollowRetry)
@@ -87,15 +92,18 @@ func (s *Service) run(sub Subscription) {
 // the outbox go out. It returns why it cannot go on.
 func (s *Service) follow(sub Subscription) error {
 	commits, errs := sub.Commits(), sub.Errors()
-	in := s.outbox
 	var out chan<- []byte
 	var next []byte
 	for {
+		if next == nil {
+			if next = s.nextCommand(); next != nil {
+				out = sub.Propose()
+			}
+		}
 		select {
-		case next = <-in:
-			in, out = nil, sub.Propose()
+		case <-s.more:
 		case out <- next:
-			in, out, next = s.outbox, nil, nil
+			out, next = nil, nil
 		case c, ok := <-commits:
 			if !ok {
 				return fmt.Errorf("subscription ended: %w", raftgroup.ErrClosed)
@@ -124,18 +132,33 @@ func (s *Service) onCommit(sub Subscription, c []byte) error {
 		}
 		return s.load(data)
 	}
+	_, err := s.apply(c)
+	return err
+}
+
+// apply applies one commit, and answers who waits for it.
+func (s *Service) apply(c []byte) (Result, error) {
 	s.mu.Lock()
 	res, err := s.machine.Apply(c)
-	w := s.waiting[res.Nonce]
-	delete(s.waiting, res.Nonce)
+	w := s.takeWaiterLocked(res.Nonce)
 	s.mu.Unlock()
 	if err != nil {
-		return err
+		if w != nil {
+			w.answer(Result{}, fmt.Errorf("%w: %w", errAgain, err))
+		}
+		return Result{}, err
 	}
 	if w != nil {
-		w <- answer{result: res}
+		w.answer(res, nil)
 	}
-	return nil
+	return res, nil
+}
+
+// takeWaiterLocked takes out who waits for a command; nil: nobody.
+func (s *Service) takeWaiterLocked(n Nonce) *waiter {
+	w := s.waiting[n]
+	delete(s.waiting, n)
+	return w
 }
 
 // load restores the machine. If that skipped commands, the results of those
@@ -162,11 +185,10 @@ func (s *Service) onError(err error) {
 	}
 	_, nonce, _ := decodeCommand(p.Proposal)
 	s.mu.Lock()
-	w := s.waiting[nonce]
-	delete(s.waiting, nonce)
+	w := s.takeWaiterLocked(nonce)
 	s.mu.Unlock()
 	if w != nil {
-		w <- answer{err: fmt.Errorf("%w: %w", errAgain, p.Err)}
+		w.answer(Result{}, fmt.Errorf("%w: %w", errAgain, p.Err))
 	}
 }
 
@@ -181,10 +203,10 @@ func (s *Service) becomeLame(err error) {
 func (s *Service) failWaiting(err error) {
 	s.mu.Lock()
 	waiting := s.waiting
-	s.waiting = make(map[Nonce]chan<- answer)
+	s.waiting = make(map[Nonce]*waiter)
 	s.mu.Unlock()
 	for _, w := range waiting {
-		w <- answer{err: err}
+		w.answer(Result{}, err)
 	}
 }
 
@@ -235,24 +257,39 @@ func (s *Service) commit(ctx context.Context, c command) (Result, error) {
 	if err != nil {
 		return Result{}, fmt.Errorf("encode command: %w", err)
 	}
-	got := make(chan answer, 1)
+	w := &waiter{done: make(chan struct{})}
 	s.mu.Lock()
-	s.waiting[nonce] = got
+	s.waiting[nonce] = w
+	s.outbox = append(s.outbox, outgoing{nonce: nonce, data: data})
 	s.mu.Unlock()
+	select {
+	case s.more <- struct{}{}:
+	default: // the follower has been told already
+	}
 	defer func() {
 		s.mu.Lock()
 		delete(s.waiting, nonce)
+		// What nobody waits for any more is not proposed: so there is never
+		// more in the outbox than there are requests.
+		s.outbox = slices.DeleteFunc(s.outbox, func(o outgoing) bool { return o.nonce == nonce })
 		s.mu.Unlock()
 	}()
-	select {
-	case s.outbox <- data:
-	case <-ctx.Done():
-		return Result{}, ctx.Err()
+	if err := s.tasks.Await(ctx, w.done); err != nil {
+		return Result{}, err
 	}
-	select {
-	case a := <-got:
-		return a.result, a.err
-	case <-ctx.Done():
-		return Result{}, ctx.Err()
+	return w.result, w.err
+}
+
+// nextCommand takes the next command that is to be proposed; nil: there is none.
+func (s *Service) nextCommand() []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.outbox) > 0 {
+		next := s.outbox[0]
+		s.outbox = slices.Delete(s.outbox, 0, 1)
+		if s.waiting[next.nonce] != nil { // else it has been given up, and is being taken out
+			return next.data
+		}
 	}
+	return nil
 }

@@ -51,7 +51,7 @@ var codes = []struct {
 func (s *Service) HandleCall(ctx context.Context, from id.Node, method uint16, request []byte) ([]byte, error) {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
-	ctx, done := context.WithTimeout(ctx, s.cfg.CallTimeout)
+	ctx, done := s.tasks.Within(ctx, s.cfg.CallTimeout)
 	defer done()
 	body, err := s.serve(ctx, from, method, request)
 	if err != nil && s.ctx.Err() != nil {

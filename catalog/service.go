@@ -20,8 +20,9 @@ type Config struct {
 	Network   Network
 	Directory Directory
 	Clock     raftgroup.Clock
-	Random    io.Reader    // default crypto/rand; only this service reads it
-	Logger    *slog.Logger // nil: discard
+	Tasks     raftgroup.Tasks // runs what waits; nil: goroutines
+	Random    io.Reader       // default crypto/rand; only this service reads it
+	Logger    *slog.Logger    // nil: discard
 
 	// CallTimeout bounds one attempt at one node: a call, and the commit that
 	// it waits for. Then another holder is tried. Default 3 s: several round
@@ -84,10 +85,11 @@ type Service struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	outbox chan []byte   // commands for the subscription
-	slots  chan struct{} // one for each request to a holder
+	tasks  raftgroup.Tasks
+	slots  gate          // for requests to holders
+	births gate          // for births
 	served chan struct{} // one for each request of another node
-	births chan struct{} // one for each birth
+	more   chan struct{} // cap 1: there is something in outbox
 
 	randMu sync.Mutex // guards cfg.Random
 
@@ -95,15 +97,30 @@ type Service struct {
 	closed  bool
 	machine *Machine
 	lame    error                        // why this node does not follow the log at present
-	waiting map[Nonce]chan<- answer      // cap 1 each
+	waiting map[Nonce]*waiter            // one for each command under way
+	outbox  []outgoing                   // those of them that the subscription has not taken yet
 	active  map[raftgroup.Token]struct{} // births of this process that are under way
 	turn    int                          // next holder to ask
 }
 
-// answer is what a waiting request gets.
-type answer struct {
+// waiter is a request that waits for its command.
+type waiter struct {
+	done   chan struct{} // closed when the rest is set
 	result Result
 	err    error
+}
+
+// answer lets the request go on. Who answers has taken it out of waiting
+// before, so that nobody else does.
+func (w *waiter) answer(r Result, err error) {
+	w.result, w.err = r, err
+	close(w.done)
+}
+
+// outgoing is a command that is to be proposed.
+type outgoing struct {
+	nonce Nonce
+	data  []byte
 }
 
 // maxBirths bounds the births that a node carries out at the same time: each
@@ -113,24 +130,35 @@ const maxBirths = 256
 // New subscribes to the catalog and starts the service. The subscription
 // attaches when this node gets a replica of the catalog, and waits until then.
 func New(cfg Config) (*Service, error) {
-	if err := cfg.check(); err != nil {
+	s, err := build(cfg)
+	if err != nil {
 		return nil, err
 	}
-	cfg = cfg.withDefaults()
-	s := &Service{
-		cfg: cfg, log: cfg.Logger.With("service", "catalog"),
-		outbox: make(chan []byte), slots: make(chan struct{}, cfg.MaxRequests),
-		served: make(chan struct{}, cfg.MaxRequests), births: make(chan struct{}, maxBirths),
-		machine: NewMachine(), waiting: make(map[Nonce]chan<- answer), active: make(map[raftgroup.Token]struct{}),
-	}
-	s.ctx, s.cancel = context.WithCancel(context.Background())
 	sub, err := s.subscribe()
 	if err != nil {
 		s.cancel()
 		return nil, err
 	}
 	s.wg.Go(func() { s.run(sub) })
-	s.wg.Go(s.sweepLoop)
+	s.tasks.Go(s.sweepLoop)
+	return s, nil
+}
+
+func build(cfg Config) (*Service, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	cfg = cfg.withDefaults()
+	s := &Service{
+		cfg: cfg, log: cfg.Logger.With("service", "catalog"), tasks: cfg.Tasks,
+		slots: gate{free: cfg.MaxRequests}, births: gate{free: maxBirths},
+		served: make(chan struct{}, cfg.MaxRequests), more: make(chan struct{}, 1),
+		machine: NewMachine(), waiting: make(map[Nonce]*waiter), active: make(map[raftgroup.Token]struct{}),
+	}
+	if s.tasks == nil {
+		s.tasks = raftgroup.GoTasks(&s.wg)
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s, nil
 }
 
@@ -164,14 +192,14 @@ func (s *Service) FoundCatalog(ctx context.Context) error {
 	return nil
 }
 
-// spawn runs f on a goroutine that Close waits for; not after Close.
+// spawn runs f as a task that Close waits for; not after Close.
 func (s *Service) spawn(f func()) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return false
 	}
-	s.wg.Go(f)
+	s.tasks.Go(f)
 	return true
 }
 
@@ -183,15 +211,11 @@ func (s *Service) within(ctx context.Context) (context.Context, context.CancelFu
 }
 
 // pause waits; false if ctx ended first.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
+func (s *Service) pause(ctx context.Context, d time.Duration) bool {
+	wait, cancel := s.tasks.Within(ctx, d)
+	defer cancel()
+	_ = s.tasks.Await(wait, nil) // ends with the time, or with ctx
+	return ctx.Err() == nil
 }
 
 // random fills b.

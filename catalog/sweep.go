@@ -1,7 +1,6 @@
 package catalog
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -20,7 +19,7 @@ const sweepsPerPatience = 10
 func (s *Service) sweepLoop() {
 	seen := make(map[raftgroup.Token]time.Time)
 	often := max(s.cfg.Patience/sweepsPerPatience, time.Millisecond)
-	for wait := often; pause(s.ctx, wait); {
+	for wait := often; s.pause(s.ctx, wait); {
 		err := s.sweep(seen)
 		if err == nil {
 			wait = often
@@ -76,7 +75,7 @@ func (s *Service) busyWith(t raftgroup.Token) bool {
 // record has won, any other is abandoned, and can never win from then on.
 func (s *Service) settle(genesis raftgroup.Genesis) error {
 	structure := genesis.Group.Structure
-	ctx, cancel := context.WithTimeout(s.ctx, 2*s.cfg.CallTimeout)
+	ctx, cancel := s.tasks.Within(s.ctx, 2*s.cfg.CallTimeout)
 	defer cancel()
 	res, err := s.command(ctx, abandonCommand{structure: structure, token: genesis.Token})
 	if err != nil {

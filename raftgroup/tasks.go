@@ -20,7 +20,10 @@ type Tasks interface {
 	Within(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc)
 }
 
-// goTasks is Tasks with goroutines; the host waits for them.
+// GoTasks is Tasks with goroutines and the runtime's timers; running counts
+// what was started, for whoever has to wait for it.
+func GoTasks(running *sync.WaitGroup) Tasks { return goTasks{running} }
+
 type goTasks struct{ running *sync.WaitGroup }
 
 func (t goTasks) Go(f func()) { t.running.Go(f) }
