@@ -134,7 +134,7 @@ func (l *Log) flushTaken() error {
 			w.taken[i].sub.err = cmp.Or(w.taken[i].sub.err, err)
 		}
 	}
-	if w.frames == 0 {
+	if w.frames == 0 && !l.shortOfNumbers() {
 		return nil
 	}
 	return l.writeLocked(0)

@@ -65,11 +65,17 @@ type counters struct {
 // even by an earlier life of the directory, nor to a group that was removed.
 // The group exists once an update of it is durable. Numbers are reserved on
 // disk ahead of time: on a disk that has been full from the start there are
-// none, and the error is ErrDiskFull.
+// none, and the error is ErrDiskFull. With room again it is ErrNoNumbers once
+// more, and the flush that this call has asked for reserves some.
 func (l *Log) NewGroup() (uint64, error) {
 	n, err := l.nextNumber()
-	if errors.Is(err, ErrNoNumbers) && l.checkSpace() {
+	switch {
+	case !errors.Is(err, ErrNoNumbers):
+	case l.checkSpace():
 		err = fmt.Errorf("%w: %w", ErrDiskFull, err)
+	default:
+		// Without a group there is nobody else who would have anything written.
+		l.Submit(nil, func(error) {})
 	}
 	return n, err
 }

@@ -327,7 +327,10 @@ func TestGroupNumbersAreReservedAhead(t *testing.T) {
 	if !errors.Is(err, ErrNoNumbers) || n < ceilingStep {
 		t.Fatalf("after %d: %v", n, err)
 	}
-	r.must(Update{Group: 1, Meta: []byte("m")})
+	// That one has asked for more, although nobody has anything to write.
+	if _, err := r.log.Flush(); err != nil {
+		t.Fatal(err)
+	}
 	if g := r.group(); g != uint64(n) {
 		t.Fatalf("number %d after %d", g, n-1)
 	}
@@ -335,6 +338,27 @@ func TestGroupNumbersAreReservedAhead(t *testing.T) {
 	if g := r.group(); g <= uint64(n) {
 		t.Fatalf("number %d again", g)
 	}
+}
+
+// TestNumbersAfterAFullDisk opens a log that has no groups on a full disk: when
+// there is room again, it gives out numbers, although nobody has anything to
+// write.
+func TestNumbersAfterAFullDisk(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(o *Options) { o.SegmentSize, o.ReserveBytes = 16<<10, 40<<10 })
+	r.fs.SetCapacity(r.fs.Used())
+	r.reopen()
+	if _, err := r.log.NewGroup(); !errors.Is(err, ErrDiskFull) {
+		t.Fatalf("on a full disk: %v", err)
+	}
+	r.fs.SetCapacity(0)
+	if _, err := r.log.NewGroup(); err != nil && !errors.Is(err, ErrNoNumbers) {
+		t.Fatal(err)
+	}
+	if _, err := r.log.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	r.must(Update{Group: r.group(), Meta: []byte("m")})
 }
 
 func TestEntriesLimits(t *testing.T) {

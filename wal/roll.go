@@ -11,14 +11,20 @@ import (
 // them are gone.
 func (l *Log) raiseCeiling() {
 	w := &l.writer
-	l.mu.RLock()
-	next, ceiling := l.next, l.ceiling
-	l.mu.RUnlock()
-	if w.ceiling != 0 || ceiling-next > ceilingStep/2 {
+	if w.ceiling != 0 || !l.shortOfNumbers() {
 		return
 	}
-	w.ceiling = next + ceilingStep
+	l.mu.RLock()
+	w.ceiling = l.next + ceilingStep
+	l.mu.RUnlock()
 	w.addCeiling()
+}
+
+// shortOfNumbers reports whether half of the reserved group numbers are gone.
+func (l *Log) shortOfNumbers() bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.ceiling-l.next <= ceilingStep/2
 }
 
 func (w *writer) addCeiling() {
