@@ -167,6 +167,7 @@ func (k *snapshotKeeper) onMade(g *Group, ref SnapshotRef) {
 	k.made, k.lastTold = ref, time.Time{}
 	if ref.Index <= g.state.announced.ref.Index {
 		k.dropMade(g) // somebody else's was announced first
+		g.host.retainSnapshots(g)
 		return
 	}
 	k.announce(g)
