@@ -37,6 +37,8 @@
 package copycat
 
 import (
+	"context"
+
 	"github.com/copycat-replication/copycat/id"
 )
 
@@ -93,6 +95,14 @@ type CopyCat interface {
 	// (ErrCatalogUnavailable).
 	AllocateNewDataStructure(opts ...AllocationOption) (*ID, error)
 
+	// AlterDataStructure changes options of a data structure; those that are not
+	// given stay. The change is a committed entry of the structure's own group:
+	// the group's leader moves replicas to where they belong by then, which may
+	// take a while. It waits until the change is committed or ctx ends; then it
+	// may still happen. Errors: ErrInvalidOptions, ErrDeleted, ErrUnknownStructure,
+	// ctx.Err(), each wrapped.
+	AlterDataStructure(ctx context.Context, id *ID, opts ...AllocationOption) error
+
 	// SubscribeToDataStructure subscribes to a data structure, and creates it
 	// if it does not exist. It returns at once where this node knows the
 	// structure, whether or not it has a quorum; a structure that nobody knows
@@ -129,27 +139,3 @@ type CopyCat interface {
 	// crashed, until it is back.
 	Shutdown()
 }
-
-// AllocationOption is an option of AllocateNewDataStructure.
-type AllocationOption func(*allocation) error
-
-type allocation struct {
-	dataCenters int
-}
-
-// WithDataCenterReplicas asks for a voter in each of n data centers. A group
-// has an odd number of voters, so an even n gives one of them a second one.
-// With voters in only two data centers, losing the one that has the majority
-// stops writes.
-func WithDataCenterReplicas(n int) AllocationOption {
-	return func(a *allocation) error {
-		if n < 1 || n > maxDataCenters {
-			return configFault("WithDataCenterReplicas(%d): must be 1 to %d", n, maxDataCenters)
-		}
-		a.dataCenters = n
-		return nil
-	}
-}
-
-// maxDataCenters bounds the voters of a group: each commit waits for a majority of them.
-const maxDataCenters = 9

@@ -53,6 +53,14 @@ var (
 	ErrTooManySessions = raftgroup.ErrTooManySessions
 	// ErrDeleted: the data structure was deleted.
 	ErrDeleted = raftgroup.ErrDeleted
+	// ErrRebuilt: an operator rebuilt the structure from one replica, after its
+	// quorum was lost. What this subscription has delivered last may not be part
+	// of it any more: subscribe again, and load.
+	ErrRebuilt = raftgroup.ErrRebuilt
+	// ErrUnknownStructure: there is no data structure of that ID.
+	ErrUnknownStructure = catalog.ErrUnknown
+	// ErrInvalidOptions: options of a structure contradict one another.
+	ErrInvalidOptions = raftgroup.ErrInvalidOptions
 	// ErrReplicaStopped: this node's replica stopped; the cause is wrapped.
 	ErrReplicaStopped = raftgroup.ErrGroupFailed
 	// ErrClosed: the subscription or the node has ended.

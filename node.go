@@ -289,17 +289,15 @@ func (n *node) NewDataStructureID() (*ID, error) {
 
 // AllocateNewDataStructure implements CopyCat.
 func (n *node) AllocateNewDataStructure(opts ...AllocationOption) (*ID, error) {
-	var a allocation
-	for _, o := range opts {
-		if err := o(&a); err != nil {
-			return nil, err
-		}
+	change, err := collect(opts)
+	if err != nil {
+		return nil, err
 	}
 	s, err := n.NewDataStructureID()
 	if err != nil {
 		return nil, err
 	}
-	if err := n.birth(*s, a); err != nil {
+	if err := n.birth(*s, change); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -309,13 +307,12 @@ func (n *node) AllocateNewDataStructure(opts ...AllocationOption) (*ID, error) {
 // not wait for the catalog any longer once the directory names a holder: a node
 // that has just come up may be asked for a structure before gossip has told it
 // of any, and the catalog may have no quorum.
-func (n *node) birth(s id.Structure, a allocation) error {
-	opt := raftgroup.Options{SnapshotEntries: n.cfg.SnapshotEntries, SnapshotBytes: n.cfg.SnapshotBytes}
-	if a.dataCenters > 0 {
-		opt.DataCenters = uint32(a.dataCenters)
-		opt.Voters = uint32(a.dataCenters | 1) // odd
+func (n *node) birth(s id.Structure, change raftgroup.OptionsChange) error {
+	opt, err := n.newOptions(change)
+	if err != nil {
+		return fmt.Errorf("structure %s: %w", s, err)
 	}
-	_, err, _ := n.births.Do(s.String(), func() (any, error) {
+	_, err, _ = n.births.Do(s.String(), func() (any, error) {
 		ctx, cancel := context.WithTimeout(n.ctx, n.cfg.JoinTimeout)
 		defer cancel()
 		found := n.watchHolder(ctx, cancel, s)
@@ -398,7 +395,7 @@ func (n *node) subscribe(s *ID, provider SnapshotProvider) (*raftgroup.Subscript
 			if err := h.Join(*s, holders[0]); err != nil {
 				return nil, err
 			}
-		} else if err := n.birth(*s, allocation{}); err != nil {
+		} else if err := n.birth(*s, raftgroup.OptionsChange{}); err != nil {
 			return nil, err
 		}
 	}
@@ -475,7 +472,7 @@ func (n *node) Status() Status {
 func structureStatus(g raftgroup.GroupStatus) StructureStatus {
 	s := StructureStatus{
 		ID: g.Group.Structure, Incarnation: g.Group.Incarnation, Catalog: g.Group.Structure == catalog.ID,
-		Role: g.Role, Interactive: g.Interactive,
+		Role: g.Role, Interactive: g.Interactive, Options: publicOptions(g.Options), QuorumLost: g.QuorumLost,
 		Commit: g.Commit, Applied: g.Applied, Commits: g.Commits, Snapshot: g.Snapshot.Commits, Sessions: g.Sessions, LastError: g.LastError,
 	}
 	if !g.LeaderNode.IsZero() {

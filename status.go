@@ -1,9 +1,11 @@
 package copycat
 
 import (
+	"slices"
 	"time"
 
 	"github.com/copycat-replication/copycat/id"
+	"github.com/copycat-replication/copycat/raftgroup"
 )
 
 // Status is what a node knows of itself, of the others, and of its replicas.
@@ -56,6 +58,31 @@ type StructureStatus struct {
 	Commits  uint64
 	Snapshot uint64 // the newest snapshot held is of that many commits
 	Sessions int    // proposing subscriptions, on all nodes
+	// Options are those of the structure, as this replica knows them.
+	Options Options
+	// QuorumLost: this replica has known no leader for several election
+	// time-outs.
+	QuorumLost bool
 	// LastError is the last thing that went wrong with this replica.
 	LastError error
+}
+
+// Options are those of a data structure: see the options of
+// AllocateNewDataStructure.
+type Options struct {
+	Voters                int
+	DataCenters           int // over which voters are spread; 0: as many as there are voters
+	LearnersPerDataCenter int
+	PinnedDataCenters     []string // empty: all
+	PreferredDataCenter   string   // of the leader; empty: any
+	SnapshotEntries       uint64
+	SnapshotBytes         uint64
+}
+
+func publicOptions(o raftgroup.Options) Options {
+	return Options{
+		Voters: int(o.Voters), DataCenters: int(o.DataCenters), LearnersPerDataCenter: int(o.LearnersPerDataCenter),
+		PinnedDataCenters: slices.Clone(o.PinnedDataCenters), PreferredDataCenter: o.PreferredDataCenter,
+		SnapshotEntries: o.SnapshotEntries, SnapshotBytes: o.SnapshotBytes,
+	}
 }

@@ -133,7 +133,7 @@ func (n *node) place(s id.Structure, opt raftgroup.Options) []id.Node {
 	for _, o := range nodes {
 		candidates = append(candidates, placement.Node{ID: o.ID, DataCenter: o.DataCenter, Rack: o.Rack, Capacity: o.Capacity})
 	}
-	return placement.Choose(s, candidates, placement.Options{Voters: int(opt.Voters), DataCenters: int(opt.DataCenters)}).Voters
+	return placement.Choose(s, candidates, opt.Placement()).Voters
 }
 
 func nodeNames(members map[id.Replica]id.Node) []string {

@@ -63,7 +63,7 @@ func (c updateCommand) about() id.Structure  { return c.structure }
 func (c createCommand) proto() *catalogpb.Command {
 	return &catalogpb.Command{Create: &catalogpb.Create{
 		Structure: c.structure[:], Token: c.token[:], Members: encodeMembers(c.members),
-		Options: encodeOptions(c.options), Basis: c.basis,
+		Options: c.options.Encode(), Basis: c.basis,
 	}}
 }
 
@@ -87,7 +87,7 @@ func decodeCreate(m *catalogpb.Create) (command, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := createCommand{structure: s, options: decodeOptions(m.Options), basis: m.Basis}
+	c := createCommand{structure: s, options: raftgroup.DecodeOptions(m.Options), basis: m.Basis}
 	if c.token, err = decodeToken(m.Token); err != nil {
 		return nil, err
 	}

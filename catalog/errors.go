@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/copycat-replication/copycat/id"
+	"github.com/copycat-replication/copycat/raftgroup"
 )
 
 var (
@@ -16,8 +17,9 @@ var (
 	// ErrUnknown says that no data structure of that ID, or of that
 	// incarnation, was ever born.
 	ErrUnknown = errors.New("data structure is not known")
-	// ErrDeleted says that the data structure was deleted. Its ID is free again.
-	ErrDeleted = errors.New("data structure was deleted")
+	// ErrDeleted says that the data structure was deleted. Its ID is free again,
+	// for who creates it anew.
+	ErrDeleted = raftgroup.ErrDeleted
 	// ErrExists says that a data structure of that ID lives already. The error
 	// that satisfies it is an *ExistsError.
 	ErrExists = errors.New("data structure exists")

@@ -169,11 +169,15 @@ func TestOptionsSurvive(t *testing.T) {
 		switch f.Kind() {
 		case reflect.Uint32, reflect.Uint64:
 			f.SetUint(uint64(i + 1))
+		case reflect.String:
+			f.SetString("a place")
+		case reflect.Slice:
+			f.Set(reflect.ValueOf([]string{"one", "two"}))
 		default:
 			t.Fatalf("field %s: teach this test its kind", v.Type().Field(i).Name)
 		}
 	}
-	if got := decodeOptions(encodeOptions(o)); !reflect.DeepEqual(got, o) {
+	if got := raftgroup.DecodeOptions(o.Encode()); !reflect.DeepEqual(got, o) {
 		t.Fatalf("options %+v became %+v", o, got)
 	}
 }

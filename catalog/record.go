@@ -67,7 +67,7 @@ func (r Record) encode() *catalogpb.Record {
 	if r.Deleted != 0 {
 		return m
 	}
-	m.Token, m.Members, m.Options = r.Token[:], encodeMembers(r.Members), encodeOptions(r.Options)
+	m.Token, m.Members, m.Options = r.Token[:], encodeMembers(r.Members), r.Options.Encode()
 	m.Hint, m.HintAsOf = encodeMembers(r.Hint), r.HintAsOf
 	return m
 }
@@ -93,7 +93,7 @@ func decodeRecord(m *catalogpb.Record) (Record, error) {
 	if r.Hint, err = decodeMembers(m.Hint); err != nil {
 		return Record{}, fmt.Errorf("structure %s: %w", s, err)
 	}
-	r.Options, r.HintAsOf = decodeOptions(m.Options), m.HintAsOf
+	r.Options, r.HintAsOf = raftgroup.DecodeOptions(m.Options), m.HintAsOf
 	return r, nil
 }
 
@@ -154,27 +154,10 @@ func checkFirstMembers(members map[id.Replica]id.Node) error {
 	return nil
 }
 
-func encodeOptions(o raftgroup.Options) *grouppb.Options {
-	return &grouppb.Options{
-		Voters: o.Voters, DataCenters: o.DataCenters, MaxSessions: o.MaxSessions,
-		SnapshotEntries: o.SnapshotEntries, SnapshotBytes: o.SnapshotBytes,
-	}
-}
-
-func decodeOptions(m *grouppb.Options) raftgroup.Options {
-	if m == nil {
-		return raftgroup.Options{}
-	}
-	return raftgroup.Options{
-		Voters: m.Voters, DataCenters: m.DataCenters, MaxSessions: m.MaxSessions,
-		SnapshotEntries: m.SnapshotEntries, SnapshotBytes: m.SnapshotBytes,
-	}
-}
-
 func encodeGenesis(g raftgroup.Genesis) *grouppb.Genesis {
 	return &grouppb.Genesis{
 		Structure: g.Group.Structure[:], Members: encodeMembers(g.Members),
-		Options: encodeOptions(g.Options), Token: g.Token[:],
+		Options: g.Options.Encode(), Token: g.Token[:],
 	}
 }
 
@@ -188,7 +171,7 @@ func decodeGenesis(m *grouppb.Genesis) (raftgroup.Genesis, error) {
 	if err != nil {
 		return raftgroup.Genesis{}, err
 	}
-	g := raftgroup.Genesis{Group: id.Group{Structure: s}, Options: decodeOptions(m.Options)}
+	g := raftgroup.Genesis{Group: id.Group{Structure: s}, Options: raftgroup.DecodeOptions(m.Options)}
 	if g.Token, err = decodeToken(m.Token); err != nil {
 		return raftgroup.Genesis{}, err
 	}

@@ -16,7 +16,11 @@ const (
 	methodJoin  uint16 = 1 // a node asks a group for a replica of its own
 	methodReady uint16 = 2 // the replica is there: make it a member
 	methodPlace uint16 = 3 // a leader asks a node to get a replica
-	MaxMethod   uint16 = 31
+
+	methodAlter  uint16 = 16 // change a structure's options
+	methodDelete uint16 = 17 // end a structure
+
+	MaxMethod uint16 = 31
 )
 
 // The codes of an answer.
@@ -27,6 +31,8 @@ const (
 	codeRefused
 	codeFailed
 	codeGone
+
+	codeInvalidOptions uint32 = 16
 )
 
 // HandleCall answers a call of another node's host, or of this one's.
@@ -42,6 +48,10 @@ func (h *Host) HandleCall(ctx context.Context, from id.Node, method uint16, requ
 		body, err = h.serveReady(ctx, request)
 	case methodPlace:
 		body, err = h.servePlace(from, request)
+	case methodAlter:
+		body, err = h.serveAlter(ctx, request)
+	case methodDelete:
+		body, err = h.serveDelete(ctx, request)
 	default:
 		err = fmt.Errorf("%w: method %d", ErrNewerFormat, method)
 	}
@@ -79,9 +89,20 @@ func answerFor(err error) grouppb.Answer {
 		a.Code = codeRefused
 	case errors.Is(err, errGone):
 		a.Code = codeGone
+	case errors.Is(err, ErrInvalidOptions):
+		a.Code = codeInvalidOptions
 	}
 	return a
 }
+
+// remoteError is another host's error: its text, and its kind.
+type remoteError struct {
+	kind error
+	text string
+}
+
+func (e *remoteError) Error() string { return e.text }
+func (e *remoteError) Unwrap() error { return e.kind }
 
 // errRefused says that asking the same again is in vain.
 var errRefused = errors.New("refused")
@@ -115,6 +136,8 @@ func (h *Host) ask(ctx context.Context, node id.Node, method uint16, request, re
 		return fmt.Errorf("%w: node %s: %s", ErrUnknownGroup, node, a.Message)
 	case codeGone:
 		return fmt.Errorf("%w: node %s: %s", errGone, node, a.Message)
+	case codeInvalidOptions:
+		return &remoteError{kind: ErrInvalidOptions, text: a.Message}
 	case codeRefused:
 		return fmt.Errorf("%w: node %s: %s", errRefused, node, a.Message)
 	}
@@ -160,7 +183,10 @@ func (h *Host) serveJoin(ctx context.Context, request []byte) (protoMessage, err
 		return nil, err
 	}
 	g, ok := h.Group(s)
-	if !ok {
+	switch {
+	case !ok && h.hasEnded(s):
+		return nil, fmt.Errorf("structure %s: %w: %w", s, errGone, ErrDeleted)
+	case !ok:
 		return nil, fmt.Errorf("structure %s: %w", s, ErrUnknownGroup)
 	}
 	return inStep(ctx, g, func(reply func(protoMessage, error)) { g.joinStep(&req, node, reply) })

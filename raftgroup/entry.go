@@ -51,6 +51,9 @@ const (
 	KindReplicaIntent    Kind = 8
 	KindIntentAbandon    Kind = 9
 	KindDeleted          Kind = 10
+	KindOptions          Kind = 11
+
+	lastKind = KindOptions
 )
 
 // Errors of the entry format.
@@ -144,7 +147,7 @@ func entryKind(data []byte) (kind Kind, clock int64, err error) {
 	if data[0] == 0 || data[1] == 0 {
 		return 0, 0, fmt.Errorf("%w: version %d, kind %d", ErrMalformedEntry, data[0], data[1])
 	}
-	if data[1] > byte(KindDeleted) {
+	if data[1] > byte(lastKind) {
 		return 0, 0, fmt.Errorf("%w: log entry of kind %d", ErrNewerFormat, data[1])
 	}
 	return Kind(data[1]), int64(binary.LittleEndian.Uint64(data[4:])), nil

@@ -119,7 +119,7 @@ func TestEntryHeader(t *testing.T) {
 		{"newer version", with(0, entryVersion+1), ErrNewerFormat},
 		{"newest version", with(0, 255), ErrNewerFormat},
 		{"kind 0 with data", with(1, 0), ErrMalformedEntry},
-		{"newer kind", with(1, byte(KindDeleted)+1), ErrNewerFormat},
+		{"newer kind", with(1, byte(lastKind)+1), ErrNewerFormat},
 		{"newest kind", with(1, 255), ErrNewerFormat},
 		{"reserved bytes are for later", with(2, 1), nil},
 	} {

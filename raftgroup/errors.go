@@ -27,6 +27,9 @@ var (
 	ErrSessionEnded = errors.New("session was ended by its group")
 	// ErrDeleted says that the data structure was deleted.
 	ErrDeleted = errors.New("data structure was deleted")
+	// ErrRebuilt says that an operator rebuilt the structure from one replica,
+	// after its quorum was lost: commits of the old life may be missing in it.
+	ErrRebuilt = errors.New("data structure was rebuilt from one of its replicas")
 	// ErrClosed says that the subscription, the host or the node is closed.
 	ErrClosed = errors.New("closed")
 	// ErrNoSnapshotDue says that a SnapshotConsumer was called without a nil on the commit channel before it.

@@ -85,9 +85,11 @@ type Group struct {
 	leader    leaderDuties
 	lastError error
 
-	firstborn   int    // ticks for which this replica, of a group just born, asks to lead
-	statusDirty bool   // something that GroupStatus shows has changed
-	shownIndex  uint64 // applied index of the status shown
+	firstborn   int       // ticks for which this replica, of a group just born, asks to lead
+	leaderless  time.Time // since when no leader is known; zero: one is
+	quorumLost  bool      // for so long that it was said
+	statusDirty bool      // something that GroupStatus shows has changed
+	shownIndex  uint64    // applied index of the status shown
 }
 
 // appending is one append under way, with what raft wants to hear or send
@@ -210,6 +212,7 @@ func (g *Group) onSoftState(s *raft.SoftState) {
 		}
 	}
 	if changed {
+		g.noteLeader()
 		g.host.hostedChanged()
 	}
 }
@@ -368,6 +371,10 @@ func (g *Group) react(o *outcome) {
 		if o.ok {
 			g.onDeleted()
 		}
+		g.answer(o)
+	case KindOptions:
+		g.statusDirty = true
+		g.answer(o)
 	case KindNone:
 		if o.conf != nil {
 			g.onConfChange(o)

@@ -31,6 +31,9 @@ type Config struct {
 	Wall   func() time.Time
 	Random io.Reader // default crypto/rand
 	Logger *slog.Logger
+	// Events, if not nil, hears of what happens to groups. It is called from
+	// their steps, several at a time, and must not block.
+	Events func(Event)
 	// Tasks runs joins, and what else waits. Nil: goroutines.
 	Tasks Tasks
 
@@ -122,7 +125,8 @@ type Host struct {
 	came      uint64                           // subscriptions so far
 	waiting   map[id.Structure][]*Subscription // subscriptions without a replica
 	joining   map[id.Structure]struct{}
-	changed   bool // hosted replicas are to be published
+	unwanted  map[id.Structure]struct{} // of joining: structures that were deleted meanwhile
+	changed   bool                      // hosted replicas are to be published
 }
 
 // NewHost opens the replicas that the log store holds. Nothing runs before
@@ -139,6 +143,7 @@ func NewHost(cfg Config) (*Host, error) {
 		subs:      make(map[*Subscription]uint64),
 		waiting:   make(map[id.Structure][]*Subscription),
 		joining:   make(map[id.Structure]struct{}),
+		unwanted:  make(map[id.Structure]struct{}),
 
 		joinSlots: make(chan struct{}, maxJoins),
 	}
@@ -460,7 +465,7 @@ func (h *Host) hosted() []Hosted {
 	for _, g := range groups {
 		key, started := keys[g]
 		st := g.status.Load()
-		if !started || st.Failed {
+		if !started || st.Failed || st.Deleted {
 			continue
 		}
 		out = append(out, Hosted{Group: key, Replica: g.self, Voter: st.Voter, Leader: st.IsLeader})

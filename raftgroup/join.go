@@ -44,6 +44,7 @@ func (h *Host) Join(s id.Structure, hint id.Node) error {
 		h.join(s, hint)
 		h.mu.Lock()
 		delete(h.joining, s)
+		delete(h.unwanted, s)
 		h.mu.Unlock()
 	})
 	return nil
@@ -108,14 +109,22 @@ func (h *Host) join(s id.Structure, hint id.Node) {
 		}
 		if errors.Is(err, errGone) {
 			h.cfg.Logger.Info("no replica is made of a structure that is gone", "structure", s.String(), "error", err)
+			h.GiveUp(s)
 			return
 		}
 		h.cfg.Logger.Debug("not a member yet, will try again", "structure", s.String(), "error", err)
-		if !h.sleep(pause) {
+		if !h.sleep(pause) || h.isUnwanted(s) {
 			return
 		}
 		pause = min(2*pause, maxJoinPause)
 	}
+}
+
+func (h *Host) isUnwanted(s id.Structure) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, ok := h.unwanted[s]
+	return ok
 }
 
 // letGo forgets a newcomer, and removes what was fetched for it: nobody else

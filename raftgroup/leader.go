@@ -195,7 +195,7 @@ func (d *leaderDuties) grow(g *Group, nodes []Node) {
 	for _, n := range nodes {
 		candidates = append(candidates, placement.Node{ID: n.ID, DataCenter: n.DataCenter, Rack: n.Rack, Capacity: n.Capacity})
 	}
-	plan := placement.Choose(st.group.Structure, candidates, placement.Options{Voters: int(st.options.Voters), DataCenters: int(st.options.DataCenters)})
+	plan := placement.Choose(st.group.Structure, candidates, st.options.Placement())
 	voters := len(st.conf.GetVoters())
 	target := placement.VoterTarget(len(candidates), int(st.options.Voters))
 	if isJoint(st.conf) || voters >= int(st.options.Voters) {

@@ -17,6 +17,13 @@ type Options struct {
 	// DataCenters is the number of data centers that voters are spread over.
 	// Zero means as many as there are voters.
 	DataCenters uint32
+	// LearnersPerDataCenter is how many learners each data center has beside its voters.
+	LearnersPerDataCenter uint32
+	// PinnedDataCenters, if not empty, are the only ones where replicas may be.
+	// The slice is shared and must not be changed.
+	PinnedDataCenters []string
+	// PreferredDataCenter is where the leader should be. Empty: anywhere.
+	PreferredDataCenter string
 	// MaxSessions bounds the subscriptions of a structure that may propose at
 	// the same time, over all nodes. Zero means 4,096.
 	MaxSessions uint32
@@ -42,22 +49,28 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-func (o Options) encode() *grouppb.Options {
+// Encode makes a message of the options as they are; zeros stay zeros.
+func (o Options) Encode() *grouppb.Options {
 	return &grouppb.Options{
 		Voters: o.Voters, DataCenters: o.DataCenters, MaxSessions: o.MaxSessions,
 		SnapshotEntries: o.SnapshotEntries, SnapshotBytes: o.SnapshotBytes,
+		LearnersPerDataCenter: o.LearnersPerDataCenter, PinnedDataCenters: o.PinnedDataCenters, PreferredDataCenter: o.PreferredDataCenter,
 	}
 }
 
-func decodeOptions(m *grouppb.Options) Options {
+// DecodeOptions reads options as they were encoded; of nil, the zero ones.
+func DecodeOptions(m *grouppb.Options) Options {
 	if m == nil {
-		return Options{}.withDefaults()
+		return Options{}
 	}
 	return Options{
 		Voters: m.Voters, DataCenters: m.DataCenters, MaxSessions: m.MaxSessions,
 		SnapshotEntries: m.SnapshotEntries, SnapshotBytes: m.SnapshotBytes,
-	}.withDefaults()
+		LearnersPerDataCenter: m.LearnersPerDataCenter, PinnedDataCenters: m.PinnedDataCenters, PreferredDataCenter: m.PreferredDataCenter,
+	}
 }
+
+func decodeOptions(m *grouppb.Options) Options { return DecodeOptions(m).withDefaults() }
 
 func encodeRef(r SnapshotRef) *grouppb.SnapshotRef {
 	return &grouppb.SnapshotRef{Index: r.Index, Term: r.Term, Commits: r.Commits, Maker: r.Maker, Size_: r.Size, Checksum: r.Checksum[:]}

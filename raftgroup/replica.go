@@ -32,7 +32,7 @@ type Genesis struct {
 func (gn Genesis) encode() *grouppb.Genesis {
 	return &grouppb.Genesis{
 		Structure: gn.Group.Structure[:], Birth: gn.Group.Incarnation.Birth, Recovery: gn.Group.Incarnation.Recovery,
-		Members: encodeMembers(gn.Members), Options: gn.Options.withDefaults().encode(), Token: gn.Token[:],
+		Members: encodeMembers(gn.Members), Options: gn.Options.withDefaults().Encode(), Token: gn.Token[:],
 	}
 }
 
@@ -406,7 +406,7 @@ func (h *Host) drop(g *Group) {
 
 // requeue has a subscription wait for a replica again.
 func (h *Host) requeue(s *Subscription) {
-	if !s.leave() {
+	if !s.leave() || s.dismissed() {
 		return
 	}
 	h.mu.Lock()

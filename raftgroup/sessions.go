@@ -22,16 +22,26 @@ func (g *Group) attach(sub *Subscription) {
 		g.host.requeue(sub)
 		return
 	}
+	if cause := sub.stranger(g.key); cause != nil {
+		// Its session, and what it has delivered, are those of another history.
+		sub.prop.abandon(sub.settle)
+		sub.left = true
+		sub.dismiss(fmt.Errorf("group %s: %w", g.key, cause), 0)
+		return
+	}
 	if !sub.join(g) {
 		return
 	}
+	sub.life = g.key.Incarnation
 	g.subs = append(g.subs, sub)
 	g.statusDirty = true
 	if g.failure != nil {
 		sub.report(fmt.Errorf("group %s: %w", g.key, g.failure))
 	}
 	if g.state != nil && g.state.deleted {
-		sub.report(fmt.Errorf("group %s: %w", g.key, ErrDeleted))
+		g.dismiss(sub, ErrDeleted)
+		g.maybeStartDelivery(sub)
+		return
 	}
 	if s := sub.prop.session; s != 0 && g.state != nil {
 		// It came from a replica that was removed; the session is the group's.
@@ -332,12 +342,24 @@ func (g *Group) detach(sub *Subscription) {
 	}
 }
 
-// onDeleted reacts to the end of the structure itself.
+// onDeleted reacts to the end of the structure itself: what was committed is
+// delivered, and then its subscriptions end. The replica stays until its node
+// has made sure that the others know (Host.RemoveEnded).
 func (g *Group) onDeleted() {
+	g.log.Info("data structure deleted", "index", g.state.index)
 	for _, sub := range g.subs {
-		sub.report(fmt.Errorf("group %s: %w", g.key, ErrDeleted))
-		last, _, known := g.state.sessions.last(sub.prop.session)
-		sub.prop.ended(last, known, g.now, sub.settle)
-		sub.prop.abandon(sub.settle)
+		g.dismiss(sub, ErrDeleted)
 	}
+	g.statusDirty = true
+	g.host.notCurrent(g)
+}
+
+// dismiss ends a subscription because of what became of its structure.
+func (g *Group) dismiss(sub *Subscription, cause error) {
+	sub.takeInbox(g.now)
+	last, _, known := g.state.sessions.last(sub.prop.session)
+	sub.prop.ended(last, known, g.now, sub.settle)
+	sub.prop.abandon(sub.settle)
+	sub.left = true
+	sub.dismiss(fmt.Errorf("group %s: %w", g.key, cause), g.state.index)
 }

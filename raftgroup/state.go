@@ -154,7 +154,9 @@ func (s *state) applyNormal(data []byte, o *outcome) error {
 	case KindReplicaIntent, KindIntentAbandon:
 		return s.applyIntent(kind, data, o)
 	case KindDeleted:
-		o.ok, s.deleted = !s.deleted, true
+		return s.applyDeleted(data, o)
+	case KindOptions:
+		return s.applyOptions(data, o)
 	}
 	return nil
 }

@@ -441,11 +441,11 @@ func TestDecodeState(t *testing.T) {
 
 func TestOptionsEncoding(t *testing.T) {
 	t.Parallel()
-	if got := decodeOptions(nil); got != (Options{}.withDefaults()) {
+	if got := decodeOptions(nil); !reflect.DeepEqual(got, Options{}.withDefaults()) {
 		t.Errorf("none: %+v", got)
 	}
 	want := Options{Voters: 5, DataCenters: 2, MaxSessions: 7, SnapshotEntries: 9, SnapshotBytes: 11}
-	if got := decodeOptions(want.encode()); got != want {
+	if got := decodeOptions(want.Encode()); !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v", got)
 	}
 	if _, err := decodeRef(&grouppb.SnapshotRef{Checksum: make([]byte, 31)}); !errors.Is(err, ErrMalformedEntry) {

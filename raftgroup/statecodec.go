@@ -23,7 +23,7 @@ func (s *state) encode() ([]byte, error) {
 	m := grouppb.State{
 		Version: stateVersion, Index: s.index, Term: s.term, Commits: s.commits, Bytes: s.bytes, Clock: s.clock,
 		BaseSet: s.baseSet, Conf: encodeConf(s.conf), Members: encodeMembers(s.members), NextReplica: uint64(s.next),
-		Options: s.options.encode(), Deleted: s.deleted,
+		Options: s.options.Encode(), Deleted: s.deleted,
 	}
 	s.sessions.encode(&m)
 	for _, i := range s.intents {

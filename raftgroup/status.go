@@ -31,6 +31,9 @@ type GroupStatus struct {
 	Subscriptions int
 	Interactive   bool
 	DiskFull      bool
+	QuorumLost    bool // no leader has been known for several election time-outs
+	Deleted       bool // the structure has ended; the replica waits to be removed
+	Options       Options
 	Clock         time.Time // leader's clock as of the last applied entry
 	LastError     error
 }
@@ -41,6 +44,7 @@ func (g *Group) onTick() {
 		g.resume()
 		return
 	}
+	g.watchQuorum()
 	g.leadFirst()
 	g.expireWaiters()
 	g.tickSessions()
@@ -61,7 +65,7 @@ func (g *Group) publishStatus(ticked bool) {
 	}
 	st := &GroupStatus{
 		Group: g.key, Replica: g.self, Role: g.roleName(), IsLeader: g.isLeader(), Failed: g.failure != nil,
-		Subscriptions: len(g.subs), Interactive: len(g.subs) > 0, DiskFull: g.stalled, LastError: g.lastError,
+		Subscriptions: len(g.subs), Interactive: len(g.subs) > 0, DiskFull: g.stalled, QuorumLost: g.quorumLost, LastError: g.lastError,
 	}
 	if g.state != nil {
 		g.describeState(st)
@@ -81,6 +85,7 @@ func (g *Group) isMember() bool { return g.state != nil && inConf(g.state.conf, 
 
 func (g *Group) describeState(st *GroupStatus) {
 	st.Applied, st.Commits, st.Clock = g.state.index, g.state.commits, time.Unix(0, g.state.clock)
+	st.Deleted, st.Options = g.state.deleted, g.state.options
 	st.Snapshot, st.Sessions, st.Joint = g.snaps.held, len(g.state.sessions.live), isJoint(g.state.conf)
 	st.Voters, st.Learners = make(map[id.Replica]id.Node), make(map[id.Replica]id.Node)
 	for _, r := range g.state.conf.GetVoters() {

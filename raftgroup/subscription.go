@@ -84,6 +84,7 @@ type Subscription struct {
 	baseDue   chan struct{} // cap 1: the provider is to bring the base
 	news      chan struct{} // cap 1: the apply cursor moved, or something changed
 	stop      chan struct{} // closed: the host shuts down
+	halt      chan struct{} // closed: no proposal is taken any more
 	ended     chan struct{} // closed: channels are closed, goroutines gone
 	pumped    chan struct{} // closed: the pump has ended
 	credit    credit
@@ -93,15 +94,17 @@ type Subscription struct {
 	sealed  bool // the pump has ended: nothing more comes into the inbox
 	due     *rendezvous
 	stopped bool
-	gone    bool // off its group for good: no group may take it on any more
-	over    bool // the commit channel is closed, or about to be
+	cause   error // why the structure cannot be subscribed to any more; nil: it can
+	gone    bool  // off its group for good: no group may take it on any more
+	over    bool  // the commit channel is closed, or about to be
 
 	manual   bool        // driven by a Manual: nothing may wait
 	patience *time.Timer // of the delivery's goroutine
 
 	// Owned by the group's step.
 	prop      proposer
-	nonce     [16]byte // of the SessionOpen under way
+	life      id.Incarnation // of the group that it hung on first
+	nonce     [16]byte       // of the SessionOpen under way
 	askedAt   time.Time
 	started   bool
 	left      bool
@@ -120,6 +123,7 @@ func newSubscription(h *Host, cfg SubscriptionConfig) *Subscription {
 		baseDue:   make(chan struct{}, 1),
 		news:      make(chan struct{}, 1),
 		stop:      make(chan struct{}),
+		halt:      make(chan struct{}),
 		ended:     make(chan struct{}),
 		pumped:    make(chan struct{}),
 		credit:    credit{limit: cfg.Window, room: make(chan struct{}, 1)},
@@ -182,7 +186,7 @@ func (s *Subscription) unhook() {
 	s.mu.Unlock()
 	s.prop.abandon(s.settle)
 	for _, p := range rest {
-		s.errs.proposal(&ProposalError{Proposal: p, Err: fmt.Errorf("%w: %w", ErrNeverCommitted, ErrClosed)}, nil)
+		s.errs.proposal(&ProposalError{Proposal: p, Err: fmt.Errorf("%w: %w", ErrNeverCommitted, s.why())}, nil)
 	}
 }
 
@@ -218,7 +222,7 @@ func (s *Subscription) pump() {
 				return
 			}
 			batch = s.admit(batch[:0], p)
-		case <-s.stop:
+		case <-s.halt:
 			s.refuseRest()
 			return
 		}
@@ -256,8 +260,8 @@ func (s *Subscription) admit(batch [][]byte, p []byte) [][]byte {
 	if !s.credit.take(cost) {
 		s.put(batch)
 		batch = batch[:0]
-		if !s.credit.wait(cost, s.stop) {
-			s.refuse(p, fmt.Errorf("%w: %w", ErrNeverCommitted, ErrClosed))
+		if !s.credit.wait(cost, s.halt) {
+			s.refuse(p, fmt.Errorf("%w: %w", ErrNeverCommitted, s.why()))
 			return batch
 		}
 	}
@@ -270,7 +274,7 @@ func (s *Subscription) refuse(p []byte, err error) {
 	cost := int64(len(p) + proposalOverhead)
 	s.credit.force(cost)
 	s.errs.proposal(&ProposalError{Proposal: p, Err: err}, func() { s.credit.give(cost) })
-	s.credit.block(s.stop)
+	s.credit.block(s.halt)
 }
 
 func (s *Subscription) put(batch [][]byte) {
@@ -298,7 +302,7 @@ func (s *Subscription) seal() {
 	}
 }
 
-// refuseRest reports what a shutdown finds in the channel.
+// refuseRest reports what the end of the subscription finds in the channel.
 func (s *Subscription) refuseRest() {
 	for {
 		select {
@@ -306,7 +310,7 @@ func (s *Subscription) refuseRest() {
 			if !ok {
 				return
 			}
-			s.errs.proposal(&ProposalError{Proposal: p, Err: fmt.Errorf("%w: %w", ErrNeverCommitted, ErrClosed)}, nil)
+			s.errs.proposal(&ProposalError{Proposal: p, Err: fmt.Errorf("%w: %w", ErrNeverCommitted, s.why())}, nil)
 		default:
 			return
 		}
@@ -391,5 +395,54 @@ func (s *Subscription) shut() {
 	if !s.stopped {
 		s.stopped = true
 		close(s.stop)
+		if s.cause == nil {
+			close(s.halt)
+		}
 	}
+}
+
+// dismiss ends a subscription whose structure is gone: no proposal is taken any
+// more, and delivery ends behind index.
+func (s *Subscription) dismiss(cause error, index uint64) {
+	s.mu.Lock()
+	first := s.cause == nil
+	if first {
+		s.cause = cause
+		if !s.stopped {
+			close(s.halt)
+		}
+	}
+	s.mu.Unlock()
+	if first {
+		s.report(cause)
+		s.drained(index)
+	}
+}
+
+func (s *Subscription) dismissed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cause != nil
+}
+
+// why says why proposals are not taken any more.
+func (s *Subscription) why() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cause != nil {
+		return s.cause
+	}
+	return ErrClosed
+}
+
+// stranger is not nil if a group is of another life of the structure than the
+// one that the subscription began with.
+func (s *Subscription) stranger(g id.Group) error {
+	switch {
+	case s.life == id.Incarnation{} || s.life == g.Incarnation:
+		return nil
+	case s.life.Birth == g.Incarnation.Birth:
+		return ErrRebuilt
+	}
+	return ErrDeleted
 }

@@ -47,7 +47,7 @@ func (x Replica_Phase) String() string {
 }
 
 func (Replica_Phase) EnumDescriptor() ([]byte, []int) {
-	return fileDescriptor_af4421c6a728a50f, []int{20, 0}
+	return fileDescriptor_af4421c6a728a50f, []int{21, 0}
 }
 
 // A subscription asks to be a proposer. The session's ID is the log index of
@@ -481,7 +481,9 @@ func (m *IntentAbandon) GetNonce() []byte {
 	return nil
 }
 
+// The structure ends here: nothing after it counts.
 type Deleted struct {
+	Nonce []byte `protobuf:"bytes,1,opt,name=nonce,proto3" json:"nonce,omitempty"`
 }
 
 func (m *Deleted) Reset()         { *m = Deleted{} }
@@ -517,6 +519,74 @@ func (m *Deleted) XXX_DiscardUnknown() {
 
 var xxx_messageInfo_Deleted proto.InternalMessageInfo
 
+func (m *Deleted) GetNonce() []byte {
+	if m != nil {
+		return m.Nonce
+	}
+	return nil
+}
+
+// New options for the structure: those whose numbers are in fields.
+type OptionsChange struct {
+	Nonce   []byte   `protobuf:"bytes,1,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	Options *Options `protobuf:"bytes,2,opt,name=options,proto3" json:"options,omitempty"`
+	Fields  []uint32 `protobuf:"varint,3,rep,packed,name=fields,proto3" json:"fields,omitempty"`
+}
+
+func (m *OptionsChange) Reset()         { *m = OptionsChange{} }
+func (m *OptionsChange) String() string { return proto.CompactTextString(m) }
+func (*OptionsChange) ProtoMessage()    {}
+func (*OptionsChange) Descriptor() ([]byte, []int) {
+	return fileDescriptor_af4421c6a728a50f, []int{9}
+}
+func (m *OptionsChange) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *OptionsChange) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_OptionsChange.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *OptionsChange) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_OptionsChange.Merge(m, src)
+}
+func (m *OptionsChange) XXX_Size() int {
+	return m.Size()
+}
+func (m *OptionsChange) XXX_DiscardUnknown() {
+	xxx_messageInfo_OptionsChange.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_OptionsChange proto.InternalMessageInfo
+
+func (m *OptionsChange) GetNonce() []byte {
+	if m != nil {
+		return m.Nonce
+	}
+	return nil
+}
+
+func (m *OptionsChange) GetOptions() *Options {
+	if m != nil {
+		return m.Options
+	}
+	return nil
+}
+
+func (m *OptionsChange) GetFields() []uint32 {
+	if m != nil {
+		return m.Fields
+	}
+	return nil
+}
+
 // Travels in the context of a configuration change. Which node a replica lives
 // on stands in the intent that gave out its ID.
 type ConfContext struct {
@@ -528,7 +598,7 @@ func (m *ConfContext) Reset()         { *m = ConfContext{} }
 func (m *ConfContext) String() string { return proto.CompactTextString(m) }
 func (*ConfContext) ProtoMessage()    {}
 func (*ConfContext) Descriptor() ([]byte, []int) {
-	return fileDescriptor_af4421c6a728a50f, []int{9}
+	return fileDescriptor_af4421c6a728a50f, []int{10}
 }
 func (m *ConfContext) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -580,7 +650,7 @@ func (m *Member) Reset()         { *m = Member{} }
 func (m *Member) String() string { return proto.CompactTextString(m) }
 func (*Member) ProtoMessage()    {}
 func (*Member) Descriptor() ([]byte, []int) {
-	return fileDescriptor_af4421c6a728a50f, []int{10}
+	return fileDescriptor_af4421c6a728a50f, []int{11}
 }
 func (m *Member) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -636,7 +706,7 @@ func (m *SnapshotRef) Reset()         { *m = SnapshotRef{} }
 func (m *SnapshotRef) String() string { return proto.CompactTextString(m) }
 func (*SnapshotRef) ProtoMessage()    {}
 func (*SnapshotRef) Descriptor() ([]byte, []int) {
-	return fileDescriptor_af4421c6a728a50f, []int{11}
+	return fileDescriptor_af4421c6a728a50f, []int{12}
 }
 func (m *SnapshotRef) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -719,7 +789,7 @@ func (m *Session) Reset()         { *m = Session{} }
 func (m *Session) String() string { return proto.CompactTextString(m) }
 func (*Session) ProtoMessage()    {}
 func (*Session) Descriptor() ([]byte, []int) {
-	return fileDescriptor_af4421c6a728a50f, []int{12}
+	return fileDescriptor_af4421c6a728a50f, []int{13}
 }
 func (m *Session) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -792,7 +862,7 @@ func (m *Tombstone) Reset()         { *m = Tombstone{} }
 func (m *Tombstone) String() string { return proto.CompactTextString(m) }
 func (*Tombstone) ProtoMessage()    {}
 func (*Tombstone) Descriptor() ([]byte, []int) {
-	return fileDescriptor_af4421c6a728a50f, []int{13}
+	return fileDescriptor_af4421c6a728a50f, []int{14}
 }
 func (m *Tombstone) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -847,7 +917,7 @@ func (m *Intent) Reset()         { *m = Intent{} }
 func (m *Intent) String() string { return proto.CompactTextString(m) }
 func (*Intent) ProtoMessage()    {}
 func (*Intent) Descriptor() ([]byte, []int) {
-	return fileDescriptor_af4421c6a728a50f, []int{14}
+	return fileDescriptor_af4421c6a728a50f, []int{15}
 }
 func (m *Intent) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -922,7 +992,7 @@ func (m *Joining) Reset()         { *m = Joining{} }
 func (m *Joining) String() string { return proto.CompactTextString(m) }
 func (*Joining) ProtoMessage()    {}
 func (*Joining) Descriptor() ([]byte, []int) {
-	return fileDescriptor_af4421c6a728a50f, []int{15}
+	return fileDescriptor_af4421c6a728a50f, []int{16}
 }
 func (m *Joining) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -973,18 +1043,21 @@ func (m *Joining) GetClock() int64 {
 }
 
 type Options struct {
-	Voters          uint32 `protobuf:"varint,1,opt,name=voters,proto3" json:"voters,omitempty"`
-	DataCenters     uint32 `protobuf:"varint,2,opt,name=data_centers,json=dataCenters,proto3" json:"data_centers,omitempty"`
-	MaxSessions     uint32 `protobuf:"varint,3,opt,name=max_sessions,json=maxSessions,proto3" json:"max_sessions,omitempty"`
-	SnapshotEntries uint64 `protobuf:"varint,4,opt,name=snapshot_entries,json=snapshotEntries,proto3" json:"snapshot_entries,omitempty"`
-	SnapshotBytes   uint64 `protobuf:"varint,5,opt,name=snapshot_bytes,json=snapshotBytes,proto3" json:"snapshot_bytes,omitempty"`
+	Voters                uint32   `protobuf:"varint,1,opt,name=voters,proto3" json:"voters,omitempty"`
+	DataCenters           uint32   `protobuf:"varint,2,opt,name=data_centers,json=dataCenters,proto3" json:"data_centers,omitempty"`
+	MaxSessions           uint32   `protobuf:"varint,3,opt,name=max_sessions,json=maxSessions,proto3" json:"max_sessions,omitempty"`
+	SnapshotEntries       uint64   `protobuf:"varint,4,opt,name=snapshot_entries,json=snapshotEntries,proto3" json:"snapshot_entries,omitempty"`
+	SnapshotBytes         uint64   `protobuf:"varint,5,opt,name=snapshot_bytes,json=snapshotBytes,proto3" json:"snapshot_bytes,omitempty"`
+	LearnersPerDataCenter uint32   `protobuf:"varint,6,opt,name=learners_per_data_center,json=learnersPerDataCenter,proto3" json:"learners_per_data_center,omitempty"`
+	PinnedDataCenters     []string `protobuf:"bytes,7,rep,name=pinned_data_centers,json=pinnedDataCenters,proto3" json:"pinned_data_centers,omitempty"`
+	PreferredDataCenter   string   `protobuf:"bytes,8,opt,name=preferred_data_center,json=preferredDataCenter,proto3" json:"preferred_data_center,omitempty"`
 }
 
 func (m *Options) Reset()         { *m = Options{} }
 func (m *Options) String() string { return proto.CompactTextString(m) }
 func (*Options) ProtoMessage()    {}
 func (*Options) Descriptor() ([]byte, []int) {
-	return fileDescriptor_af4421c6a728a50f, []int{16}
+	return fileDescriptor_af4421c6a728a50f, []int{17}
 }
 func (m *Options) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -1048,6 +1121,27 @@ func (m *Options) GetSnapshotBytes() uint64 {
 	return 0
 }
 
+func (m *Options) GetLearnersPerDataCenter() uint32 {
+	if m != nil {
+		return m.LearnersPerDataCenter
+	}
+	return 0
+}
+
+func (m *Options) GetPinnedDataCenters() []string {
+	if m != nil {
+		return m.PinnedDataCenters
+	}
+	return nil
+}
+
+func (m *Options) GetPreferredDataCenter() string {
+	if m != nil {
+		return m.PreferredDataCenter
+	}
+	return ""
+}
+
 type Conf struct {
 	Voters         []uint64 `protobuf:"varint,1,rep,packed,name=voters,proto3" json:"voters,omitempty"`
 	Learners       []uint64 `protobuf:"varint,2,rep,packed,name=learners,proto3" json:"learners,omitempty"`
@@ -1060,7 +1154,7 @@ func (m *Conf) Reset()         { *m = Conf{} }
 func (m *Conf) String() string { return proto.CompactTextString(m) }
 func (*Conf) ProtoMessage()    {}
 func (*Conf) Descriptor() ([]byte, []int) {
-	return fileDescriptor_af4421c6a728a50f, []int{17}
+	return fileDescriptor_af4421c6a728a50f, []int{18}
 }
 func (m *Conf) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -1156,7 +1250,7 @@ func (m *State) Reset()         { *m = State{} }
 func (m *State) String() string { return proto.CompactTextString(m) }
 func (*State) ProtoMessage()    {}
 func (*State) Descriptor() ([]byte, []int) {
-	return fileDescriptor_af4421c6a728a50f, []int{18}
+	return fileDescriptor_af4421c6a728a50f, []int{19}
 }
 func (m *State) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -1374,7 +1468,7 @@ func (m *Genesis) Reset()         { *m = Genesis{} }
 func (m *Genesis) String() string { return proto.CompactTextString(m) }
 func (*Genesis) ProtoMessage()    {}
 func (*Genesis) Descriptor() ([]byte, []int) {
-	return fileDescriptor_af4421c6a728a50f, []int{19}
+	return fileDescriptor_af4421c6a728a50f, []int{20}
 }
 func (m *Genesis) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -1459,7 +1553,7 @@ func (m *Replica) Reset()         { *m = Replica{} }
 func (m *Replica) String() string { return proto.CompactTextString(m) }
 func (*Replica) ProtoMessage()    {}
 func (*Replica) Descriptor() ([]byte, []int) {
-	return fileDescriptor_af4421c6a728a50f, []int{20}
+	return fileDescriptor_af4421c6a728a50f, []int{21}
 }
 func (m *Replica) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -1549,7 +1643,7 @@ func (m *Answer) Reset()         { *m = Answer{} }
 func (m *Answer) String() string { return proto.CompactTextString(m) }
 func (*Answer) ProtoMessage()    {}
 func (*Answer) Descriptor() ([]byte, []int) {
-	return fileDescriptor_af4421c6a728a50f, []int{21}
+	return fileDescriptor_af4421c6a728a50f, []int{22}
 }
 func (m *Answer) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -1616,7 +1710,7 @@ func (m *JoinRequest) Reset()         { *m = JoinRequest{} }
 func (m *JoinRequest) String() string { return proto.CompactTextString(m) }
 func (*JoinRequest) ProtoMessage()    {}
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return fileDescriptor_af4421c6a728a50f, []int{22}
+	return fileDescriptor_af4421c6a728a50f, []int{23}
 }
 func (m *JoinRequest) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -1677,7 +1771,7 @@ func (m *JoinResponse) Reset()         { *m = JoinResponse{} }
 func (m *JoinResponse) String() string { return proto.CompactTextString(m) }
 func (*JoinResponse) ProtoMessage()    {}
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return fileDescriptor_af4421c6a728a50f, []int{23}
+	return fileDescriptor_af4421c6a728a50f, []int{24}
 }
 func (m *JoinResponse) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -1746,7 +1840,7 @@ func (m *ReadyRequest) Reset()         { *m = ReadyRequest{} }
 func (m *ReadyRequest) String() string { return proto.CompactTextString(m) }
 func (*ReadyRequest) ProtoMessage()    {}
 func (*ReadyRequest) Descriptor() ([]byte, []int) {
-	return fileDescriptor_af4421c6a728a50f, []int{24}
+	return fileDescriptor_af4421c6a728a50f, []int{25}
 }
 func (m *ReadyRequest) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -1817,7 +1911,7 @@ func (m *ReadyResponse) Reset()         { *m = ReadyResponse{} }
 func (m *ReadyResponse) String() string { return proto.CompactTextString(m) }
 func (*ReadyResponse) ProtoMessage()    {}
 func (*ReadyResponse) Descriptor() ([]byte, []int) {
-	return fileDescriptor_af4421c6a728a50f, []int{25}
+	return fileDescriptor_af4421c6a728a50f, []int{26}
 }
 func (m *ReadyResponse) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -1854,7 +1948,7 @@ func (m *PlaceRequest) Reset()         { *m = PlaceRequest{} }
 func (m *PlaceRequest) String() string { return proto.CompactTextString(m) }
 func (*PlaceRequest) ProtoMessage()    {}
 func (*PlaceRequest) Descriptor() ([]byte, []int) {
-	return fileDescriptor_af4421c6a728a50f, []int{26}
+	return fileDescriptor_af4421c6a728a50f, []int{27}
 }
 func (m *PlaceRequest) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -1897,7 +1991,7 @@ func (m *PlaceResponse) Reset()         { *m = PlaceResponse{} }
 func (m *PlaceResponse) String() string { return proto.CompactTextString(m) }
 func (*PlaceResponse) ProtoMessage()    {}
 func (*PlaceResponse) Descriptor() ([]byte, []int) {
-	return fileDescriptor_af4421c6a728a50f, []int{27}
+	return fileDescriptor_af4421c6a728a50f, []int{28}
 }
 func (m *PlaceResponse) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -1938,7 +2032,7 @@ func (m *FetchRequest) Reset()         { *m = FetchRequest{} }
 func (m *FetchRequest) String() string { return proto.CompactTextString(m) }
 func (*FetchRequest) ProtoMessage()    {}
 func (*FetchRequest) Descriptor() ([]byte, []int) {
-	return fileDescriptor_af4421c6a728a50f, []int{28}
+	return fileDescriptor_af4421c6a728a50f, []int{29}
 }
 func (m *FetchRequest) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -2002,6 +2096,190 @@ func (m *FetchRequest) GetOffset() int64 {
 	return 0
 }
 
+type AlterRequest struct {
+	Structure []byte         `protobuf:"bytes,1,opt,name=structure,proto3" json:"structure,omitempty"`
+	Change    *OptionsChange `protobuf:"bytes,2,opt,name=change,proto3" json:"change,omitempty"`
+}
+
+func (m *AlterRequest) Reset()         { *m = AlterRequest{} }
+func (m *AlterRequest) String() string { return proto.CompactTextString(m) }
+func (*AlterRequest) ProtoMessage()    {}
+func (*AlterRequest) Descriptor() ([]byte, []int) {
+	return fileDescriptor_af4421c6a728a50f, []int{30}
+}
+func (m *AlterRequest) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *AlterRequest) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_AlterRequest.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *AlterRequest) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_AlterRequest.Merge(m, src)
+}
+func (m *AlterRequest) XXX_Size() int {
+	return m.Size()
+}
+func (m *AlterRequest) XXX_DiscardUnknown() {
+	xxx_messageInfo_AlterRequest.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_AlterRequest proto.InternalMessageInfo
+
+func (m *AlterRequest) GetStructure() []byte {
+	if m != nil {
+		return m.Structure
+	}
+	return nil
+}
+
+func (m *AlterRequest) GetChange() *OptionsChange {
+	if m != nil {
+		return m.Change
+	}
+	return nil
+}
+
+type AlterResponse struct {
+	Options *Options `protobuf:"bytes,1,opt,name=options,proto3" json:"options,omitempty"`
+}
+
+func (m *AlterResponse) Reset()         { *m = AlterResponse{} }
+func (m *AlterResponse) String() string { return proto.CompactTextString(m) }
+func (*AlterResponse) ProtoMessage()    {}
+func (*AlterResponse) Descriptor() ([]byte, []int) {
+	return fileDescriptor_af4421c6a728a50f, []int{31}
+}
+func (m *AlterResponse) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *AlterResponse) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_AlterResponse.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *AlterResponse) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_AlterResponse.Merge(m, src)
+}
+func (m *AlterResponse) XXX_Size() int {
+	return m.Size()
+}
+func (m *AlterResponse) XXX_DiscardUnknown() {
+	xxx_messageInfo_AlterResponse.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_AlterResponse proto.InternalMessageInfo
+
+func (m *AlterResponse) GetOptions() *Options {
+	if m != nil {
+		return m.Options
+	}
+	return nil
+}
+
+type DeleteRequest struct {
+	Structure []byte `protobuf:"bytes,1,opt,name=structure,proto3" json:"structure,omitempty"`
+	Birth     uint64 `protobuf:"varint,2,opt,name=birth,proto3" json:"birth,omitempty"`
+}
+
+func (m *DeleteRequest) Reset()         { *m = DeleteRequest{} }
+func (m *DeleteRequest) String() string { return proto.CompactTextString(m) }
+func (*DeleteRequest) ProtoMessage()    {}
+func (*DeleteRequest) Descriptor() ([]byte, []int) {
+	return fileDescriptor_af4421c6a728a50f, []int{32}
+}
+func (m *DeleteRequest) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *DeleteRequest) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_DeleteRequest.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *DeleteRequest) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_DeleteRequest.Merge(m, src)
+}
+func (m *DeleteRequest) XXX_Size() int {
+	return m.Size()
+}
+func (m *DeleteRequest) XXX_DiscardUnknown() {
+	xxx_messageInfo_DeleteRequest.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_DeleteRequest proto.InternalMessageInfo
+
+func (m *DeleteRequest) GetStructure() []byte {
+	if m != nil {
+		return m.Structure
+	}
+	return nil
+}
+
+func (m *DeleteRequest) GetBirth() uint64 {
+	if m != nil {
+		return m.Birth
+	}
+	return 0
+}
+
+type DeleteResponse struct {
+}
+
+func (m *DeleteResponse) Reset()         { *m = DeleteResponse{} }
+func (m *DeleteResponse) String() string { return proto.CompactTextString(m) }
+func (*DeleteResponse) ProtoMessage()    {}
+func (*DeleteResponse) Descriptor() ([]byte, []int) {
+	return fileDescriptor_af4421c6a728a50f, []int{33}
+}
+func (m *DeleteResponse) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *DeleteResponse) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_DeleteResponse.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *DeleteResponse) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_DeleteResponse.Merge(m, src)
+}
+func (m *DeleteResponse) XXX_Size() int {
+	return m.Size()
+}
+func (m *DeleteResponse) XXX_DiscardUnknown() {
+	xxx_messageInfo_DeleteResponse.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_DeleteResponse proto.InternalMessageInfo
+
 // A replica that could not use an offered snapshot says so to the leader.
 type SnapshotReport struct {
 	Index uint64 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
@@ -2012,7 +2290,7 @@ func (m *SnapshotReport) Reset()         { *m = SnapshotReport{} }
 func (m *SnapshotReport) String() string { return proto.CompactTextString(m) }
 func (*SnapshotReport) ProtoMessage()    {}
 func (*SnapshotReport) Descriptor() ([]byte, []int) {
-	return fileDescriptor_af4421c6a728a50f, []int{29}
+	return fileDescriptor_af4421c6a728a50f, []int{34}
 }
 func (m *SnapshotReport) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -2065,7 +2343,7 @@ func (m *SnapshotOffer) Reset()         { *m = SnapshotOffer{} }
 func (m *SnapshotOffer) String() string { return proto.CompactTextString(m) }
 func (*SnapshotOffer) ProtoMessage()    {}
 func (*SnapshotOffer) Descriptor() ([]byte, []int) {
-	return fileDescriptor_af4421c6a728a50f, []int{30}
+	return fileDescriptor_af4421c6a728a50f, []int{35}
 }
 func (m *SnapshotOffer) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -2119,6 +2397,7 @@ func init() {
 	proto.RegisterType((*ReplicaIntent)(nil), "copycat.pb.group.ReplicaIntent")
 	proto.RegisterType((*IntentAbandon)(nil), "copycat.pb.group.IntentAbandon")
 	proto.RegisterType((*Deleted)(nil), "copycat.pb.group.Deleted")
+	proto.RegisterType((*OptionsChange)(nil), "copycat.pb.group.OptionsChange")
 	proto.RegisterType((*ConfContext)(nil), "copycat.pb.group.ConfContext")
 	proto.RegisterType((*Member)(nil), "copycat.pb.group.Member")
 	proto.RegisterType((*SnapshotRef)(nil), "copycat.pb.group.SnapshotRef")
@@ -2139,6 +2418,10 @@ func init() {
 	proto.RegisterType((*PlaceRequest)(nil), "copycat.pb.group.PlaceRequest")
 	proto.RegisterType((*PlaceResponse)(nil), "copycat.pb.group.PlaceResponse")
 	proto.RegisterType((*FetchRequest)(nil), "copycat.pb.group.FetchRequest")
+	proto.RegisterType((*AlterRequest)(nil), "copycat.pb.group.AlterRequest")
+	proto.RegisterType((*AlterResponse)(nil), "copycat.pb.group.AlterResponse")
+	proto.RegisterType((*DeleteRequest)(nil), "copycat.pb.group.DeleteRequest")
+	proto.RegisterType((*DeleteResponse)(nil), "copycat.pb.group.DeleteResponse")
 	proto.RegisterType((*SnapshotReport)(nil), "copycat.pb.group.SnapshotReport")
 	proto.RegisterType((*SnapshotOffer)(nil), "copycat.pb.group.SnapshotOffer")
 }
@@ -2146,100 +2429,110 @@ func init() {
 func init() { proto.RegisterFile("pb/grouppb/group.proto", fileDescriptor_af4421c6a728a50f) }
 
 var fileDescriptor_af4421c6a728a50f = []byte{
-	// 1479 bytes of a gzipped FileDescriptorProto
-	0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0xff, 0xb4, 0x58, 0xdd, 0x6e, 0x1b, 0xc5,
-	0x17, 0xcf, 0xda, 0x6b, 0xaf, 0x73, 0xfc, 0x11, 0xff, 0xf7, 0x5f, 0xc2, 0xb6, 0xd0, 0x10, 0xb6,
-	0x42, 0x0d, 0x08, 0x1c, 0x91, 0xd2, 0x4a, 0x55, 0x85, 0x50, 0x3e, 0x0c, 0x2a, 0x10, 0x12, 0x4d,
-	0xca, 0xe7, 0x8d, 0xb5, 0x5e, 0x8f, 0xed, 0x25, 0xde, 0x99, 0x65, 0x67, 0x1c, 0x62, 0x1e, 0x02,
-	0x71, 0xc7, 0x23, 0xf4, 0x19, 0x78, 0x03, 0x2e, 0x10, 0xea, 0x65, 0x2f, 0x51, 0x7b, 0xc7, 0x53,
-	0xa0, 0xf9, 0x5a, 0x6f, 0x6a, 0x3b, 0x75, 0x90, 0xb8, 0xca, 0x9c, 0x93, 0xdf, 0x9c, 0x39, 0x1f,
-	0xbf, 0x73, 0x66, 0xd6, 0xb0, 0x9e, 0x74, 0xb7, 0x07, 0x29, 0x1d, 0x27, 0xe6, 0x6f, 0x2b, 0x49,
-	0x29, 0xa7, 0x6e, 0x33, 0xa4, 0xc9, 0x24, 0x0c, 0x78, 0x2b, 0xe9, 0xb6, 0xa4, 0xde, 0xff, 0x16,
-	0xaa, 0x27, 0x98, 0xb1, 0x88, 0x92, 0xa3, 0x04, 0x13, 0xf7, 0x1a, 0x94, 0x08, 0x25, 0x21, 0xf6,
-	0xac, 0x4d, 0x6b, 0xab, 0x86, 0x94, 0xe0, 0xba, 0x60, 0x13, 0xda, 0xc3, 0x5e, 0x41, 0x2a, 0xe5,
-	0xda, 0xdd, 0x84, 0x6a, 0x44, 0xc2, 0x20, 0x25, 0x01, 0x8f, 0x28, 0xf1, 0x8a, 0x9b, 0xd6, 0x96,
-	0x8d, 0xf2, 0x2a, 0x7f, 0x0b, 0x6a, 0xda, 0xf4, 0xfe, 0x88, 0x32, 0xec, 0x7a, 0xe0, 0x30, 0x25,
-	0x4b, 0xeb, 0x36, 0x32, 0xa2, 0xff, 0x21, 0xd4, 0x35, 0xb2, 0x7d, 0x9e, 0x44, 0xe9, 0x25, 0x50,
-	0xe1, 0xca, 0x28, 0x60, 0x5c, 0xba, 0x62, 0x23, 0xb9, 0xf6, 0x3f, 0x00, 0x7b, 0x2f, 0x60, 0x2f,
-	0xd9, 0xd5, 0x0b, 0x78, 0x60, 0x02, 0x10, 0x6b, 0xbf, 0x0d, 0x6b, 0x27, 0x24, 0x48, 0xd8, 0x90,
-	0x72, 0x84, 0x7f, 0x18, 0x63, 0xc6, 0x2f, 0x31, 0xe0, 0x81, 0x13, 0x70, 0x8e, 0xe3, 0x44, 0x9d,
-	0x5c, 0x47, 0x46, 0xf4, 0xbf, 0x86, 0xa6, 0x31, 0xb3, 0x4b, 0x08, 0x1d, 0x8b, 0x7c, 0x6d, 0x43,
-	0x31, 0xc5, 0x7d, 0x69, 0xa3, 0xba, 0x73, 0xb3, 0xf5, 0x62, 0xd2, 0x5b, 0xd3, 0x73, 0xfb, 0x48,
-	0x20, 0xe7, 0x25, 0xd8, 0x3f, 0x84, 0x3a, 0xc2, 0xc9, 0x28, 0x0a, 0x83, 0x87, 0x84, 0x63, 0xc2,
-	0xaf, 0x50, 0x1b, 0x17, 0x6c, 0x86, 0x71, 0x4f, 0x17, 0x45, 0xae, 0xfd, 0x8f, 0xa0, 0xae, 0xec,
-	0xec, 0x76, 0x03, 0xd2, 0x53, 0x21, 0xa5, 0xca, 0xbe, 0x09, 0x56, 0x8b, 0xd3, 0x83, 0x0a, 0xb9,
-	0x83, 0xfc, 0x55, 0x70, 0x0e, 0xf0, 0x08, 0x73, 0xdc, 0xf3, 0xef, 0x43, 0x75, 0x9f, 0x92, 0xfe,
-	0x3e, 0x25, 0x1c, 0x9f, 0x4b, 0xc7, 0xc2, 0x11, 0x0d, 0x4f, 0xa5, 0x9d, 0x22, 0x52, 0xc2, 0x02,
-	0x2b, 0xf7, 0xa0, 0x7c, 0x88, 0xe3, 0x2e, 0x4e, 0x2f, 0x39, 0x7f, 0x5e, 0x36, 0x7e, 0xb5, 0xa0,
-	0x9a, 0x4b, 0x9b, 0xb0, 0x1e, 0x91, 0x1e, 0x3e, 0xd7, 0x7b, 0x95, 0x20, 0x76, 0x72, 0x9c, 0xc6,
-	0x86, 0x1d, 0x62, 0x2d, 0xce, 0x09, 0x69, 0x1c, 0x47, 0x9c, 0xe9, 0x7c, 0x18, 0x51, 0xd8, 0x88,
-	0x83, 0x53, 0x9c, 0x7a, 0xb6, 0xb2, 0x21, 0x05, 0x99, 0xbc, 0xe8, 0x27, 0xec, 0x95, 0x64, 0x30,
-	0x72, 0xed, 0xde, 0x80, 0x4a, 0x38, 0xc4, 0xe1, 0x29, 0x1b, 0xc7, 0x5e, 0x59, 0x7a, 0x95, 0xc9,
-	0xfe, 0x04, 0x1c, 0x4d, 0x5e, 0xb7, 0x01, 0x85, 0xa8, 0xa7, 0x3d, 0x2a, 0x44, 0xbd, 0x79, 0x64,
-	0xcd, 0x82, 0x2b, 0x2e, 0xee, 0x25, 0x7b, 0xa6, 0x97, 0xa6, 0xc9, 0x2c, 0xe5, 0x93, 0x79, 0x1f,
-	0x56, 0x1f, 0xd1, 0xb8, 0xcb, 0x38, 0x25, 0x57, 0xed, 0x99, 0x33, 0x28, 0x6b, 0x5a, 0x5d, 0x91,
-	0x07, 0x73, 0x03, 0xc8, 0x18, 0x60, 0xe7, 0x19, 0x60, 0x68, 0x58, 0xca, 0xd1, 0xf0, 0x10, 0x9c,
-	0x4f, 0x69, 0x44, 0x22, 0x32, 0xb8, 0x9c, 0x00, 0x72, 0x63, 0x61, 0xba, 0x71, 0x7a, 0x44, 0x31,
-	0x77, 0x84, 0xff, 0x9b, 0x05, 0xce, 0x51, 0x22, 0x52, 0xc4, 0xdc, 0x75, 0x28, 0x9f, 0x51, 0x8e,
-	0x53, 0x26, 0xcd, 0xd5, 0x91, 0x96, 0xdc, 0x37, 0xa1, 0x26, 0x1a, 0xbe, 0x13, 0x62, 0x22, 0xff,
-	0xab, 0x1a, 0xb8, 0x2a, 0x74, 0xfb, 0x4a, 0x25, 0x20, 0x71, 0x70, 0xde, 0xd1, 0x09, 0x53, 0x44,
-	0xa9, 0xa3, 0x6a, 0x1c, 0x9c, 0xeb, 0xd2, 0x32, 0xf7, 0x6d, 0x68, 0x32, 0xcd, 0xbf, 0x0e, 0x26,
-	0x3c, 0x8d, 0x30, 0xd3, 0x85, 0x5a, 0x33, 0xfa, 0xb6, 0x52, 0xbb, 0x6f, 0x41, 0x23, 0x83, 0x76,
-	0x27, 0x1c, 0x33, 0x9d, 0x81, 0xba, 0xd1, 0xee, 0x09, 0xa5, 0xff, 0xd8, 0x02, 0x5b, 0xb4, 0xd1,
-	0x05, 0xc7, 0x8b, 0x5b, 0x76, 0xe6, 0xf8, 0x0d, 0xa8, 0x8c, 0x70, 0x90, 0x12, 0xe5, 0xb4, 0xf8,
-	0x4f, 0x26, 0xbb, 0xb7, 0x61, 0x4d, 0xa1, 0x3a, 0x74, 0xcc, 0x07, 0x34, 0x22, 0x03, 0xaf, 0x28,
-	0x21, 0x0d, 0xa5, 0x3e, 0xd2, 0x5a, 0xf7, 0x16, 0xd4, 0xcd, 0xa6, 0x0e, 0xc1, 0xe7, 0xdc, 0xb3,
-	0x25, 0xac, 0x66, 0x94, 0x5f, 0x88, 0x0e, 0xbe, 0x09, 0x10, 0x8c, 0x39, 0xed, 0x8c, 0x70, 0x70,
-	0xa6, 0x38, 0x56, 0x41, 0xab, 0x42, 0xf3, 0xb9, 0x50, 0xf8, 0x7f, 0x3a, 0x50, 0x3a, 0xe1, 0x01,
-	0x97, 0x24, 0x3b, 0xc3, 0x69, 0x46, 0xb2, 0x3a, 0x32, 0xe2, 0xb4, 0x21, 0x0b, 0xf3, 0x1a, 0xb2,
-	0x38, 0xbf, 0x21, 0xed, 0x99, 0x86, 0x54, 0x35, 0x2e, 0xbd, 0x30, 0x48, 0x54, 0x16, 0xcb, 0xca,
-	0xb2, 0x14, 0xdc, 0xbb, 0x50, 0xc9, 0xca, 0xe5, 0x6c, 0x16, 0xb7, 0xaa, 0x3b, 0xd7, 0xe7, 0x0c,
-	0x5a, 0x85, 0x40, 0x19, 0xd4, 0x7d, 0x00, 0xc0, 0x4d, 0xcb, 0x30, 0xaf, 0x22, 0x37, 0xbe, 0x36,
-	0xbb, 0x31, 0x6b, 0x2b, 0x94, 0x83, 0xbb, 0xd7, 0xa1, 0xd2, 0x0d, 0x18, 0xee, 0x30, 0xcc, 0xbd,
-	0x55, 0x99, 0x24, 0x47, 0xc8, 0x27, 0x98, 0xbb, 0xef, 0x80, 0x1d, 0x52, 0xd2, 0xf7, 0x40, 0xce,
-	0xfc, 0xf5, 0x59, 0x8b, 0xa2, 0xd2, 0x48, 0x62, 0xdc, 0x1d, 0x70, 0x62, 0x39, 0x03, 0x99, 0x57,
-	0x95, 0x0e, 0x78, 0xb3, 0x70, 0x35, 0x24, 0x91, 0x01, 0x0a, 0x86, 0x8a, 0xea, 0x75, 0x4c, 0xc7,
-	0xd4, 0xd4, 0x8c, 0x10, 0x3a, 0x7d, 0x4b, 0x08, 0xb3, 0x91, 0x6c, 0x69, 0xe6, 0xd5, 0x17, 0x99,
-	0x55, 0x3d, 0x8f, 0x0c, 0xd0, 0x7d, 0x00, 0xab, 0x81, 0xbe, 0xb5, 0x7a, 0x5e, 0x63, 0x99, 0xfb,
-	0x6a, 0x8a, 0x17, 0x3e, 0x65, 0x42, 0xa7, 0x3b, 0xf1, 0xd6, 0xe4, 0x44, 0xa8, 0x66, 0xba, 0xbd,
-	0x89, 0xa0, 0x69, 0x1e, 0x22, 0xaa, 0xd8, 0x94, 0x9e, 0x37, 0x72, 0x28, 0x51, 0xce, 0x5b, 0x50,
-	0x4f, 0xd5, 0x2d, 0xdc, 0x51, 0x34, 0xfa, 0x9f, 0x84, 0xd5, 0xb4, 0xf2, 0xa1, 0x64, 0xd3, 0x6d,
-	0x58, 0x33, 0x20, 0x33, 0xea, 0x5c, 0x65, 0x4d, 0xab, 0xcd, 0x20, 0xce, 0x01, 0xcd, 0xb5, 0xfd,
-	0x7f, 0x49, 0x57, 0x03, 0xdc, 0x55, 0xda, 0xfc, 0xb1, 0x8a, 0x79, 0xd7, 0x24, 0xf3, 0xcc, 0xb1,
-	0xfb, 0x92, 0x80, 0x39, 0x6b, 0x86, 0xb8, 0xaf, 0x5c, 0x38, 0x76, 0x5f, 0xf3, 0x37, 0x67, 0x4d,
-	0xc5, 0xba, 0x7e, 0x21, 0x08, 0x15, 0xe9, 0x1d, 0x70, 0xa8, 0x9a, 0x58, 0xde, 0xab, 0x32, 0xe1,
-	0x73, 0x78, 0xab, 0x47, 0x1a, 0x32, 0x48, 0xd1, 0x33, 0x3d, 0x75, 0xf9, 0x7a, 0x9e, 0x22, 0x9e,
-	0x16, 0x85, 0xb9, 0xef, 0xd5, 0x40, 0xf5, 0xae, 0x2f, 0x6a, 0x03, 0x3d, 0x71, 0x91, 0x41, 0xfa,
-	0x4f, 0x2d, 0x70, 0x3e, 0xc1, 0x04, 0xb3, 0x88, 0xb9, 0xaf, 0xc3, 0x2a, 0xe3, 0xe9, 0x38, 0xe4,
-	0xe3, 0xd4, 0x3c, 0x2d, 0xa6, 0x0a, 0xd9, 0x7c, 0x51, 0xca, 0x87, 0xa6, 0xad, 0xa5, 0x20, 0x26,
-	0x53, 0x8a, 0x43, 0x7a, 0x86, 0xd3, 0x89, 0x9e, 0x95, 0x99, 0x9c, 0x67, 0xb7, 0xbd, 0x2c, 0xbb,
-	0x73, 0x39, 0x29, 0x2d, 0x9d, 0x93, 0x6b, 0x50, 0xe2, 0xf4, 0x14, 0x13, 0x7d, 0x23, 0x2b, 0xc1,
-	0xff, 0xbb, 0x00, 0x8e, 0xe9, 0x88, 0xc5, 0xd3, 0x2a, 0x77, 0xf7, 0x14, 0x2e, 0xde, 0x3d, 0x77,
-	0xa1, 0x94, 0x0c, 0x03, 0xa6, 0xee, 0xb7, 0xc6, 0xce, 0x1b, 0xb3, 0x8e, 0x68, 0xeb, 0xad, 0x63,
-	0x01, 0x43, 0x0a, 0x2d, 0x22, 0x18, 0xa8, 0x84, 0xca, 0xa1, 0x36, 0x37, 0x02, 0x9d, 0x71, 0x64,
-	0x90, 0xee, 0x7d, 0xa8, 0x98, 0x2b, 0x41, 0xc7, 0xfd, 0x92, 0xe6, 0xcb, 0xe0, 0x62, 0x6b, 0x92,
-	0xe2, 0xb3, 0x88, 0x8e, 0xd5, 0x5c, 0x7c, 0xf9, 0x56, 0x03, 0x97, 0xf3, 0x37, 0xc5, 0x81, 0xe0,
-	0x92, 0x23, 0xd9, 0x6e, 0x44, 0x7f, 0x1b, 0x4a, 0x32, 0x28, 0xb7, 0x06, 0x95, 0x63, 0xd4, 0x3e,
-	0xde, 0x45, 0xed, 0x83, 0xe6, 0x8a, 0x5b, 0x05, 0xe7, 0xe4, 0xd1, 0x2e, 0x7a, 0xd4, 0x3e, 0x68,
-	0x5a, 0x42, 0x40, 0xed, 0xc3, 0xa3, 0xaf, 0xda, 0x07, 0xcd, 0x82, 0xdf, 0x85, 0xf2, 0x2e, 0x61,
-	0x3f, 0xaa, 0x57, 0x53, 0x28, 0x5e, 0x05, 0x2a, 0xcf, 0x72, 0x2d, 0x0e, 0x8a, 0x31, 0x63, 0xc1,
-	0x40, 0xbd, 0x20, 0x56, 0x91, 0x11, 0xc5, 0x8d, 0x37, 0xc2, 0x41, 0x0f, 0xa7, 0xfa, 0x15, 0xa1,
-	0x25, 0x61, 0xa5, 0x4b, 0x7b, 0x13, 0x99, 0xc2, 0x1a, 0x92, 0x6b, 0xff, 0x4b, 0xa8, 0x0a, 0xfe,
-	0x9a, 0x37, 0xfa, 0xe5, 0x74, 0x9d, 0xf7, 0x1a, 0xce, 0x9e, 0x31, 0xc5, 0xfc, 0xdb, 0xe9, 0x0f,
-	0x0b, 0x6a, 0xca, 0x2e, 0x4b, 0x28, 0xb9, 0x58, 0x41, 0x6b, 0xe9, 0x0a, 0x2e, 0xe6, 0x51, 0xbe,
-	0xb6, 0xc5, 0xab, 0xd5, 0xf6, 0x5f, 0x74, 0x90, 0xff, 0xb3, 0x05, 0x35, 0x84, 0x83, 0xde, 0x64,
-	0xb9, 0x3c, 0x5d, 0xbd, 0xad, 0x73, 0x91, 0xda, 0x33, 0xcf, 0x44, 0x35, 0xb2, 0x4b, 0xb9, 0x9b,
-	0xdf, 0x5f, 0x13, 0x9f, 0x2f, 0xd2, 0x1f, 0x95, 0x5f, 0xff, 0x5d, 0xa8, 0x1d, 0x8f, 0x82, 0x10,
-	0x2f, 0xe5, 0xa0, 0xd8, 0xae, 0xd1, 0x7a, 0xfb, 0x63, 0x0b, 0x6a, 0x1f, 0x63, 0x1e, 0x0e, 0xff,
-	0xab, 0x00, 0xf5, 0x47, 0x9b, 0xbd, 0xf4, 0x47, 0xdb, 0x3a, 0x94, 0x69, 0xbf, 0x2f, 0xde, 0x02,
-	0xea, 0xb9, 0xa2, 0x25, 0xff, 0x1e, 0x34, 0xa6, 0xd8, 0x84, 0xa6, 0x7c, 0xc1, 0xc7, 0x4a, 0x03,
-	0x0a, 0xf4, 0x54, 0xfa, 0x57, 0x41, 0x05, 0x7a, 0xea, 0x7f, 0x03, 0x75, 0xb3, 0xef, 0xa8, 0xdf,
-	0xc7, 0xe9, 0xd5, 0x3f, 0x23, 0xd7, 0xa1, 0x3c, 0xa4, 0x23, 0xd1, 0x56, 0x8a, 0xff, 0x5a, 0xda,
-	0xfb, 0xec, 0xf7, 0x67, 0x1b, 0xd6, 0x93, 0x67, 0x1b, 0xd6, 0x5f, 0xcf, 0x36, 0xac, 0x5f, 0x9e,
-	0x6f, 0xac, 0x3c, 0x79, 0xbe, 0xb1, 0xf2, 0xf4, 0xf9, 0xc6, 0xca, 0x77, 0xef, 0x0f, 0x22, 0x3e,
-	0x1c, 0x77, 0x5b, 0x21, 0x8d, 0xb7, 0xb5, 0xfd, 0xf7, 0x74, 0x5d, 0xc5, 0x90, 0x35, 0xba, 0xed,
-	0xe9, 0xef, 0x09, 0xdd, 0xb2, 0xfc, 0x29, 0xe1, 0xce, 0x3f, 0x01, 0x00, 0x00, 0xff, 0xff, 0xf7,
-	0x0d, 0x32, 0xf9, 0x64, 0x10, 0x00, 0x00,
+	// 1637 bytes of a gzipped FileDescriptorProto
+	0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0xff, 0xb4, 0x58, 0x5f, 0x6f, 0x23, 0x49,
+	0x11, 0xcf, 0xd8, 0x63, 0x8f, 0x5d, 0xf6, 0x38, 0xbe, 0xd9, 0xdd, 0x30, 0x7b, 0x70, 0xd9, 0x30,
+	0x27, 0x74, 0x01, 0x81, 0x23, 0x72, 0xdc, 0x9d, 0x56, 0x27, 0x84, 0x12, 0xc7, 0xa0, 0x03, 0x42,
+	0xa2, 0xce, 0xf2, 0xf7, 0xc5, 0x1a, 0x8f, 0xdb, 0xf6, 0x10, 0xbb, 0x7b, 0xe8, 0x6e, 0x87, 0x98,
+	0x0f, 0x81, 0x78, 0xe3, 0x23, 0xec, 0x57, 0xe1, 0x01, 0xa1, 0x7d, 0x42, 0xfb, 0x88, 0x76, 0xdf,
+	0xf8, 0x14, 0xa8, 0xff, 0x8d, 0x27, 0x6b, 0x3b, 0xeb, 0x80, 0x78, 0x72, 0x57, 0x4d, 0x75, 0x75,
+	0xfd, 0xf9, 0x55, 0x75, 0xb5, 0x61, 0x2f, 0x1b, 0x1c, 0x8d, 0x19, 0x9d, 0x67, 0xf6, 0xb7, 0x93,
+	0x31, 0x2a, 0x68, 0xd0, 0x4e, 0x68, 0xb6, 0x48, 0x62, 0xd1, 0xc9, 0x06, 0x1d, 0xc5, 0x8f, 0x7e,
+	0x0b, 0x8d, 0x2b, 0xcc, 0x79, 0x4a, 0xc9, 0x45, 0x86, 0x49, 0xf0, 0x18, 0x2a, 0x84, 0x92, 0x04,
+	0x87, 0xce, 0x81, 0x73, 0xd8, 0x44, 0x9a, 0x08, 0x02, 0x70, 0x09, 0x1d, 0xe2, 0xb0, 0xa4, 0x98,
+	0x6a, 0x1d, 0x1c, 0x40, 0x23, 0x25, 0x49, 0xcc, 0x48, 0x2c, 0x52, 0x4a, 0xc2, 0xf2, 0x81, 0x73,
+	0xe8, 0xa2, 0x22, 0x2b, 0x3a, 0x84, 0xa6, 0x51, 0xdd, 0x9d, 0x52, 0x8e, 0x83, 0x10, 0x3c, 0xae,
+	0x69, 0xa5, 0xdd, 0x45, 0x96, 0x8c, 0x7e, 0x08, 0xbe, 0x91, 0xec, 0xdd, 0x66, 0x29, 0xbb, 0x47,
+	0x54, 0x9a, 0x32, 0x8d, 0xb9, 0x50, 0xa6, 0xb8, 0x48, 0xad, 0xa3, 0x1f, 0x80, 0x7b, 0x1a, 0xf3,
+	0xf7, 0xec, 0x1a, 0xc6, 0x22, 0xb6, 0x0e, 0xc8, 0x75, 0xd4, 0x83, 0xdd, 0x2b, 0x12, 0x67, 0x7c,
+	0x42, 0x05, 0xc2, 0x7f, 0x98, 0x63, 0x2e, 0xee, 0x51, 0x10, 0x82, 0x17, 0x0b, 0x81, 0x67, 0x99,
+	0x3e, 0xd9, 0x47, 0x96, 0x8c, 0x7e, 0x0d, 0x6d, 0xab, 0xe6, 0x84, 0x10, 0x3a, 0x97, 0xf1, 0x3a,
+	0x82, 0x32, 0xc3, 0x23, 0xa5, 0xa3, 0x71, 0xfc, 0x51, 0xe7, 0xdd, 0xa0, 0x77, 0x96, 0xe7, 0x8e,
+	0x90, 0x94, 0x5c, 0x17, 0xe0, 0xe8, 0x1c, 0x7c, 0x84, 0xb3, 0x69, 0x9a, 0xc4, 0x5f, 0x11, 0x81,
+	0x89, 0x78, 0x40, 0x6e, 0x02, 0x70, 0x39, 0xc6, 0x43, 0x93, 0x14, 0xb5, 0x8e, 0x7e, 0x04, 0xbe,
+	0xd6, 0x73, 0x32, 0x88, 0xc9, 0x50, 0xbb, 0xc4, 0xb4, 0x7e, 0xeb, 0xac, 0x21, 0x97, 0x07, 0x95,
+	0x0a, 0x07, 0x45, 0xcf, 0xc0, 0x3b, 0xc3, 0x53, 0x2c, 0xf0, 0x70, 0xbd, 0x25, 0x11, 0x03, 0xff,
+	0x22, 0x93, 0x99, 0xe7, 0xdd, 0x49, 0x4c, 0xc6, 0x78, 0x83, 0xc1, 0x9f, 0x82, 0x47, 0xb5, 0x98,
+	0xd2, 0xdf, 0x38, 0x7e, 0xba, 0x1a, 0x20, 0xa3, 0x07, 0x59, 0xc9, 0x60, 0x0f, 0xaa, 0xa3, 0x14,
+	0x4f, 0x87, 0x3c, 0x2c, 0x1f, 0x94, 0x0f, 0x7d, 0x64, 0xa8, 0xe8, 0x39, 0x34, 0xba, 0x94, 0x8c,
+	0xba, 0x94, 0x08, 0x7c, 0xab, 0x42, 0x94, 0x4c, 0x69, 0x72, 0xad, 0x4e, 0x2c, 0x23, 0x4d, 0x6c,
+	0xf0, 0xe7, 0x73, 0xa8, 0x9e, 0xe3, 0xd9, 0x00, 0xb3, 0x7b, 0x22, 0xb1, 0x2e, 0x2f, 0x7f, 0x75,
+	0xa0, 0x51, 0x48, 0xa0, 0xd4, 0x9e, 0x92, 0x21, 0xbe, 0x35, 0x7b, 0x35, 0x21, 0x77, 0x0a, 0xcc,
+	0x66, 0x16, 0xa7, 0x72, 0x2d, 0xcf, 0x49, 0xe8, 0x6c, 0x96, 0x0a, 0x6e, 0x32, 0x63, 0x49, 0xa9,
+	0x63, 0x16, 0x5f, 0x63, 0x16, 0xba, 0x5a, 0x87, 0x22, 0x54, 0x1a, 0xd3, 0x3f, 0xe1, 0xb0, 0xa2,
+	0x9c, 0x51, 0xeb, 0xe0, 0x43, 0xa8, 0x25, 0x13, 0x9c, 0x5c, 0xf3, 0xf9, 0x2c, 0xac, 0x2a, 0xab,
+	0x72, 0x3a, 0x5a, 0x80, 0x67, 0xca, 0x28, 0x68, 0x41, 0x29, 0x1d, 0x1a, 0x8b, 0x4a, 0xe9, 0x70,
+	0x5d, 0xd9, 0xe4, 0xce, 0x95, 0x37, 0x57, 0xb5, 0xbb, 0x52, 0xd5, 0xcb, 0x60, 0x56, 0x8a, 0xc1,
+	0x7c, 0x0e, 0xf5, 0x17, 0x74, 0x36, 0xe0, 0x82, 0x92, 0x87, 0x56, 0xef, 0x0d, 0x54, 0x0d, 0xc0,
+	0x1f, 0x88, 0xc8, 0xb5, 0x0e, 0xe4, 0x08, 0x70, 0x8b, 0x08, 0xb0, 0x05, 0x51, 0x29, 0x14, 0xc4,
+	0x39, 0x78, 0x3f, 0xa5, 0x29, 0x49, 0xc9, 0xf8, 0x7e, 0x00, 0xa8, 0x8d, 0xa5, 0xe5, 0xc6, 0xe5,
+	0x11, 0xe5, 0xc2, 0x11, 0xd1, 0x3f, 0x4b, 0xe0, 0x5d, 0x2c, 0xd1, 0x7a, 0x43, 0x05, 0x66, 0x5c,
+	0xa9, 0xf3, 0x91, 0xa1, 0x82, 0x6f, 0x42, 0x53, 0xb6, 0x9e, 0x7e, 0x82, 0x89, 0xfa, 0xaa, 0x5b,
+	0x49, 0x43, 0xf2, 0xba, 0x9a, 0x25, 0x45, 0x66, 0xf1, 0x6d, 0xdf, 0x04, 0x4c, 0x03, 0xc5, 0x47,
+	0x8d, 0x59, 0x7c, 0x6b, 0x52, 0xcb, 0x83, 0x6f, 0x43, 0x9b, 0x1b, 0xfc, 0xf5, 0x31, 0x11, 0x2c,
+	0xc5, 0xdc, 0x24, 0x6a, 0xd7, 0xf2, 0x7b, 0x9a, 0x1d, 0x7c, 0x0b, 0x5a, 0xb9, 0xe8, 0x60, 0x21,
+	0x30, 0x37, 0x11, 0xf0, 0x2d, 0xf7, 0x54, 0x32, 0x83, 0x2f, 0x20, 0x9c, 0xe2, 0x98, 0x11, 0xcc,
+	0x78, 0x3f, 0xc3, 0xac, 0x5f, 0x30, 0x52, 0x81, 0xcc, 0x47, 0x4f, 0xec, 0xf7, 0x4b, 0xcc, 0xce,
+	0x72, 0x73, 0x83, 0x0e, 0x3c, 0xca, 0x52, 0x42, 0xf0, 0xb0, 0x7f, 0xc7, 0x2f, 0xef, 0xa0, 0x7c,
+	0x58, 0x47, 0x1f, 0xe8, 0x4f, 0x67, 0x05, 0xef, 0x8e, 0xe1, 0x49, 0xc6, 0xf0, 0x08, 0x33, 0x76,
+	0x77, 0x4b, 0x58, 0x3b, 0x70, 0x0e, 0xeb, 0xe8, 0x51, 0xfe, 0x71, 0xb9, 0x29, 0x7a, 0xe9, 0x80,
+	0x2b, 0x6b, 0xfc, 0x4e, 0x54, 0xcb, 0x87, 0x6e, 0x1e, 0xd5, 0x0f, 0xa1, 0x66, 0xad, 0x0b, 0x4b,
+	0xea, 0x4b, 0x4e, 0x07, 0x9f, 0xc0, 0xae, 0x96, 0xea, 0xd3, 0xb9, 0x18, 0xd3, 0x94, 0x8c, 0x55,
+	0x03, 0x71, 0x51, 0x4b, 0xb3, 0x2f, 0x0c, 0x37, 0xf8, 0x18, 0xfc, 0x3c, 0x04, 0x04, 0xdf, 0x8a,
+	0xd0, 0x55, 0x62, 0x4d, 0xcb, 0xfc, 0x85, 0x6c, 0x2f, 0x1f, 0x01, 0xc4, 0x73, 0x41, 0xfb, 0x53,
+	0x1c, 0xdf, 0xe8, 0x02, 0xa8, 0xa1, 0xba, 0xe4, 0xfc, 0x5c, 0x32, 0xa2, 0x7f, 0x78, 0x50, 0xb9,
+	0x12, 0xb1, 0x50, 0x15, 0x70, 0x83, 0x59, 0x5e, 0x01, 0x3e, 0xb2, 0xe4, 0xb2, 0x5b, 0x94, 0xd6,
+	0x75, 0x8b, 0xf2, 0xfa, 0x6e, 0xe1, 0xae, 0x74, 0x0b, 0x0d, 0xc0, 0xca, 0x3b, 0x5d, 0x4e, 0xa7,
+	0xb8, 0xaa, 0x35, 0x2b, 0x22, 0xf8, 0x0c, 0x6a, 0x39, 0x96, 0x64, 0x5a, 0xd6, 0xb6, 0x5b, 0x03,
+	0x2d, 0x94, 0x8b, 0x06, 0x5f, 0x02, 0x08, 0x5b, 0xcf, 0x3c, 0xac, 0xa9, 0x8d, 0x5f, 0x5f, 0xdd,
+	0x98, 0xd7, 0x3c, 0x2a, 0x88, 0x07, 0x4f, 0xa1, 0x36, 0x88, 0x39, 0xee, 0x73, 0x2c, 0xc2, 0xba,
+	0x0a, 0x92, 0x27, 0xe9, 0x2b, 0x2c, 0x82, 0xef, 0x80, 0x9b, 0x50, 0x32, 0x0a, 0x41, 0x75, 0xfe,
+	0xbd, 0x55, 0x8d, 0x32, 0xd3, 0x48, 0xc9, 0x04, 0xc7, 0xe0, 0xcd, 0x54, 0x83, 0xe6, 0x61, 0x43,
+	0x19, 0x10, 0xae, 0x8a, 0xeb, 0x0e, 0x8e, 0xac, 0xa0, 0x2c, 0x1f, 0x99, 0xbd, 0xbe, 0x2d, 0xe7,
+	0xa6, 0x6e, 0x60, 0x92, 0x67, 0x2e, 0x53, 0xa9, 0x36, 0x55, 0xfd, 0x86, 0x87, 0xfe, 0x26, 0xb5,
+	0xba, 0x21, 0x21, 0x2b, 0x18, 0x7c, 0x09, 0xf5, 0xd8, 0x5c, 0xee, 0xc3, 0xb0, 0xb5, 0xcd, 0xb5,
+	0xbe, 0x94, 0x97, 0x36, 0xe5, 0x44, 0x7f, 0xb0, 0x08, 0x77, 0x55, 0xbb, 0x6a, 0xe4, 0xbc, 0xd3,
+	0x85, 0x84, 0x69, 0x51, 0x44, 0x66, 0xb1, 0xad, 0x2c, 0x6f, 0x15, 0xa4, 0x64, 0x3a, 0x3f, 0x06,
+	0x9f, 0xe9, 0x61, 0xa5, 0xaf, 0x61, 0xf4, 0x81, 0x12, 0x6b, 0x1a, 0xe6, 0x57, 0x0a, 0x4d, 0x9f,
+	0xc0, 0xae, 0x15, 0xb2, 0x7d, 0x38, 0xd0, 0xda, 0x0c, 0xdb, 0xde, 0x12, 0x05, 0x41, 0x3b, 0xdd,
+	0x3c, 0x52, 0x70, 0xb5, 0x82, 0x27, 0x9a, 0x5b, 0x3c, 0x56, 0x23, 0xef, 0xb1, 0x42, 0x9e, 0x3d,
+	0xb6, 0xab, 0x00, 0x58, 0xd0, 0x66, 0x81, 0xfb, 0xe4, 0xce, 0xb1, 0x5d, 0x83, 0xdf, 0x82, 0x36,
+	0xed, 0xeb, 0xde, 0x1d, 0x27, 0xb4, 0xa7, 0x85, 0x31, 0xe1, 0x6b, 0x5b, 0x8f, 0x09, 0x21, 0x78,
+	0x43, 0x3d, 0xa3, 0x84, 0xa1, 0x06, 0x9e, 0x21, 0xa5, 0xba, 0xdf, 0xeb, 0x6e, 0x1f, 0x3e, 0xdd,
+	0x54, 0x06, 0xe6, 0x3a, 0x40, 0x56, 0x32, 0x7a, 0xed, 0x80, 0xf7, 0x13, 0x4c, 0x30, 0x4f, 0x79,
+	0xf0, 0x0d, 0xa8, 0x73, 0xc1, 0xe6, 0x89, 0x98, 0x33, 0x3b, 0xd0, 0x2c, 0x19, 0xaa, 0xf8, 0x52,
+	0x26, 0x26, 0xb6, 0xac, 0x15, 0x21, 0x3b, 0x13, 0xc3, 0x09, 0xbd, 0xc1, 0x6c, 0x61, 0x1a, 0x79,
+	0x4e, 0x17, 0xd1, 0xed, 0x6e, 0x8b, 0xee, 0x42, 0x4c, 0x2a, 0x5b, 0xc7, 0xe4, 0x31, 0x54, 0x04,
+	0xbd, 0xc6, 0xc4, 0x8c, 0x0b, 0x9a, 0x88, 0xfe, 0x5d, 0x02, 0xcf, 0x56, 0xc4, 0xe6, 0x6e, 0x55,
+	0xb8, 0x18, 0x4b, 0x77, 0x2f, 0xc6, 0xcf, 0xa0, 0x92, 0x4d, 0x62, 0xae, 0x2f, 0xdf, 0xd6, 0xf1,
+	0xb3, 0x55, 0x43, 0x8c, 0xf6, 0xce, 0xa5, 0x14, 0x43, 0x5a, 0x5a, 0x7a, 0x30, 0xd6, 0x01, 0x55,
+	0x4d, 0x6d, 0xad, 0x07, 0x26, 0xe2, 0xc8, 0x4a, 0x06, 0xcf, 0xa1, 0x66, 0xef, 0x2b, 0xe3, 0xf7,
+	0x7b, 0x8a, 0x2f, 0x17, 0x97, 0x5b, 0x33, 0x86, 0x6f, 0x52, 0x3a, 0xd7, 0x7d, 0xf1, 0xfd, 0x5b,
+	0xad, 0xb8, 0xea, 0xbf, 0x0c, 0xc7, 0x12, 0x4b, 0x9e, 0x42, 0xbb, 0x25, 0xa3, 0x23, 0xa8, 0x28,
+	0xa7, 0x82, 0x26, 0xd4, 0x2e, 0x51, 0xef, 0xf2, 0x04, 0xf5, 0xce, 0xda, 0x3b, 0x41, 0x03, 0xbc,
+	0xab, 0x17, 0x27, 0xe8, 0x45, 0xef, 0xac, 0xed, 0x48, 0x02, 0xf5, 0xce, 0x2f, 0x7e, 0xd5, 0x3b,
+	0x6b, 0x97, 0xa2, 0x01, 0x54, 0x4f, 0x08, 0xff, 0xa3, 0x1e, 0xe9, 0x12, 0x39, 0xb2, 0xe8, 0x38,
+	0xab, 0xb5, 0x3c, 0x68, 0x86, 0x39, 0x8f, 0xc7, 0x7a, 0xbc, 0xa9, 0x23, 0x4b, 0xca, 0x1b, 0x6f,
+	0x8a, 0xe3, 0x21, 0x66, 0x66, 0xc4, 0x31, 0x94, 0xd4, 0x32, 0xa0, 0xc3, 0x85, 0x0a, 0x61, 0x13,
+	0xa9, 0x75, 0xf4, 0x4b, 0x68, 0x48, 0xfc, 0xda, 0xa7, 0xcc, 0xfd, 0x70, 0x5d, 0xf7, 0x68, 0xc8,
+	0x67, 0xac, 0x72, 0x71, 0xb0, 0xfb, 0xbb, 0x03, 0x4d, 0xad, 0x97, 0x67, 0x94, 0xdc, 0xcd, 0xa0,
+	0xb3, 0x75, 0x06, 0x37, 0xe3, 0xa8, 0x98, 0xdb, 0xf2, 0xc3, 0x72, 0xfb, 0x5f, 0x54, 0x50, 0xf4,
+	0x67, 0x07, 0x9a, 0x08, 0xc7, 0xc3, 0xc5, 0x76, 0x71, 0x7a, 0x78, 0x59, 0x17, 0x3c, 0x75, 0x57,
+	0x66, 0x58, 0xdd, 0xb2, 0x2b, 0x85, 0x9b, 0x3f, 0xda, 0x95, 0xaf, 0x3c, 0x65, 0x8f, 0x8e, 0x6f,
+	0xf4, 0x5d, 0x68, 0x5e, 0x4e, 0xe3, 0x04, 0x6f, 0x65, 0xa0, 0xdc, 0x6e, 0xa4, 0xcd, 0xf6, 0x97,
+	0x0e, 0x34, 0x7f, 0x8c, 0x45, 0x32, 0xf9, 0x7f, 0x39, 0x68, 0xde, 0xb6, 0xee, 0xd6, 0x6f, 0xdb,
+	0x3d, 0xa8, 0xd2, 0xd1, 0x48, 0xce, 0x02, 0x7a, 0x5c, 0x31, 0x54, 0x84, 0xa1, 0x79, 0x32, 0x15,
+	0x98, 0x6d, 0x67, 0xe8, 0x17, 0x50, 0x4d, 0xd4, 0xab, 0xd2, 0x3c, 0x1a, 0x9f, 0x6d, 0xec, 0x7c,
+	0xfa, 0xf1, 0x89, 0x8c, 0x78, 0x74, 0x06, 0xbe, 0x39, 0x66, 0x09, 0x60, 0xdb, 0x44, 0x9d, 0x6d,
+	0x9b, 0x68, 0xd4, 0x05, 0x5f, 0x3f, 0x7e, 0xff, 0x87, 0xb0, 0x46, 0x6d, 0x68, 0x59, 0x25, 0x26,
+	0x5b, 0x9f, 0x43, 0x6b, 0x19, 0xaf, 0x8c, 0x32, 0xb1, 0xe1, 0x35, 0xd9, 0x82, 0x12, 0xbd, 0x56,
+	0xca, 0x6a, 0xa8, 0x44, 0xaf, 0xa3, 0xdf, 0x80, 0x6f, 0xf7, 0x5d, 0x8c, 0x46, 0x98, 0x3d, 0xfc,
+	0x1f, 0x87, 0x3d, 0xa8, 0x4e, 0xe8, 0x54, 0xb6, 0x16, 0xdd, 0x03, 0x0c, 0x75, 0xfa, 0xb3, 0xbf,
+	0xbd, 0xd9, 0x77, 0x5e, 0xbd, 0xd9, 0x77, 0xfe, 0xf5, 0x66, 0xdf, 0xf9, 0xcb, 0xdb, 0xfd, 0x9d,
+	0x57, 0x6f, 0xf7, 0x77, 0x5e, 0xbf, 0xdd, 0xdf, 0xf9, 0xdd, 0xf7, 0xc7, 0xa9, 0x98, 0xcc, 0x07,
+	0x9d, 0x84, 0xce, 0x8e, 0x8c, 0xfe, 0xef, 0x19, 0x6c, 0xcb, 0x18, 0x59, 0xde, 0xd1, 0xf2, 0xaf,
+	0xa7, 0x41, 0x55, 0xfd, 0xeb, 0xf4, 0xe9, 0x7f, 0x02, 0x00, 0x00, 0xff, 0xff, 0x38, 0xdf, 0x5d,
+	0x70, 0x8f, 0x12, 0x00, 0x00,
 }
 
 func (m *SessionOpen) Marshal() (dAtA []byte, err error) {
@@ -2552,6 +2845,73 @@ func (m *Deleted) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	_ = i
 	var l int
 	_ = l
+	if len(m.Nonce) > 0 {
+		i -= len(m.Nonce)
+		copy(dAtA[i:], m.Nonce)
+		i = encodeVarintGroup(dAtA, i, uint64(len(m.Nonce)))
+		i--
+		dAtA[i] = 0xa
+	}
+	return len(dAtA) - i, nil
+}
+
+func (m *OptionsChange) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *OptionsChange) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *OptionsChange) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if len(m.Fields) > 0 {
+		dAtA3 := make([]byte, len(m.Fields)*10)
+		var j2 int
+		for _, num := range m.Fields {
+			for num >= 1<<7 {
+				dAtA3[j2] = uint8(uint64(num)&0x7f | 0x80)
+				num >>= 7
+				j2++
+			}
+			dAtA3[j2] = uint8(num)
+			j2++
+		}
+		i -= j2
+		copy(dAtA[i:], dAtA3[:j2])
+		i = encodeVarintGroup(dAtA, i, uint64(j2))
+		i--
+		dAtA[i] = 0x1a
+	}
+	if m.Options != nil {
+		{
+			size, err := m.Options.MarshalToSizedBuffer(dAtA[:i])
+			if err != nil {
+				return 0, err
+			}
+			i -= size
+			i = encodeVarintGroup(dAtA, i, uint64(size))
+		}
+		i--
+		dAtA[i] = 0x12
+	}
+	if len(m.Nonce) > 0 {
+		i -= len(m.Nonce)
+		copy(dAtA[i:], m.Nonce)
+		i = encodeVarintGroup(dAtA, i, uint64(len(m.Nonce)))
+		i--
+		dAtA[i] = 0xa
+	}
 	return len(dAtA) - i, nil
 }
 
@@ -2875,6 +3235,27 @@ func (m *Options) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	_ = i
 	var l int
 	_ = l
+	if len(m.PreferredDataCenter) > 0 {
+		i -= len(m.PreferredDataCenter)
+		copy(dAtA[i:], m.PreferredDataCenter)
+		i = encodeVarintGroup(dAtA, i, uint64(len(m.PreferredDataCenter)))
+		i--
+		dAtA[i] = 0x42
+	}
+	if len(m.PinnedDataCenters) > 0 {
+		for iNdEx := len(m.PinnedDataCenters) - 1; iNdEx >= 0; iNdEx-- {
+			i -= len(m.PinnedDataCenters[iNdEx])
+			copy(dAtA[i:], m.PinnedDataCenters[iNdEx])
+			i = encodeVarintGroup(dAtA, i, uint64(len(m.PinnedDataCenters[iNdEx])))
+			i--
+			dAtA[i] = 0x3a
+		}
+	}
+	if m.LearnersPerDataCenter != 0 {
+		i = encodeVarintGroup(dAtA, i, uint64(m.LearnersPerDataCenter))
+		i--
+		dAtA[i] = 0x30
+	}
 	if m.SnapshotBytes != 0 {
 		i = encodeVarintGroup(dAtA, i, uint64(m.SnapshotBytes))
 		i--
@@ -2934,74 +3315,74 @@ func (m *Conf) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 		dAtA[i] = 0x28
 	}
 	if len(m.LearnersNext) > 0 {
-		dAtA3 := make([]byte, len(m.LearnersNext)*10)
-		var j2 int
+		dAtA6 := make([]byte, len(m.LearnersNext)*10)
+		var j5 int
 		for _, num := range m.LearnersNext {
 			for num >= 1<<7 {
-				dAtA3[j2] = uint8(uint64(num)&0x7f | 0x80)
+				dAtA6[j5] = uint8(uint64(num)&0x7f | 0x80)
 				num >>= 7
-				j2++
+				j5++
 			}
-			dAtA3[j2] = uint8(num)
-			j2++
+			dAtA6[j5] = uint8(num)
+			j5++
 		}
-		i -= j2
-		copy(dAtA[i:], dAtA3[:j2])
-		i = encodeVarintGroup(dAtA, i, uint64(j2))
+		i -= j5
+		copy(dAtA[i:], dAtA6[:j5])
+		i = encodeVarintGroup(dAtA, i, uint64(j5))
 		i--
 		dAtA[i] = 0x22
 	}
 	if len(m.VotersOutgoing) > 0 {
-		dAtA5 := make([]byte, len(m.VotersOutgoing)*10)
-		var j4 int
+		dAtA8 := make([]byte, len(m.VotersOutgoing)*10)
+		var j7 int
 		for _, num := range m.VotersOutgoing {
 			for num >= 1<<7 {
-				dAtA5[j4] = uint8(uint64(num)&0x7f | 0x80)
+				dAtA8[j7] = uint8(uint64(num)&0x7f | 0x80)
 				num >>= 7
-				j4++
+				j7++
 			}
-			dAtA5[j4] = uint8(num)
-			j4++
+			dAtA8[j7] = uint8(num)
+			j7++
 		}
-		i -= j4
-		copy(dAtA[i:], dAtA5[:j4])
-		i = encodeVarintGroup(dAtA, i, uint64(j4))
+		i -= j7
+		copy(dAtA[i:], dAtA8[:j7])
+		i = encodeVarintGroup(dAtA, i, uint64(j7))
 		i--
 		dAtA[i] = 0x1a
 	}
 	if len(m.Learners) > 0 {
-		dAtA7 := make([]byte, len(m.Learners)*10)
-		var j6 int
+		dAtA10 := make([]byte, len(m.Learners)*10)
+		var j9 int
 		for _, num := range m.Learners {
 			for num >= 1<<7 {
-				dAtA7[j6] = uint8(uint64(num)&0x7f | 0x80)
+				dAtA10[j9] = uint8(uint64(num)&0x7f | 0x80)
 				num >>= 7
-				j6++
+				j9++
 			}
-			dAtA7[j6] = uint8(num)
-			j6++
+			dAtA10[j9] = uint8(num)
+			j9++
 		}
-		i -= j6
-		copy(dAtA[i:], dAtA7[:j6])
-		i = encodeVarintGroup(dAtA, i, uint64(j6))
+		i -= j9
+		copy(dAtA[i:], dAtA10[:j9])
+		i = encodeVarintGroup(dAtA, i, uint64(j9))
 		i--
 		dAtA[i] = 0x12
 	}
 	if len(m.Voters) > 0 {
-		dAtA9 := make([]byte, len(m.Voters)*10)
-		var j8 int
+		dAtA12 := make([]byte, len(m.Voters)*10)
+		var j11 int
 		for _, num := range m.Voters {
 			for num >= 1<<7 {
-				dAtA9[j8] = uint8(uint64(num)&0x7f | 0x80)
+				dAtA12[j11] = uint8(uint64(num)&0x7f | 0x80)
 				num >>= 7
-				j8++
+				j11++
 			}
-			dAtA9[j8] = uint8(num)
-			j8++
+			dAtA12[j11] = uint8(num)
+			j11++
 		}
-		i -= j8
-		copy(dAtA[i:], dAtA9[:j8])
-		i = encodeVarintGroup(dAtA, i, uint64(j8))
+		i -= j11
+		copy(dAtA[i:], dAtA12[:j11])
+		i = encodeVarintGroup(dAtA, i, uint64(j11))
 		i--
 		dAtA[i] = 0xa
 	}
@@ -3748,6 +4129,141 @@ func (m *FetchRequest) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	return len(dAtA) - i, nil
 }
 
+func (m *AlterRequest) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *AlterRequest) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *AlterRequest) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if m.Change != nil {
+		{
+			size, err := m.Change.MarshalToSizedBuffer(dAtA[:i])
+			if err != nil {
+				return 0, err
+			}
+			i -= size
+			i = encodeVarintGroup(dAtA, i, uint64(size))
+		}
+		i--
+		dAtA[i] = 0x12
+	}
+	if len(m.Structure) > 0 {
+		i -= len(m.Structure)
+		copy(dAtA[i:], m.Structure)
+		i = encodeVarintGroup(dAtA, i, uint64(len(m.Structure)))
+		i--
+		dAtA[i] = 0xa
+	}
+	return len(dAtA) - i, nil
+}
+
+func (m *AlterResponse) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *AlterResponse) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *AlterResponse) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if m.Options != nil {
+		{
+			size, err := m.Options.MarshalToSizedBuffer(dAtA[:i])
+			if err != nil {
+				return 0, err
+			}
+			i -= size
+			i = encodeVarintGroup(dAtA, i, uint64(size))
+		}
+		i--
+		dAtA[i] = 0xa
+	}
+	return len(dAtA) - i, nil
+}
+
+func (m *DeleteRequest) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *DeleteRequest) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *DeleteRequest) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if m.Birth != 0 {
+		i = encodeVarintGroup(dAtA, i, uint64(m.Birth))
+		i--
+		dAtA[i] = 0x10
+	}
+	if len(m.Structure) > 0 {
+		i -= len(m.Structure)
+		copy(dAtA[i:], m.Structure)
+		i = encodeVarintGroup(dAtA, i, uint64(len(m.Structure)))
+		i--
+		dAtA[i] = 0xa
+	}
+	return len(dAtA) - i, nil
+}
+
+func (m *DeleteResponse) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *DeleteResponse) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *DeleteResponse) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	return len(dAtA) - i, nil
+}
+
 func (m *SnapshotReport) Marshal() (dAtA []byte, err error) {
 	size := m.Size()
 	dAtA = make([]byte, size)
@@ -3976,6 +4492,34 @@ func (m *Deleted) Size() (n int) {
 	}
 	var l int
 	_ = l
+	l = len(m.Nonce)
+	if l > 0 {
+		n += 1 + l + sovGroup(uint64(l))
+	}
+	return n
+}
+
+func (m *OptionsChange) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	l = len(m.Nonce)
+	if l > 0 {
+		n += 1 + l + sovGroup(uint64(l))
+	}
+	if m.Options != nil {
+		l = m.Options.Size()
+		n += 1 + l + sovGroup(uint64(l))
+	}
+	if len(m.Fields) > 0 {
+		l = 0
+		for _, e := range m.Fields {
+			l += sovGroup(uint64(e))
+		}
+		n += 1 + sovGroup(uint64(l)) + l
+	}
 	return n
 }
 
@@ -4144,6 +4688,19 @@ func (m *Options) Size() (n int) {
 	}
 	if m.SnapshotBytes != 0 {
 		n += 1 + sovGroup(uint64(m.SnapshotBytes))
+	}
+	if m.LearnersPerDataCenter != 0 {
+		n += 1 + sovGroup(uint64(m.LearnersPerDataCenter))
+	}
+	if len(m.PinnedDataCenters) > 0 {
+		for _, s := range m.PinnedDataCenters {
+			l = len(s)
+			n += 1 + l + sovGroup(uint64(l))
+		}
+	}
+	l = len(m.PreferredDataCenter)
+	if l > 0 {
+		n += 1 + l + sovGroup(uint64(l))
 	}
 	return n
 }
@@ -4507,6 +5064,61 @@ func (m *FetchRequest) Size() (n int) {
 	if m.Offset != 0 {
 		n += 1 + sovGroup(uint64(m.Offset))
 	}
+	return n
+}
+
+func (m *AlterRequest) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	l = len(m.Structure)
+	if l > 0 {
+		n += 1 + l + sovGroup(uint64(l))
+	}
+	if m.Change != nil {
+		l = m.Change.Size()
+		n += 1 + l + sovGroup(uint64(l))
+	}
+	return n
+}
+
+func (m *AlterResponse) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	if m.Options != nil {
+		l = m.Options.Size()
+		n += 1 + l + sovGroup(uint64(l))
+	}
+	return n
+}
+
+func (m *DeleteRequest) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	l = len(m.Structure)
+	if l > 0 {
+		n += 1 + l + sovGroup(uint64(l))
+	}
+	if m.Birth != 0 {
+		n += 1 + sovGroup(uint64(m.Birth))
+	}
+	return n
+}
+
+func (m *DeleteResponse) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
 	return n
 }
 
@@ -5422,6 +6034,236 @@ func (m *Deleted) Unmarshal(dAtA []byte) error {
 			return fmt.Errorf("proto: Deleted: illegal tag %d (wire type %d)", fieldNum, wire)
 		}
 		switch fieldNum {
+		case 1:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Nonce", wireType)
+			}
+			var byteLen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGroup
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				byteLen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if byteLen < 0 {
+				return ErrInvalidLengthGroup
+			}
+			postIndex := iNdEx + byteLen
+			if postIndex < 0 {
+				return ErrInvalidLengthGroup
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Nonce = append(m.Nonce[:0], dAtA[iNdEx:postIndex]...)
+			if m.Nonce == nil {
+				m.Nonce = []byte{}
+			}
+			iNdEx = postIndex
+		default:
+			iNdEx = preIndex
+			skippy, err := skipGroup(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthGroup
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *OptionsChange) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowGroup
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: OptionsChange: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: OptionsChange: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Nonce", wireType)
+			}
+			var byteLen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGroup
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				byteLen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if byteLen < 0 {
+				return ErrInvalidLengthGroup
+			}
+			postIndex := iNdEx + byteLen
+			if postIndex < 0 {
+				return ErrInvalidLengthGroup
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Nonce = append(m.Nonce[:0], dAtA[iNdEx:postIndex]...)
+			if m.Nonce == nil {
+				m.Nonce = []byte{}
+			}
+			iNdEx = postIndex
+		case 2:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Options", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGroup
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return ErrInvalidLengthGroup
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return ErrInvalidLengthGroup
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			if m.Options == nil {
+				m.Options = &Options{}
+			}
+			if err := m.Options.Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
+		case 3:
+			if wireType == 0 {
+				var v uint32
+				for shift := uint(0); ; shift += 7 {
+					if shift >= 64 {
+						return ErrIntOverflowGroup
+					}
+					if iNdEx >= l {
+						return io.ErrUnexpectedEOF
+					}
+					b := dAtA[iNdEx]
+					iNdEx++
+					v |= uint32(b&0x7F) << shift
+					if b < 0x80 {
+						break
+					}
+				}
+				m.Fields = append(m.Fields, v)
+			} else if wireType == 2 {
+				var packedLen int
+				for shift := uint(0); ; shift += 7 {
+					if shift >= 64 {
+						return ErrIntOverflowGroup
+					}
+					if iNdEx >= l {
+						return io.ErrUnexpectedEOF
+					}
+					b := dAtA[iNdEx]
+					iNdEx++
+					packedLen |= int(b&0x7F) << shift
+					if b < 0x80 {
+						break
+					}
+				}
+				if packedLen < 0 {
+					return ErrInvalidLengthGroup
+				}
+				postIndex := iNdEx + packedLen
+				if postIndex < 0 {
+					return ErrInvalidLengthGroup
+				}
+				if postIndex > l {
+					return io.ErrUnexpectedEOF
+				}
+				var elementCount int
+				var count int
+				for _, integer := range dAtA[iNdEx:postIndex] {
+					if integer < 128 {
+						count++
+					}
+				}
+				elementCount = count
+				if elementCount != 0 && len(m.Fields) == 0 {
+					m.Fields = make([]uint32, 0, elementCount)
+				}
+				for iNdEx < postIndex {
+					var v uint32
+					for shift := uint(0); ; shift += 7 {
+						if shift >= 64 {
+							return ErrIntOverflowGroup
+						}
+						if iNdEx >= l {
+							return io.ErrUnexpectedEOF
+						}
+						b := dAtA[iNdEx]
+						iNdEx++
+						v |= uint32(b&0x7F) << shift
+						if b < 0x80 {
+							break
+						}
+					}
+					m.Fields = append(m.Fields, v)
+				}
+			} else {
+				return fmt.Errorf("proto: wrong wireType = %d for field Fields", wireType)
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := skipGroup(dAtA[iNdEx:])
@@ -6497,6 +7339,89 @@ func (m *Options) Unmarshal(dAtA []byte) error {
 					break
 				}
 			}
+		case 6:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field LearnersPerDataCenter", wireType)
+			}
+			m.LearnersPerDataCenter = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGroup
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.LearnersPerDataCenter |= uint32(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 7:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field PinnedDataCenters", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGroup
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthGroup
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthGroup
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.PinnedDataCenters = append(m.PinnedDataCenters, string(dAtA[iNdEx:postIndex]))
+			iNdEx = postIndex
+		case 8:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field PreferredDataCenter", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGroup
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthGroup
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthGroup
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.PreferredDataCenter = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
 			skippy, err := skipGroup(dAtA[iNdEx:])
@@ -9016,6 +9941,365 @@ func (m *FetchRequest) Unmarshal(dAtA []byte) error {
 					break
 				}
 			}
+		default:
+			iNdEx = preIndex
+			skippy, err := skipGroup(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthGroup
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *AlterRequest) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowGroup
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: AlterRequest: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: AlterRequest: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Structure", wireType)
+			}
+			var byteLen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGroup
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				byteLen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if byteLen < 0 {
+				return ErrInvalidLengthGroup
+			}
+			postIndex := iNdEx + byteLen
+			if postIndex < 0 {
+				return ErrInvalidLengthGroup
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Structure = append(m.Structure[:0], dAtA[iNdEx:postIndex]...)
+			if m.Structure == nil {
+				m.Structure = []byte{}
+			}
+			iNdEx = postIndex
+		case 2:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Change", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGroup
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return ErrInvalidLengthGroup
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return ErrInvalidLengthGroup
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			if m.Change == nil {
+				m.Change = &OptionsChange{}
+			}
+			if err := m.Change.Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
+		default:
+			iNdEx = preIndex
+			skippy, err := skipGroup(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthGroup
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *AlterResponse) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowGroup
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: AlterResponse: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: AlterResponse: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Options", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGroup
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return ErrInvalidLengthGroup
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return ErrInvalidLengthGroup
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			if m.Options == nil {
+				m.Options = &Options{}
+			}
+			if err := m.Options.Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
+		default:
+			iNdEx = preIndex
+			skippy, err := skipGroup(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthGroup
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *DeleteRequest) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowGroup
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: DeleteRequest: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: DeleteRequest: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Structure", wireType)
+			}
+			var byteLen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGroup
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				byteLen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if byteLen < 0 {
+				return ErrInvalidLengthGroup
+			}
+			postIndex := iNdEx + byteLen
+			if postIndex < 0 {
+				return ErrInvalidLengthGroup
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Structure = append(m.Structure[:0], dAtA[iNdEx:postIndex]...)
+			if m.Structure == nil {
+				m.Structure = []byte{}
+			}
+			iNdEx = postIndex
+		case 2:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Birth", wireType)
+			}
+			m.Birth = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowGroup
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Birth |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		default:
+			iNdEx = preIndex
+			skippy, err := skipGroup(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthGroup
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *DeleteResponse) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowGroup
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: DeleteResponse: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: DeleteResponse: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
 		default:
 			iNdEx = preIndex
 			skippy, err := skipGroup(dAtA[iNdEx:])

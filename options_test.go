@@ -1,0 +1,76 @@
+package copycat
+
+import (
+	"context"
+	"errors"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/copycat-replication/copycat/raftgroup"
+)
+
+func TestOptionsAreCollected(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		opts []AllocationOption
+		want raftgroup.Options
+	}{
+		{nil, raftgroup.Options{}},
+		{[]AllocationOption{WithDataCenterReplicas(2)}, raftgroup.Options{Voters: 3, DataCenters: 2}},
+		{[]AllocationOption{WithDataCenterReplicas(5)}, raftgroup.Options{Voters: 5, DataCenters: 5}},
+		{[]AllocationOption{WithVoters(5), WithDataCenterReplicas(2)}, raftgroup.Options{Voters: 5, DataCenters: 2}},
+		{[]AllocationOption{WithPinnedDataCenters("a", "b"), WithPreferredDataCenter("b"), WithLearnersPerDataCenter(1)},
+			raftgroup.Options{PinnedDataCenters: []string{"a", "b"}, PreferredDataCenter: "b", LearnersPerDataCenter: 1}},
+	} {
+		got, err := collect(c.opts)
+		if err != nil || !reflect.DeepEqual(got.Options, c.want) {
+			t.Errorf("%+v, %v; want %+v", got.Options, err, c.want)
+		}
+	}
+	for i, o := range []AllocationOption{WithVoters(0), WithVoters(2), WithVoters(11), WithDataCenterReplicas(0), WithLearnersPerDataCenter(-1), WithLearnersPerDataCenter(17), nil} {
+		if _, err := collect([]AllocationOption{o}); !errors.Is(err, ErrConfig) {
+			t.Errorf("option %d: %v, want ErrConfig", i, err)
+		}
+	}
+}
+
+// TestAlterDataStructure gives options at the creation of a structure, changes
+// one on another node, and finds all of them after a restart.
+func TestAlterDataStructure(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t, "dc1")
+	a := start(t, cfg)
+	b := start(t, testConfig(t, "dc2", a.Status().GossipAddress))
+	if _, err := a.AllocateNewDataStructure(WithPinnedDataCenters("dc1"), WithPreferredDataCenter("dc2")); !errors.Is(err, ErrInvalidOptions) {
+		t.Fatalf("options that contradict: %v", err)
+	}
+	s, err := a.AllocateNewDataStructure(WithVoters(1), WithPinnedDataCenters("dc1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := b.AlterDataStructure(ctx, s, WithLearnersPerDataCenter(1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.AlterDataStructure(ctx, s, WithPreferredDataCenter("dc2")); !errors.Is(err, ErrInvalidOptions) {
+		t.Fatalf("a leader where no replica may be: %v", err)
+	}
+	other, err := a.NewDataStructureID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.AlterDataStructure(ctx, other, WithVoters(3)); !errors.Is(err, ErrUnknownStructure) {
+		t.Fatalf("a structure that nobody made: %v", err)
+	}
+	a.Shutdown()
+	if err := a.AlterDataStructure(ctx, s, WithVoters(3)); !errors.Is(err, ErrClosed) {
+		t.Fatalf("on a node that was shut down: %v", err)
+	}
+	a = start(t, cfg)
+	waitStatus(t, a, "the options", func(st Status) bool {
+		r, ok := structure(st, s.String())
+		return ok && r.Options.Voters == 1 && r.Options.LearnersPerDataCenter == 1 && reflect.DeepEqual(r.Options.PinnedDataCenters, []string{"dc1"})
+	})
+}

@@ -1,0 +1,89 @@
+package raftgroup
+
+import (
+	"fmt"
+	"time"
+
+	"go.etcd.io/raft/v3"
+
+	"github.com/copycat-replication/copycat/id"
+)
+
+// EventKind says what an Event is about.
+type EventKind uint8
+
+// The kinds of events.
+const (
+	// EventLeaderChanged: the group has another leader, as this replica sees it.
+	EventLeaderChanged EventKind = iota + 1
+	// EventReplicaLost: the leader, on whose node this is told, gives up a
+	// replica whose node is gone; it is to be replaced.
+	EventReplicaLost
+	// EventReplicaReplaced: By has taken the place of Replica. Told on the leader's node.
+	EventReplicaReplaced
+	// EventQuorumLost: this replica has known no leader for several election
+	// time-outs. Nothing is committed, as far as it can see.
+	EventQuorumLost
+	// EventQuorumRegained: there is a leader again.
+	EventQuorumRegained
+)
+
+// String names the kind.
+func (k EventKind) String() string {
+	names := [...]string{"", "leader changed", "replica lost", "replica replaced", "quorum lost", "quorum regained"}
+	if k > 0 && int(k) < len(names) {
+		return names[k]
+	}
+	return fmt.Sprintf("event %d", uint8(k))
+}
+
+// Event is something that happened to a group, as one of its replicas saw it.
+type Event struct {
+	Kind    EventKind
+	Group   id.Group
+	At      time.Time
+	Replica id.Replica // the leader, or the replica that was lost or replaced
+	Node    id.Node    // its node; zero if not known here
+	By      id.Replica // the replacement
+	ByNode  id.Node
+}
+
+// quorumPatience is how many election time-outs a replica knows no leader
+// before it says that the quorum is lost: an election takes one or two.
+const quorumPatience = 5
+
+// emit tells the host's observer. It runs in the step.
+func (g *Group) emit(e Event) {
+	if f := g.host.cfg.Events; f != nil {
+		e.Group, e.At = g.key, g.now
+		f(e)
+	}
+}
+
+// noteLeader tells of a new leader.
+func (g *Group) noteLeader() {
+	if g.lead == raft.None {
+		return
+	}
+	r := id.Replica(g.lead)
+	e := Event{Kind: EventLeaderChanged, Replica: r, Node: g.state.members[r]}
+	g.emit(e)
+	g.leaderless = time.Time{}
+	if g.quorumLost {
+		g.quorumLost, g.statusDirty = false, true
+		e.Kind = EventQuorumRegained
+		g.emit(e)
+	}
+}
+
+// watchQuorum is called with every tick.
+func (g *Group) watchQuorum() {
+	switch {
+	case g.lead != raft.None || g.quorumLost || g.state.deleted:
+	case g.leaderless.IsZero():
+		g.leaderless = g.now
+	case g.now.Sub(g.leaderless) >= quorumPatience*time.Duration(g.host.cfg.ElectionTicks)*g.host.cfg.TickInterval:
+		g.quorumLost, g.statusDirty = true, true
+		g.emit(Event{Kind: EventQuorumLost})
+	}
+}
