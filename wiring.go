@@ -26,8 +26,10 @@ func (systemClock) Now() time.Time { return time.Now() }
 type outbound struct{ t *transport.Transport }
 
 func (o outbound) Send(to id.Node, m raftgroup.Message) error {
-	return o.t.Send(to, transport.Message(m))
+	return o.t.Queue(to, transport.Message(m))
 }
+
+func (o outbound) Flush() { o.t.Flush() }
 
 func (o outbound) Call(ctx context.Context, to id.Node, method uint16, request []byte) ([]byte, error) {
 	return o.t.Call(ctx, to, method, request)

@@ -37,9 +37,13 @@ type Message struct {
 
 // Network carries messages, calls and bulk streams between nodes.
 type Network interface {
-	// Send takes the payload over and never blocks. An error means that the
-	// message is lost; nil promises nothing.
+	// Send takes the payload over and never blocks. It may hold the message
+	// back until Flush. An error means that the message is lost; nil promises
+	// nothing.
 	Send(to id.Node, m Message) error
+	// Flush lets out what Send holds back. It never blocks. A worker calls it
+	// when it has stepped some groups, or has none left to step.
+	Flush()
 	// Call asks another node's host (or this one's); see Host.HandleCall.
 	Call(ctx context.Context, to id.Node, method uint16, request []byte) ([]byte, error)
 	// Fetch opens a stream that another node's host writes; see Host.HandleStream.

@@ -29,11 +29,14 @@
 // probed by pings, which find a peer that fell silent within
 // Config.StallTimeout, and measure the round-trip time for Transport.RTT.
 //
-// One goroutine per peer writes its messages (sender). It takes all that waits
-// (inbox) and packs it into one write (packer): urgent messages first, then
-// ordinary ones up to about Config.PieceBytes. It writes as soon as there is
-// something, and what arrives during the write makes the next frame; so frames
-// grow with the load, and no timer delays anything. A larger message goes in
+// What waits for a peer (inbox) is packed into one write (packer): urgent
+// messages first, then ordinary ones up to about Config.PieceBytes. Whoever
+// sends writes itself, if there is little to write, nobody else writes, and the
+// socket takes it at once; what is left, or comes meanwhile, is left to the one
+// goroutine per peer that may wait for the socket (sender). Both write as soon
+// as there is something, and what arrives during the write makes the next
+// frame; so frames grow with the load, and no timer delays anything. Queue and
+// Flush let one who sends much at a time say so. A larger message goes in
 // pieces, one large message at a time, between which other groups' messages
 // pass; its own group's wait behind it.
 //

@@ -29,6 +29,9 @@ func (q *inbox) push(m Message) bool {
 	return true
 }
 
+// bytes is what was accepted and is not packed, as far as the packer has settled.
+func (q *inbox) bytes() int { return q.urgentBytes + q.ordinaryBytes }
+
 // clear drops everything and returns how many messages that were.
 func (q *inbox) clear() int {
 	n := len(q.urgent) + len(q.ordinary)
@@ -87,12 +90,10 @@ const keepQueue = 16 << 10
 // take moves what waits in q into the packer, and gives back the room of what
 // was packed before. It reports whether there is anything to pack.
 func (p *packer) take(q *inbox) bool {
-	q.urgentBytes -= p.urgentPacked
-	q.ordinaryBytes -= p.ordinaryPacked
-	p.urgentPacked, p.ordinaryPacked = 0, 0
+	p.settle(q)
 	p.urgent.swap(&q.urgent)
 	p.ordinary.swap(&q.ordinary)
-	if p.active || !p.urgent.empty() || !p.ordinary.empty() {
+	if p.loaded() {
 		return true
 	}
 	if cap(q.ordinary) > keepQueue || cap(p.ordinary.list) > keepQueue {
@@ -103,6 +104,16 @@ func (p *packer) take(q *inbox) bool {
 	}
 	return false
 }
+
+// settle gives back the room of what was packed.
+func (p *packer) settle(q *inbox) {
+	q.urgentBytes -= p.urgentPacked
+	q.ordinaryBytes -= p.ordinaryPacked
+	p.urgentPacked, p.ordinaryPacked = 0, 0
+}
+
+// loaded reports whether there is something to pack.
+func (p *packer) loaded() bool { return p.active || !p.urgent.empty() || !p.ordinary.empty() }
 
 // pack appends what goes into the next write: a frame of messages, and a piece
 // of the large one, if there is one.

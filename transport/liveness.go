@@ -23,11 +23,14 @@ func newLiveness(c *Config, now time.Time) *liveness {
 	return &liveness{interval: c.PingInterval, stall: c.StallTimeout, idle: c.IdleTimeout, used: now}
 }
 
-// use notes that something was sent.
-func (l *liveness) use(now time.Time) {
+// use notes that something was sent, and reports whether wait has to be asked
+// again: it is the first use since the last ping.
+func (l *liveness) use(now time.Time) bool {
 	l.mu.Lock()
+	defer l.mu.Unlock()
+	first := !l.dirty && !l.owed
 	l.used, l.dirty = now, true
-	l.mu.Unlock()
+	return first
 }
 
 // verdict is what liveness asks for.

@@ -117,7 +117,8 @@ func (p *memPipe) fetchLocked(b []byte, now time.Time) int {
 	return n
 }
 
-func (p *memPipe) write(b []byte) (int, error) {
+// write waits for room, or, without wait, writes what there is room for.
+func (p *memPipe) write(b []byte, wait bool) (int, error) {
 	n := 0
 	for {
 		p.mu.Lock()
@@ -145,6 +146,9 @@ func (p *memPipe) write(b []byte) (int, error) {
 				return n, nil
 			}
 			continue
+		case !wait:
+			p.mu.Unlock()
+			return n, nil
 		}
 		p.waitAndUnlock(now, p.writeBy)
 	}
@@ -182,9 +186,13 @@ type memConn struct {
 }
 
 func (c *memConn) Read(b []byte) (int, error)  { return c.in.read(b) }
-func (c *memConn) Write(b []byte) (int, error) { return c.out.write(b) }
-func (c *memConn) LocalAddr() net.Addr         { return c.local }
-func (c *memConn) RemoteAddr() net.Addr        { return c.remote }
+func (c *memConn) Write(b []byte) (int, error) { return c.out.write(b, true) }
+
+// TryWrite implements tryWriter.
+func (c *memConn) TryWrite(b []byte) (int, error) { return c.out.write(b, false) }
+
+func (c *memConn) LocalAddr() net.Addr  { return c.local }
+func (c *memConn) RemoteAddr() net.Addr { return c.remote }
 
 // Close lets the other end read what was written, and then io.EOF.
 func (c *memConn) Close() error {

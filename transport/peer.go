@@ -23,7 +23,11 @@ type peer struct {
 
 	mu      sync.Mutex
 	inbox   inbox
-	waiting bool // the writer waits for wake
+	sender  *sender // of the connection for messages; nil: none stands
+	busy    bool    // somebody owns the sender
+	waiting bool    // the writer waits for wake, to be told of messages
+	wanted  bool    // the writer waits for wake, to own the sender
+	listed  bool    // in Transport.queued
 	backoff backoff
 	links   map[*link]struct{} // connections that stand
 

@@ -15,7 +15,13 @@ import (
 // nothing was queued: ErrQueueFull, ErrUnknownNode, ErrTooLarge, ErrBusy (too
 // many peers), ErrClosed, or ErrPeerDown while the node is left alone after
 // failed attempts. Messages to this node itself are ErrUnknownNode.
-func (t *Transport) Send(to id.Node, m Message) error {
+func (t *Transport) Send(to id.Node, m Message) error { return t.send(to, m, false) }
+
+// Queue is Send for a caller that has more to say: the message may wait for the
+// Flush with which the caller ends, so that all it said shares a write.
+func (t *Transport) Queue(to id.Node, m Message) error { return t.send(to, m, true) }
+
+func (t *Transport) send(to id.Node, m Message, later bool) error {
 	if len(m.Payload) > t.cfg.MaxFrame {
 		return fmt.Errorf("%w: message of %d bytes of group %s to node %s", ErrTooLarge, len(m.Payload), m.Group, to)
 	}
@@ -29,7 +35,7 @@ func (t *Transport) Send(to id.Node, m Message) error {
 			return fmt.Errorf("send for group %s: %w", m.Group, err)
 		}
 	}
-	if err := p.send(m); err != nil {
+	if err := p.send(m, later); err != nil {
 		return fmt.Errorf("send for group %s to node %s: %w", m.Group, to, err)
 	}
 	return nil
@@ -46,7 +52,32 @@ func (t *Transport) locate(to id.Node) (*peer, error) {
 	return t.ensurePeer(to)
 }
 
-func (p *peer) send(m Message) error {
+// Flush lets out what Queue keeps. What is little is written by the caller, if
+// the socket takes it at once; the rest is left to the peers' writers. It never
+// blocks.
+func (t *Transport) Flush() {
+	for {
+		var some [8]*peer
+		t.queuedMu.Lock()
+		n := copy(some[:], t.queued)
+		rest := copy(t.queued, t.queued[n:])
+		clear(t.queued[rest:])
+		t.queued = t.queued[:rest]
+		t.queuedMu.Unlock()
+		for _, p := range some[:n] {
+			p.mu.Lock()
+			p.listed = false
+			p.mu.Unlock()
+			p.flush()
+		}
+		if rest == 0 {
+			return
+		}
+	}
+}
+
+// send puts m into the queue. later says that a Flush follows.
+func (p *peer) send(m Message, later bool) error {
 	p.mu.Lock()
 	if !p.sending.Load() {
 		if err := p.backoff.allow(time.Now()); err != nil {
@@ -60,14 +91,16 @@ func (p *peer) send(m Message) error {
 		p.sending.Store(true)
 	}
 	ok := p.inbox.push(m)
-	wake := p.waiting
-	p.waiting = false
+	later = later && p.inbox.bytes() <= directBytes // more is worth a write, beside what the caller does
+	if later && !p.listed {
+		p.listed = true
+		p.t.queuedMu.Lock()
+		p.t.queued = append(p.t.queued, p)
+		p.t.queuedMu.Unlock()
+	}
 	p.mu.Unlock()
-	if wake {
-		select {
-		case p.wake <- struct{}{}:
-		default:
-		}
+	if !later {
+		p.flush()
 	}
 	if !ok {
 		p.t.counters.queueFull.Add(1)
@@ -89,7 +122,7 @@ func (p *peer) sendMessages() {
 	}
 	started := time.Now()
 	l := p.attach(c, false)
-	s := &sender{peer: p, conn: c, live: newLiveness(&p.t.cfg, started), broken: make(chan struct{})}
+	s := &sender{peer: p, conn: c, try: tryWrite(c), live: newLiveness(&p.t.cfg, started), broken: make(chan struct{})}
 	c.live = s.live
 	s.packer.piece = p.t.cfg.PieceBytes
 	s.packer.compress = p.t.cfg.Compress != nil && p.t.cfg.Compress(p.node)
@@ -98,6 +131,7 @@ func (p *peer) sendMessages() {
 		defer close(ended)
 		s.readPongs()
 	}()
+	p.stand(s)
 	err = s.run()
 	p.detach(l)
 	<-ended
@@ -119,10 +153,12 @@ func (p *peer) sendMessages() {
 }
 
 // dropWaiting empties the inbox and lets the next Send start a new writer.
-// left is what the writer had taken out already.
+// left is what the writer had taken out already. The caller owns the sender, if
+// there is one.
 func (p *peer) dropWaiting(left int) {
 	p.mu.Lock()
 	n := p.inbox.clear()
+	p.sender, p.busy = nil, false
 	p.sending.Store(false)
 	p.mu.Unlock()
 	p.t.counters.messagesDropped.Add(uint64(n + left))
@@ -135,95 +171,6 @@ func (p *packer) left() int {
 		n++
 	}
 	return n
-}
-
-// sender is the writer's state for one connection.
-type sender struct {
-	peer   *peer
-	conn   *conn
-	live   *liveness
-	packer packer
-	buf    []byte
-
-	broken  chan struct{} // closed when reading fails, readErr set
-	readErr error
-}
-
-// keepBuffer bounds the write buffer that an unused connection keeps.
-const keepBuffer = 64 << 10
-
-// run writes until the connection is idle, which is nil, or breaks.
-func (s *sender) run() error {
-	p, t := s.peer, s.peer.t
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
-	for {
-		now := time.Now()
-		verdict, number := s.live.check(now, false)
-		switch verdict {
-		case giveUp:
-			return fmt.Errorf("%w: no answer for %s", ErrStalled, t.cfg.StallTimeout)
-		case shutIdle:
-			if p.endIfIdle() {
-				return s.bye()
-			}
-		}
-		s.buf = s.buf[:0]
-		if verdict == sendPing {
-			s.buf = appendFrame(s.buf, framePing, binary.LittleEndian.AppendUint64(nil, number))
-		}
-		if p.takeWaiting(&s.packer) {
-			s.buf = s.packer.pack(s.buf)
-			s.live.use(now)
-		}
-		if len(s.buf) > 0 {
-			if err := s.conn.write(s.buf, t.cfg.StallTimeout); err != nil {
-				return err
-			}
-			t.counters.framesSent.Add(1)
-			t.counters.bytesSent.Add(uint64(len(s.buf)))
-			t.counters.messagesSent.Add(uint64(s.packer.packed))
-			s.packer.packed = 0
-			continue
-		}
-		if cap(s.buf) > keepBuffer {
-			s.buf, s.packer.scratch = nil, nil
-		}
-		timer.Reset(s.live.wait(now, false))
-		select {
-		case <-p.wake:
-		case <-timer.C:
-		case <-s.broken:
-			return s.readErr
-		case <-t.ctx.Done():
-			return ErrClosed
-		}
-	}
-}
-
-// takeWaiting moves waiting messages into the packer. When there are none, it
-// notes that the writer waits for wake.
-func (p *peer) takeWaiting(to *packer) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if to.take(&p.inbox) {
-		return true
-	}
-	p.waiting = true
-	return false
-}
-
-// endIfIdle ends the writer unless something waits.
-func (p *peer) endIfIdle() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.inbox.urgent)+len(p.inbox.ordinary) > 0 {
-		return false
-	}
-	p.inbox.clear() // its memory
-	p.waiting = false
-	p.sending.Store(false)
-	return true
 }
 
 // bye tells the other side that this is no accident. If it cannot be told, it
@@ -251,6 +198,7 @@ func (s *sender) readPongs() {
 		}
 		if rtt, ok := s.live.pong(time.Now(), binary.LittleEndian.Uint64(f.body)); ok {
 			s.peer.measured(rtt)
+			s.peer.rouse() // it waits for another time now
 		}
 	}
 }

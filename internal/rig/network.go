@@ -114,6 +114,9 @@ func (e endpoint) Send(to id.Node, m raftgroup.Message) error {
 	return nil
 }
 
+// Flush has nothing to do: Send holds nothing back.
+func (e endpoint) Flush() {}
+
 func (e endpoint) Call(ctx context.Context, to id.Node, method uint16, request []byte) ([]byte, error) {
 	h, wait, ok := e.net.route(e.self, to)
 	if err := sleep(ctx, wait); err != nil {

@@ -65,6 +65,9 @@ func (e endpoint) Send(to id.Node, m raftgroup.Message) error {
 }
 
 // Call asks another node's host, on the thread of the caller's task.
+// Flush has nothing to do: Send holds nothing back.
+func (e endpoint) Flush() {}
+
 func (e endpoint) Call(ctx context.Context, to id.Node, method uint16, request []byte) ([]byte, error) {
 	s := e.from.s
 	target := s.byID[to]
