@@ -331,6 +331,8 @@ func (s *stage) finish() {
 
 func (s *stage) Now() time.Time { return s.now }
 
+func (n *stageNode) Flush() {}
+
 func (n *stageNode) Send(to id.Node, m Message) error {
 	for _, o := range n.s.nodes {
 		if o.id != to {
