@@ -472,7 +472,7 @@ func (n *node) Status() Status {
 func structureStatus(g raftgroup.GroupStatus) StructureStatus {
 	s := StructureStatus{
 		ID: g.Group.Structure, Incarnation: g.Group.Incarnation, Catalog: g.Group.Structure == catalog.ID,
-		Role: g.Role, Interactive: g.Interactive, Options: publicOptions(g.Options), QuorumLost: g.QuorumLost,
+		Role: g.Role, Interactive: g.Interactive, Quiet: g.Quiet, Options: publicOptions(g.Options), QuorumLost: g.QuorumLost,
 		Commit: g.Commit, Applied: g.Applied, Commits: g.Commits, Snapshot: g.Snapshot.Commits, Sessions: g.Sessions, LastError: g.LastError,
 	}
 	if !g.LeaderNode.IsZero() {

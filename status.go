@@ -63,6 +63,9 @@ type StructureStatus struct {
 	// QuorumLost: this replica has known no leader for several election
 	// time-outs.
 	QuorumLost bool
+	// Quiet: nothing is to be done, so the replica neither sends nor expects
+	// heartbeats until something is.
+	Quiet bool
 	// LastError is the last thing that went wrong with this replica.
 	LastError error
 }

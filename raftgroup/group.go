@@ -90,6 +90,10 @@ type Group struct {
 	quorumLost  bool      // for so long that it was said
 	statusDirty bool      // something that GroupStatus shows has changed
 	shownIndex  uint64    // applied index of the status shown
+	ledTerm     uint64    // newest term in which this replica has led
+	quietness   quietness
+	tickAt      int // place among the groups that tick, guarded by the host; -1: it does not
+
 }
 
 // appending is one append under way, with what raft wants to hear or send
@@ -160,6 +164,9 @@ func (g *Group) step(events []event, ticks int) {
 		g.publishStatus(ticks > 0)
 		return
 	}
+	if g.quietness.quiet {
+		ticks = 0 // of before it fell quiet
+	}
 	if !g.stalled {
 		for range ticks {
 			g.rn.Tick()
@@ -171,6 +178,12 @@ func (g *Group) step(events []event, ticks int) {
 	g.takeInboxes()
 	g.propose()
 	g.drainReady()
+	if ticks > 0 && g.failure == nil {
+		g.tickQuiet()
+	}
+	if g.quietness.quiet && !g.calm() {
+		g.awaken(id.Node{})
+	}
 	g.publishStatus(ticks > 0)
 }
 
@@ -203,6 +216,12 @@ func (g *Group) drainReady() {
 
 func (g *Group) onSoftState(s *raft.SoftState) {
 	changed := s.Lead != g.lead
+	if g.role == raft.StateLeader && s.RaftState != raft.StateLeader {
+		g.notLeading()
+	}
+	if s.RaftState == raft.StateLeader {
+		g.ledTerm = g.term()
+	}
 	g.role, g.lead, g.statusDirty = s.RaftState, s.Lead, true
 	g.leader.onRole(g, s.RaftState == raft.StateLeader)
 	if changed && s.Lead != raft.None {
@@ -420,6 +439,10 @@ func (g *Group) fail(err error) {
 		delete(g.waiters, n)
 		w.done(outcome{}, err)
 	}
+	if g.role == raft.StateLeader {
+		g.notLeading()
+	}
+	g.stopResting()
 	g.host.hostedChanged()
 }
 

@@ -84,7 +84,9 @@ func TestFaults(t *testing.T) {
 
 func faults(t *testing.T, seed uint64) {
 	c := rig.New(t, 3, seed)
-	c.Tune = func(cfg *raftgroup.Config) { cfg.CompactionTail = 4 }
+	c.Tune = func(cfg *raftgroup.Config) {
+		cfg.CompactionTail, cfg.QuietAfter = 4, 100*time.Millisecond*time.Duration(1+seed%20)
+	}
 	s := rig.Structure(9)
 	c.StartAll()
 	c.Born(s, 3, raftgroup.Options{SnapshotEntries: 150})

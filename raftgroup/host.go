@@ -57,6 +57,9 @@ type Config struct {
 	SnapshotTimeout time.Duration
 	// CallTimeout bounds one call to another node. Default 5 s.
 	CallTimeout time.Duration
+	// QuietAfter is how long a group must have had nothing to do before it
+	// falls quiet. Default 3 s; negative: never.
+	QuietAfter time.Duration
 }
 
 func (c Config) withDefaults() Config {
@@ -77,6 +80,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.SessionTimeout, time.Minute)
 	setDefault(&c.SnapshotTimeout, 30*time.Second)
 	setDefault(&c.CallTimeout, 5*time.Second)
+	setDefault(&c.QuietAfter, 3*time.Second)
 	return c
 }
 
@@ -98,6 +102,7 @@ type Host struct {
 	dir   Directory
 
 	ready readyQueue
+	watch nodeWatch // of the nodes that quiet groups rely on
 	jobs  jobs
 	idle  chan struct{} // closed: no worker runs any more
 
@@ -127,6 +132,10 @@ type Host struct {
 	joining   map[id.Structure]struct{}
 	unwanted  map[id.Structure]struct{} // of joining: structures that were deleted meanwhile
 	changed   bool                      // hosted replicas are to be published
+
+	tickMu  sync.Mutex
+	ticking []*Group // those that are awake, in no order
+	scratch []*Group // of Tick
 }
 
 // NewHost opens the replicas that the log store holds. Nothing runs before
@@ -148,6 +157,7 @@ func NewHost(cfg Config) (*Host, error) {
 		joinSlots: make(chan struct{}, maxJoins),
 	}
 	h.ready.wake = sync.NewCond(&h.ready.mu)
+	h.watch = newNodeWatch()
 	h.jobs = newJobs()
 	if h.tasks = cfg.Tasks; h.tasks == nil {
 		h.tasks = goTasks{&h.joins}
@@ -257,16 +267,21 @@ func (h *Host) Resume() {
 	h.refill()
 }
 
-// Tick lets a tick pass for every group, and publishes what changed.
+// Tick lets a tick pass for every group that is awake, looks after those that
+// are quiet, and publishes what changed. One call at a time.
 func (h *Host) Tick() {
 	h.mu.Lock()
-	groups := h.ordered
 	publish := h.changed
 	h.changed = false
 	h.mu.Unlock()
-	for _, g := range groups {
+	h.tickWatch()
+	h.tickMu.Lock()
+	h.scratch = append(h.scratch[:0], h.ticking...)
+	h.tickMu.Unlock()
+	for _, g := range h.scratch {
 		g.tick()
 	}
+	clear(h.scratch)
 	if publish {
 		h.dir.Publish(h.hosted())
 	}
@@ -285,6 +300,31 @@ func (h *Host) Step() bool {
 }
 
 func (h *Host) enqueue(g *Group) { h.ready.put(g) }
+
+// awake has a group tick.
+func (h *Host) awake(g *Group) {
+	h.tickMu.Lock()
+	defer h.tickMu.Unlock()
+	if g.tickAt < 0 {
+		g.tickAt = len(h.ticking)
+		h.ticking = append(h.ticking, g)
+	}
+}
+
+// asleep ends the ticks of a group that falls quiet, or goes.
+func (h *Host) asleep(g *Group) {
+	h.tickMu.Lock()
+	defer h.tickMu.Unlock()
+	if g.tickAt < 0 {
+		return
+	}
+	last := len(h.ticking) - 1
+	moved := h.ticking[last]
+	h.ticking[g.tickAt], moved.tickAt = moved, g.tickAt
+	h.ticking[last] = nil
+	h.ticking = h.ticking[:last]
+	g.tickAt = -1
+}
 
 // Close ends all subscriptions and goroutines. Proposals that are not settled
 // are reported on their error channels first. It does not close the log store,
@@ -440,9 +480,13 @@ func (h *Host) HandleMessages(from id.Node, batch []Message) {
 
 // HandleMessage takes one message from the network. It never blocks.
 func (h *Host) HandleMessage(from id.Node, m Message) {
-	h.mu.Lock()
-	g := h.groups[m.Group]
-	h.mu.Unlock()
+	if m.Group == (id.Group{}) {
+		if err := h.handleNode(from, m.Payload); err != nil {
+			h.cfg.Logger.Warn("message refused", "from", from.String(), "error", err)
+		}
+		return
+	}
+	g := h.replica(m.Group)
 	if g == nil {
 		return // a replica that is not here, or not any more: raft's senders live with loss
 	}
@@ -454,11 +498,14 @@ func (h *Host) HandleMessage(from id.Node, m Message) {
 // PeerUp hears that a node is connected, perhaps as a new process: what it was
 // doing for us before is void.
 func (h *Host) PeerUp(node id.Node, incarnation uint64) {
+	h.watch.heard(node, incarnation)
 	h.mu.Lock()
 	groups := h.ordered
 	h.mu.Unlock()
 	for _, g := range groups {
-		g.call(func() { g.leader.onPeerUp(g, node, incarnation) })
+		if !g.status.Load().Quiet {
+			g.call(func() { g.leader.onPeerUp(g, node, incarnation) })
+		}
 	}
 }
 
@@ -503,10 +550,13 @@ func (h *Host) random(b []byte) error {
 // may be lost. Leaders there get their proposals again, followers there are
 // probed instead of streamed to.
 func (h *Host) PeerDown(node id.Node) {
+	h.watch.doubt(node)
 	h.mu.Lock()
 	groups := h.ordered
 	h.mu.Unlock()
 	for _, g := range groups {
-		g.call(func() { g.onPeerDown(node) })
+		if !g.status.Load().Quiet { // nothing of theirs was on its way
+			g.call(func() { g.onPeerDown(node) })
+		}
 	}
 }

@@ -119,6 +119,7 @@ func (h *Host) newGroup(local uint64, meta grouppb.Replica, genesis Genesis) *Gr
 		seen:      make(map[id.Replica]id.Node),
 		hard:      &raftpb.HardState{},
 		now:       h.cfg.Clock.Now(),
+		tickAt:    -1,
 	}
 	g.log = h.cfg.Logger.With("group", g.key.String(), "replica", uint64(g.self))
 	g.status.Store(&GroupStatus{Group: g.key, Replica: g.self, Role: "starting"})
@@ -138,6 +139,7 @@ func (h *Host) register(g *Group) {
 		return
 	}
 	delete(h.prepared, g.genesis.Token)
+	h.awake(g)
 	h.groups[g.key] = g
 	if cur := h.current[g.key.Structure]; cur == nil || cur.key.Incarnation.Less(g.key.Incarnation) {
 		h.current[g.key.Structure] = g
@@ -371,6 +373,8 @@ func (h *Host) remove(ctx context.Context, g *Group, keep func() bool) (bool, er
 		}
 		h.drop(g)
 		g.retire()
+		h.watch.wake(g)
+		h.asleep(g)
 		reply(true, nil)
 	})
 	switch {

@@ -34,6 +34,7 @@ type GroupStatus struct {
 	QuorumLost    bool // no leader has been known for several election time-outs
 	Deleted       bool // the structure has ended; the replica waits to be removed
 	Options       Options
+	Quiet         bool      // it rests: nothing is to be done
 	Clock         time.Time // leader's clock as of the last applied entry
 	LastError     error
 }
@@ -65,7 +66,7 @@ func (g *Group) publishStatus(ticked bool) {
 	}
 	st := &GroupStatus{
 		Group: g.key, Replica: g.self, Role: g.roleName(), IsLeader: g.isLeader(), Failed: g.failure != nil,
-		Subscriptions: len(g.subs), Interactive: len(g.subs) > 0, DiskFull: g.stalled, QuorumLost: g.quorumLost, LastError: g.lastError,
+		Subscriptions: len(g.subs), Interactive: len(g.subs) > 0, DiskFull: g.stalled, Quiet: g.quietness.quiet, QuorumLost: g.quorumLost, LastError: g.lastError,
 	}
 	if g.state != nil {
 		g.describeState(st)

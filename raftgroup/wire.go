@@ -17,6 +17,9 @@ import (
 const (
 	wireRaft           = 1 // a raftpb.Message
 	wireSnapshotReport = 2 // a grouppb.SnapshotReport: what became of an offered snapshot
+	wireQuiet          = 3 // a grouppb.Quiet: whether there is anything left to do
+	wirePing           = 4 // a grouppb.NodePing, of no group: from host to host
+	wirePong           = 5 // a grouppb.NodePong, likewise
 )
 
 // maxNumber bounds terms and indices that peers send: raft adds to them, and
@@ -108,6 +111,12 @@ func (g *Group) receive(from id.Node, m Message) error {
 			return fmt.Errorf("%w: %w", errBadMessage, err)
 		}
 		g.call(func() { g.onSnapshotReport(m.From, &r) })
+	case wireQuiet:
+		var q grouppb.Quiet
+		if err := q.Unmarshal(m.Payload[1:]); err != nil {
+			return fmt.Errorf("%w: %w", errBadMessage, err)
+		}
+		g.call(func() { g.onQuiet(m.From, from, &q) })
 	default:
 		return fmt.Errorf("%w: kind %d", ErrNewerFormat, m.Payload[0])
 	}
@@ -229,6 +238,9 @@ func (g *Group) onMessage(m *raftpb.Message, from id.Node) {
 		return
 	}
 	g.seen[id.Replica(m.GetFrom())] = from
+	if g.quietness.quiet && g.stirs(m) {
+		g.awaken(id.Node{})
+	}
 	switch m.GetType() {
 	case raftpb.MsgHeartbeat:
 		if m.GetCommit() > g.last {

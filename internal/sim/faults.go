@@ -64,6 +64,12 @@ func (s *Sim) fault() {
 		}},
 		{"failed fsync", func() func() { return s.failSync(n) }},
 		{"full disk", func() func() { return s.fill(n) }},
+		// No fault, but what lets groups fall quiet under all the others.
+		{"silence", func() func() {
+			g := s.groups[s.rng.IntN(len(s.groups))]
+			s.silent[g]++
+			return func() { s.silent[g]-- }
+		}},
 		{"clock jump", func() func() {
 			n.clock = s.between(-time.Hour, time.Hour)
 			return func() { n.clock = 0 }

@@ -75,6 +75,8 @@ func (n *node) start() error {
 		Clock: n, Wall: n.wall, Tasks: tasks{n}, Random: rand.NewChaCha8(n.s.key(n, 2)), Logger: logger, CompactionTail: 8,
 		// Shorter than most faults last, so that sessions of the living expire too.
 		SessionTimeout: 2 * time.Second, SnapshotTimeout: 5 * time.Second,
+		// Short enough that groups rest between two proposals.
+		QuietAfter: []time.Duration{50 * time.Millisecond, 300 * time.Millisecond, 3 * time.Second}[n.s.seed%3],
 	})
 	if err != nil {
 		return fmt.Errorf("node %d: %w", n.number, err)

@@ -51,7 +51,8 @@ type Sim struct {
 	byID   map[id.Node]*node
 	groups []id.Structure
 	rec    *history.Recorder
-	quiet  bool // nobody proposes by himself any more
+	quiet  bool                 // nobody proposes by himself any more
+	silent map[id.Structure]int // structures for which hardly anybody proposes, for now
 
 	numbers   int
 	proposals int
@@ -74,7 +75,7 @@ var entropy sync.Mutex
 func Run(seed uint64, opt Options) (*Result, error) {
 	entropy.Lock()
 	defer entropy.Unlock()
-	s := &Sim{loop: newLoop(seed), seed: seed, opt: opt, byID: make(map[id.Node]*node), faults: make(map[string]int)}
+	s := &Sim{loop: newLoop(seed), seed: seed, opt: opt, byID: make(map[id.Node]*node), faults: make(map[string]int), silent: make(map[id.Structure]int)}
 	before := rand.Reader
 	rand.Reader = mathrand.NewChaCha8(s.key(nil, 0))
 	defer func() { rand.Reader = before }()

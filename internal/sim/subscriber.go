@@ -131,7 +131,7 @@ func (sub *subscriber) proposeLater() {
 		if !sub.lives() || sub.leaving {
 			return
 		}
-		if !sub.n.paused && !s.quiet {
+		if !sub.n.paused && !s.quiet && (s.silent[s.groups[sub.group]] == 0 || s.chance(0.01)) {
 			for range 1 + s.rng.IntN(20) {
 				if !sub.propose() {
 					break

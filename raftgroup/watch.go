@@ -1,0 +1,361 @@
+package raftgroup
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/copycat-replication/copycat/id"
+	"github.com/copycat-replication/copycat/pb/grouppb"
+)
+
+const (
+	// auditPerPing is how many groups a ping asks about: with ten pings a second,
+	// ten thousand quiet groups with one leader node are gone through in 16 s.
+	auditPerPing = 64
+	// wakesPerTick staggers the waking of many groups at once: each may have to
+	// elect a leader.
+	wakesPerTick = 256
+	// nodesInterval is how often, in ticks, the watch looks whether the nodes
+	// have changed.
+	nodesInterval = 10
+	// maxPing bounds what is decoded of a ping or pong.
+	maxPing = 64 << 10
+)
+
+// nodeWatch stands in for the heartbeats of quiet groups: while any group rests
+// on this node, the nodes that those groups rely on (of a follower the
+// leader's, of a leader all members') are pinged with every tick. One that is
+// silent for an election time-out, that answers as another process, or whose
+// connection breaks wakes all groups that rely on it, some hundred with each
+// tick. Each ping also names some of the groups that its receiver is believed
+// to lead, in turn; it answers with those that it does not lead.
+//
+// It has a lock of its own, which is held over no call of anybody else's.
+type nodeWatch struct {
+	mu     sync.Mutex
+	peers  []*watchedPeer // ordered by node: a replay must not depend on map order
+	rests  map[*Group]*resting
+	due    []dueWake // in line to be woken
+	queued map[*Group]bool
+
+	ticks    int
+	lastSeen []Node // the nodes, as of the last look
+	quiet    atomic.Int64
+}
+
+// watchedPeer is a node that quiet groups of this one rely on.
+type watchedPeer struct {
+	node        id.Node
+	groups      []*Group
+	cursor      int    // where the next audit goes on
+	silent      int    // pings since it was last heard
+	incarnation uint64 // of its process; 0: not heard yet
+}
+
+// resting is one quiet group.
+type resting struct {
+	relies []id.Node
+	at     []int // its place in groups of each of them
+	quietLed
+}
+
+// quietLed says who leads a quiet group.
+type quietLed struct {
+	term uint64
+	led  bool // by another node, the only one that it relies on
+}
+
+type dueWake struct {
+	g       *Group
+	doubted id.Node
+}
+
+func newNodeWatch() nodeWatch {
+	return nodeWatch{rests: make(map[*Group]*resting), queued: make(map[*Group]bool)}
+}
+
+// rest notes that a group fell quiet.
+func (w *nodeWatch) rest(g *Group, relies []id.Node, by quietLed) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r := &resting{relies: relies, at: make([]int, len(relies)), quietLed: by}
+	for i, node := range relies {
+		p := w.peer(node, true)
+		r.at[i] = len(p.groups)
+		p.groups = append(p.groups, g)
+	}
+	w.rests[g] = r
+	w.quiet.Store(int64(len(w.rests)))
+}
+
+// wake notes that a group is awake, or gone.
+func (w *nodeWatch) wake(g *Group) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r := w.rests[g]
+	if r == nil {
+		return
+	}
+	delete(w.rests, g)
+	w.quiet.Store(int64(len(w.rests)))
+	for i, node := range r.relies {
+		p := w.peer(node, false)
+		last := len(p.groups) - 1
+		moved := p.groups[last]
+		p.groups[r.at[i]] = moved
+		p.groups[last] = nil
+		p.groups = p.groups[:last]
+		if moved != g {
+			m := w.rests[moved]
+			m.at[slices.Index(m.relies, node)] = r.at[i]
+		}
+		if last == 0 {
+			w.peers = slices.DeleteFunc(w.peers, func(q *watchedPeer) bool { return q == p })
+		}
+	}
+}
+
+func (w *nodeWatch) peer(node id.Node, add bool) *watchedPeer {
+	i, ok := slices.BinarySearchFunc(w.peers, node, func(p *watchedPeer, n id.Node) int { return bytes.Compare(p.node[:], n[:]) })
+	if ok {
+		return w.peers[i]
+	}
+	if !add {
+		return nil
+	}
+	p := &watchedPeer{node: node}
+	w.peers = slices.Insert(w.peers, i, p)
+	return p
+}
+
+// doubt puts all groups that rely on a node in line to be woken.
+func (w *nodeWatch) doubt(node id.Node) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if p := w.peer(node, false); p != nil {
+		p.silent = 0
+		w.wakeAllLocked(p.groups, node)
+	}
+}
+
+// wakeAllLocked puts groups in line, those with subscriptions first.
+func (w *nodeWatch) wakeAllLocked(groups []*Group, doubted id.Node) {
+	for _, first := range []bool{true, false} {
+		for _, g := range groups {
+			if g.status.Load().Interactive == first && !w.queued[g] {
+				w.queued[g] = true
+				w.due = append(w.due, dueWake{g, doubted})
+			}
+		}
+	}
+}
+
+// heard notes the answer of a node. Another process than before knows nothing
+// of any rest.
+func (w *nodeWatch) heard(node id.Node, incarnation uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p := w.peer(node, false)
+	if p == nil {
+		return
+	}
+	p.silent = 0
+	if p.incarnation != 0 && p.incarnation != incarnation {
+		w.wakeAllLocked(p.groups, node)
+	}
+	p.incarnation = incarnation
+}
+
+// pingDue is a ping that is to be sent.
+type pingDue struct {
+	to  id.Node
+	led []*grouppb.Led
+}
+
+// next counts a tick: what is to be sent, and whom to wake.
+func (w *nodeWatch) next(patience int) (pings []pingDue, wakes []dueWake) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, p := range w.peers {
+		if p.silent >= patience {
+			p.silent, p.incarnation = 0, 0
+			w.wakeAllLocked(p.groups, p.node)
+		}
+		p.silent++
+		pings = append(pings, pingDue{to: p.node, led: w.auditLocked(p)})
+	}
+	n := min(len(w.due), wakesPerTick)
+	wakes = slices.Clone(w.due[:n])
+	w.due = slices.Delete(w.due, 0, n)
+	for _, d := range wakes {
+		delete(w.queued, d.g)
+	}
+	return pings, wakes
+}
+
+// auditLocked lists the next groups that p is believed to lead.
+func (w *nodeWatch) auditLocked(p *watchedPeer) []*grouppb.Led {
+	var led []*grouppb.Led
+	for range min(len(p.groups), auditPerPing) {
+		if p.cursor >= len(p.groups) {
+			p.cursor = 0
+		}
+		g := p.groups[p.cursor]
+		p.cursor++
+		if r := w.rests[g]; r.led {
+			led = append(led, encodeLed(g.key, r.term))
+		}
+	}
+	return led
+}
+
+// nodesChanged counts a tick, and tells now and then whether the nodes are
+// others than before. It looks also while nothing rests, so that a group which
+// has looked at the nodes before it fell quiet misses no later change.
+func (w *nodeWatch) nodesChanged(dir Directory) bool {
+	w.mu.Lock()
+	w.ticks++
+	look := w.ticks%nodesInterval == 1
+	w.mu.Unlock()
+	if !look {
+		return false
+	}
+	nodes := dir.Nodes()
+	slices.SortFunc(nodes, func(a, b Node) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	for i := range nodes {
+		nodes[i].Incarnation = 0 // heard of by the answers to pings
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	changed := w.lastSeen != nil && !slices.Equal(w.lastSeen, nodes)
+	w.lastSeen = nodes
+	return changed
+}
+
+// wakeLeaders puts all quiet groups that are led here in line.
+func (w *nodeWatch) wakeLeaders(ordered []*Group) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var led []*Group
+	for _, g := range ordered {
+		if r := w.rests[g]; r != nil && !r.led {
+			led = append(led, g)
+		}
+	}
+	w.wakeAllLocked(led, id.Node{})
+}
+
+// tickWatch is the watch's part of a tick of the host.
+func (h *Host) tickWatch() {
+	w := &h.watch
+	changed := w.nodesChanged(h.dir)
+	if w.quiet.Load() == 0 {
+		return
+	}
+	if changed {
+		h.mu.Lock()
+		ordered := h.ordered
+		h.mu.Unlock()
+		w.wakeLeaders(ordered)
+	}
+	pings, wakes := w.next(h.cfg.ElectionTicks)
+	for _, p := range pings {
+		h.sendNode(p.to, wirePing, &grouppb.NodePing{Led: p.led})
+	}
+	for _, d := range wakes {
+		d.g.call(func() { d.g.awaken(d.doubted) })
+	}
+}
+
+// sendNode sends what is said from host to host: it belongs to no group.
+func (h *Host) sendNode(to id.Node, kind byte, m interface{ Marshal() ([]byte, error) }) {
+	body, err := m.Marshal()
+	if err == nil {
+		err = h.net.Send(to, Message{Payload: append([]byte{kind}, body...), Urgent: true})
+	}
+	if err != nil {
+		h.cfg.Logger.Debug("node not pinged", "node", to.String(), "error", err)
+	}
+}
+
+// handleNode takes what another host says to this one.
+func (h *Host) handleNode(from id.Node, payload []byte) error {
+	if len(payload) == 0 || len(payload) > maxPing {
+		return fmt.Errorf("%w: %d bytes from host to host", errBadMessage, len(payload))
+	}
+	switch body := payload[1:]; payload[0] {
+	case wirePing:
+		var m grouppb.NodePing
+		if err := m.Unmarshal(body); err != nil {
+			return fmt.Errorf("%w: %w", errBadMessage, err)
+		}
+		return h.answerPing(from, &m)
+	case wirePong:
+		var m grouppb.NodePong
+		if err := m.Unmarshal(body); err != nil {
+			return fmt.Errorf("%w: %w", errBadMessage, err)
+		}
+		h.watch.heard(from, m.Incarnation)
+		for _, l := range m.Refused {
+			key, err := decodeLed(l)
+			if err != nil {
+				return err
+			}
+			if g := h.replica(key); g != nil {
+				g.call(func() {
+					if g.quietness.quiet && g.rn != nil && g.term() == l.Term {
+						g.awaken(from)
+					}
+				})
+			}
+		}
+		return nil
+	}
+	return fmt.Errorf("%w: kind %d from host to host", ErrNewerFormat, payload[0])
+}
+
+// answerPing says that this process is here, and what it does not lead. One
+// whose log takes no writes leads nothing that others should wait for.
+func (h *Host) answerPing(from id.Node, m *grouppb.NodePing) error {
+	pong := grouppb.NodePong{Incarnation: h.cfg.Incarnation}
+	able := h.log.Health() == nil
+	for _, l := range m.Led {
+		key, err := decodeLed(l)
+		if err != nil {
+			return err
+		}
+		if able {
+			if g := h.replica(key); g != nil {
+				if st := g.status.Load(); st.IsLeader && st.Term == l.Term {
+					continue
+				}
+			}
+		}
+		pong.Refused = append(pong.Refused, l)
+	}
+	h.sendNode(from, wirePong, &pong)
+	return nil
+}
+
+// replica returns the replica of exactly this incarnation of a group.
+func (h *Host) replica(key id.Group) *Group {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.groups[key]
+}
+
+func encodeLed(key id.Group, term uint64) *grouppb.Led {
+	return &grouppb.Led{Structure: key.Structure[:], Birth: key.Incarnation.Birth, Recovery: key.Incarnation.Recovery, Term: term}
+}
+
+func decodeLed(l *grouppb.Led) (id.Group, error) {
+	s, err := id.StructureFromBytes(l.GetStructure())
+	if err != nil {
+		return id.Group{}, errors.Join(errBadMessage, err)
+	}
+	return id.Group{Structure: s, Incarnation: id.Incarnation{Birth: l.Birth, Recovery: l.Recovery}}, nil
+}
