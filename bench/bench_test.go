@@ -12,7 +12,12 @@ import (
 	"github.com/copycat-replication/copycat/bench/internal/report"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(nodeVariable) != "" {
+		os.Exit(runNode(os.Stdin, os.Stdout))
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // smoke runs the whole program once and returns its result.
 func smoke(t *testing.T, args ...string) report.Result {

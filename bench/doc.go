@@ -4,6 +4,12 @@
 //	go run ./bench -h
 //	go run ./bench -outstanding 4096 -seconds 20 -runs 5 -json results.jsonl
 //
+// Across data centers, with one process for each node, on an emulated network
+// (internal/wan); as root, if the kernel's own TCP is to meet loss and delay:
+//
+//	go run ./bench wan -h
+//	go run ./bench wan -seconds 20 -runs 5 -json wan.jsonl
+//
 // The load generator (internal/load), the readings of the machine
 // (internal/measure), the form of the results (internal/report) and the
 // command line (internal/cli) know nothing of CopyCat: other systems are

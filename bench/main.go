@@ -9,7 +9,15 @@ import (
 	"github.com/copycat-replication/copycat/bench/internal/cli"
 )
 
-func main() { os.Exit(command().Main()) }
+func main() {
+	switch {
+	case os.Getenv(nodeVariable) != "":
+		os.Exit(runNode(os.Stdin, os.Stdout))
+	case len(os.Args) > 1 && os.Args[1] == "wan":
+		os.Exit(wanMain(os.Args[2:]))
+	}
+	os.Exit(command().Main())
+}
 
 func command() *cli.Command {
 	s := &settings{}

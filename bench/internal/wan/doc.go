@@ -12,7 +12,8 @@
 // dropped by a full queue, cut off, or due at a certain time), and writes them
 // when they are due. So it is the kernel's real TCP that meets loss, delay and
 // queues. It waits on a timerfd: timers of Go are up to a millisecond late. It
-// asks for real-time priority, since the processes under test share its cores.
+// asks for real-time priority, since the processes under test share its cores
+// (see Config.Realtime).
 //
 // A pair of data centers has one line for each direction, shared by all hosts,
 // and a line inside each data center: with one rate and one bounded queue (what

@@ -104,6 +104,11 @@ func newNamespaces(n *Net) (_ backend, err error) {
 	if err := available(n.cfg.Congestion); err != nil {
 		return nil, err
 	}
+	if n.cfg.Realtime {
+		if err := promote(); err != nil {
+			return nil, err
+		}
+	}
 	nth := make([]int, len(n.cfg.Centers))
 	for _, h := range n.hosts {
 		nth[h.Center]++
@@ -296,8 +301,12 @@ func (b *namespaces) start(host int, cmd *exec.Cmd) error {
 	return b.spots[host].thread.do(func() error { return startTied(cmd) })
 }
 
-// startTied starts a command that the kernel kills when this thread ends.
+// startTied starts a command that the kernel kills when this thread ends. What
+// it starts is scheduled in the ordinary way, whatever this process is.
 func startTied(cmd *exec.Cmd) error {
+	if err := schedule(0, unix.SCHED_NORMAL, 0); err != nil {
+		return fmt.Errorf("ordinary priority: %w", err)
+	}
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}

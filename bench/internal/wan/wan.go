@@ -81,6 +81,10 @@ type Config struct {
 	SocketBuffer int
 	// Seed decides about loss and jitter.
 	Seed uint64
+	// Realtime gives this whole process a real-time priority, for good, and not
+	// only the relay's thread, which depends on the others. For a process that
+	// does little else. Where there are no namespaces, it has no effect.
+	Realtime bool
 }
 
 // RoundTrips makes symmetrical links of a matrix of round-trip times.
