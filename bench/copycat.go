@@ -28,7 +28,7 @@ type cluster struct {
 	load  *load.Load
 	nodes []copycat.CopyCat
 	ids   []*copycat.ID
-	subs  []*subscriber // structure*nodes + node
+	subs  []*subscriber // structure*seats + seat
 	done  chan struct{} // closed: the system closes
 }
 
@@ -42,7 +42,7 @@ type subscriber struct {
 func (s *settings) open(ctx context.Context, dir string, l *load.Load) (_ load.System, err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	c := &cluster{load: l, done: make(chan struct{}), subs: make([]*subscriber, l.Plan().Structures*l.Plan().Nodes)}
+	c := &cluster{load: l, done: make(chan struct{}), subs: make([]*subscriber, l.Plan().Structures*l.Plan().Seats())}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.Close())
@@ -138,7 +138,8 @@ func (c *cluster) subscribeAll(ctx context.Context) error {
 		c.ids = append(c.ids, id)
 	}
 	var subscribing sync.WaitGroup
-	errs := make(chan error, structures*len(c.nodes))
+	seats := c.load.Plan().Seats()
+	errs := make(chan error, structures*seats)
 	room := make(chan struct{}, births)
 	for s := range structures {
 		select {
@@ -150,8 +151,8 @@ func (c *cluster) subscribeAll(ctx context.Context) error {
 		subscribing.Go(func() {
 			defer func() { <-room }()
 			var nodes sync.WaitGroup
-			for n := range c.nodes {
-				nodes.Go(func() { errs <- c.subscribe(n, s) })
+			for seat := range seats {
+				nodes.Go(func() { errs <- c.subscribe(seat, s) })
 			}
 			nodes.Wait()
 		})
@@ -165,15 +166,16 @@ func (c *cluster) subscribeAll(ctx context.Context) error {
 	return all
 }
 
-func (c *cluster) subscribe(node, structure int) error {
-	consumer := c.load.Consumer(node, structure)
+func (c *cluster) subscribe(seat, structure int) error {
+	node := seat % len(c.nodes)
+	consumer := c.load.Consumer(seat, structure)
 	provide := func() ([]byte, error) { return consumer.Snapshot(), nil }
 	propose, commits, errs, consume, err := c.nodes[node].SubscribeToDataStructure(c.ids[structure], provide)
 	if err != nil {
 		return fmt.Errorf("node %d: subscribe to structure %d: %w", node, structure, err)
 	}
 	sub := &subscriber{propose: propose, consumer: consumer}
-	c.subs[structure*len(c.nodes)+node] = sub
+	c.subs[structure*c.load.Plan().Seats()+seat] = sub
 	sub.serving.Go(func() { c.apply(sub, commits, consume) })
 	sub.serving.Go(func() { c.listen(sub, errs) })
 	return nil
@@ -234,7 +236,7 @@ func (c *cluster) awaitVoters(ctx context.Context) error {
 		err := await(ctx, node, func(st *copycat.Status) bool {
 			ready := 0
 			for i := range st.Structures {
-				if s := &st.Structures[i]; !s.Catalog && s.Leader != "" && len(s.Voters) >= voters && s.Interactive {
+				if s := &st.Structures[i]; !s.Catalog && s.Leader != "" && len(s.Voters) >= voters && s.Interactive == (n < c.load.Plan().Subscribed()) {
 					ready++
 				}
 			}
@@ -262,7 +264,7 @@ func (c *cluster) Leader(structure int) (int, error) {
 
 // Propose sends on the subscription's propose channel.
 func (c *cluster) Propose(node, structure int, payload []byte) error {
-	sub := c.subs[structure*len(c.nodes)+node]
+	sub := c.subs[structure*c.load.Plan().Seats()+node]
 	select {
 	case sub.propose <- payload: // a select of one channel costs less
 		return nil

@@ -22,8 +22,9 @@ func main() {
 func command() *cli.Command {
 	s := &settings{}
 	return &cli.Command{
-		Name:  "copycat",
-		About: "bench measures CopyCat, through its public channel API.",
+		Name:        "copycat",
+		About:       "bench measures CopyCat, through its public channel API.",
+		Subscribers: true,
 		Flags: func(f *flag.FlagSet) {
 			f.Uint64Var(&s.snapshotEntries, "snapshot-entries", 0, "a snapshot is due after that many `commits`; 0: the default")
 			f.Uint64Var(&s.snapshotBytes, "snapshot-bytes", 0, "a snapshot is due after that many `bytes` of commits; 0: the default")

@@ -16,6 +16,8 @@ import (
 type Command struct {
 	Name  string // of the system, as results have it
 	About string // for -h: what is run, in a few lines
+	// Subscribers: there can be more or fewer of them than nodes.
+	Subscribers bool
 	// Flags adds the system's own flags; may be nil.
 	Flags func(*flag.FlagSet)
 	// Settings says what a reader of the result has to know of the system's
@@ -65,6 +67,7 @@ func parse(c *Command, args []string, stderr io.Writer) (*options, error) {
 	f.IntVar(&o.plan.Payload, "payload", 128, "`bytes` of a proposal, 8 at least")
 	f.IntVar(&o.plan.Outstanding, "outstanding", 256, "`number` of proposals under way at any time, over all proposers together;\nwith fewer than proposers, only as many structures are active and the rest idles")
 	proposers := f.String("proposers", string(load.AtLeader), "`where` the proposers are: leader, follower (one for each structure) or all (one on each node)")
+	f.IntVar(&o.plan.Subscribers, "subscribers", 0, "`number` of subscribers of each structure, number i on node i modulo -nodes; 0: one on each node;\nthe others only look on, and with fewer the other nodes' replicas have none")
 	f.Float64Var(&o.plan.Seconds, "seconds", 10, "`length` of the measured window")
 	f.Float64Var(&o.plan.Warmup, "warmup", 2, "`seconds` of load before it")
 	f.IntVar(&o.runs, "runs", 1, "`number` of runs, each on new nodes; with three or more, a row of medians")
@@ -87,6 +90,9 @@ func parse(c *Command, args []string, stderr io.Writer) (*options, error) {
 	err := o.plan.Validate()
 	if o.runs < 1 {
 		err = errors.Join(err, fmt.Errorf("runs: %d, need 1 or more", o.runs))
+	}
+	if o.plan.Subscribers != 0 && !c.Subscribers {
+		err = errors.Join(err, fmt.Errorf("subscribers: %w: %s has one on each node", load.ErrUnsupported, c.Name))
 	}
 	if f.NArg() > 0 {
 		err = errors.Join(err, fmt.Errorf("not a flag: %q", f.Arg(0)))

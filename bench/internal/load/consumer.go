@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -13,13 +14,15 @@ import (
 
 // Consumer is the data structure of one node: for each proposer of the
 // structure, the last number applied. Applied, Snapshot and Restore are called
-// by one goroutine at a time; Failed may be called from any.
+// by one goroutine at a time; Failed and Settled may be called from any.
 type Consumer struct {
 	load      *Load
-	node      int
+	seat      int
+	node      int // whose proposals it receives; -1 at a seat that only looks on
 	structure int
 	base      uint64   // number of the lane of node 0
 	last      []uint64 // by node: last number applied
+	count     []uint64 // by node: how many were applied, of a system without order
 	// own is nil while nothing is proposed here. It is set when the load
 	// begins; a snapshot may come before that.
 	own atomic.Pointer[lane]
@@ -28,8 +31,12 @@ type Consumer struct {
 	slices  []uint64 // operations applied, by second of the window
 	applied uint64   // in the window
 	slowest int64
-	broken  uint64 // numbers that were repeated, out of order or foreign
-	missing uint64 // numbers that were passed over; those of failed proposals may be
+	at      int64      // when the last of its own was applied
+	gap     int64      // the longest time without one, in the window
+	settled bool       // by Settled, not by Applied
+	settle  sync.Mutex // for Settled
+	broken  uint64     // numbers that were repeated, out of order or foreign
+	missing uint64     // numbers that were passed over; those of failed proposals may be
 
 	failed atomic.Uint64
 }
@@ -44,6 +51,8 @@ const (
 	// manyLanes is from where on the histograms have two digits instead of
 	// three: 10,000 of them are to fit into memory.
 	manyLanes = 128
+	// maxState bounds a snapshot: it is one slice of bytes.
+	maxState = 8 << 30
 )
 
 func newHistogram(lanes int) *hdrhistogram.Histogram {
@@ -54,9 +63,13 @@ func newHistogram(lanes int) *hdrhistogram.Histogram {
 	return hdrhistogram.New(lowestLatency, highestLatency, digits)
 }
 
-func newConsumer(l *Load, node, structure int) *Consumer {
+func newConsumer(l *Load, seat, structure int) *Consumer {
+	node := seat
+	if seat >= l.plan.Nodes {
+		node = -1
+	}
 	return &Consumer{
-		load: l, node: node, structure: structure,
+		load: l, seat: seat, node: node, structure: structure,
 		base: laneTag(l.plan, 0, structure) >> sequenceBits, last: make([]uint64, l.plan.Nodes),
 	}
 }
@@ -82,15 +95,33 @@ func (c *Consumer) Applied(payload []byte) {
 		return
 	}
 	switch last := c.last[node]; {
+	case c.load.unordered:
+		if c.count == nil {
+			c.count = make([]uint64, len(c.last))
+		}
+		c.count[node]++
 	case seq <= last:
 		c.breach(node, seq)
 	case seq > last+1:
 		c.missing += seq - last - 1
 	}
 	c.last[node] = max(c.last[node], seq)
-	if int(node) == c.node {
+	if int(node) == c.node && !c.settled {
 		c.record(seq)
 	}
+}
+
+// SettledElsewhere says that what this node proposes is settled by Settled
+// alone: for systems that answer a proposer before, or without, handing it what
+// was applied. To be called before the load begins.
+func (c *Consumer) SettledElsewhere() { c.settled = true }
+
+// Settled takes the system's word that a proposal of this node is committed,
+// and applied at this node.
+func (c *Consumer) Settled(payload []byte) {
+	c.settle.Lock()
+	defer c.settle.Unlock()
+	c.record(binary.LittleEndian.Uint64(payload) & sequenceMask)
 }
 
 func (c *Consumer) breach(node, seq uint64) {
@@ -99,14 +130,19 @@ func (c *Consumer) breach(node, seq uint64) {
 	if node < uint64(len(c.last)) {
 		last = c.last[node]
 	}
-	c.load.note(fmt.Errorf("%w: structure %d at node %d applied number %d of node %d after %d", errOrder, c.structure, c.node, seq, node, last))
+	c.load.note(fmt.Errorf("%w: structure %d at seat %d applied number %d of node %d after %d", errOrder, c.structure, c.seat, seq, node, last))
 }
 
 // record settles a number of this node's own lane.
 func (c *Consumer) record(seq uint64) {
 	own := c.own.Load()
 	if own == nil {
-		c.breach(uint64(c.node), seq)
+		if seq > c.load.sentBefore[c.tag()] {
+			c.breach(uint64(c.node), seq)
+		}
+		return // of an earlier load
+	}
+	if seq < own.first {
 		return
 	}
 	sent := own.ring.take(seq)
@@ -117,13 +153,24 @@ func (c *Consumer) record(seq uint64) {
 	if now >= c.load.start && now < c.load.end {
 		c.applied++
 		c.slices[(now-c.load.start)/int64(time.Second)]++
+		c.gap = max(c.gap, now-max(c.at, c.load.start))
 	}
+	c.at = now
 	if sent >= c.load.start {
 		latency := now - sent
 		c.slowest = max(c.slowest, latency)
 		_ = c.hist.RecordValue(min(latency, highestLatency)) // in range, so it cannot fail
 	}
 	own.complete()
+}
+
+func (c *Consumer) tag() uint64 { return laneTag(c.load.plan, c.node, c.structure) }
+
+// silence is the longest time in the window without an own proposal that was
+// applied, up to the window's end.
+func (c *Consumer) silence() time.Duration {
+	last := max(c.at, c.load.start)
+	return time.Duration(max(c.gap, c.load.end-min(last, c.load.end)))
 }
 
 // Failed settles a proposal of this node that will not be applied.
@@ -137,9 +184,12 @@ func (c *Consumer) Failed(payload []byte, err error) {
 
 // Snapshot serializes the state, for systems that ask for it.
 func (c *Consumer) Snapshot() []byte {
-	b := make([]byte, 0, 8*len(c.last))
+	b := make([]byte, 0, max(int64(8*len(c.last)), c.load.plan.State))
 	for _, n := range c.last {
 		b = binary.LittleEndian.AppendUint64(b, n)
+	}
+	for len(b) < cap(b) {
+		b = append(b, c.load.template[:min(len(c.load.template), cap(b)-len(b))]...)
 	}
 	return b
 }
@@ -147,14 +197,14 @@ func (c *Consumer) Snapshot() []byte {
 // Restore replaces the state by a snapshot. What the snapshot holds of this
 // node's own proposals has been applied by it.
 func (c *Consumer) Restore(b []byte) error {
-	if len(b) != 8*len(c.last) {
-		return fmt.Errorf("snapshot of structure %d has %d bytes, not %d", c.structure, len(b), 8*len(c.last))
+	if int64(len(b)) != max(int64(8*len(c.last)), c.load.plan.State) {
+		return fmt.Errorf("snapshot of structure %d has %d bytes, not those of %d nodes and %d of state", c.structure, len(b), len(c.last), c.load.plan.State)
 	}
 	for n := range c.last {
 		from := c.last[n]
 		c.last[n] = binary.LittleEndian.Uint64(b[8*n:])
 		if n == c.node && c.own.Load() != nil {
-			for seq := from + 1; seq <= c.last[n]; seq++ {
+			for seq := max(from+1, c.own.Load().first); seq <= c.last[n]; seq++ {
 				c.record(seq)
 			}
 		}

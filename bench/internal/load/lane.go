@@ -21,6 +21,7 @@ type lane struct {
 	node, structure int
 	tag             uint64 // its number, where the header has it
 	window, step    uint64
+	first           uint64 // number
 	ring            ring
 
 	sent    atomic.Uint64
@@ -30,11 +31,16 @@ type lane struct {
 }
 
 func newLane(l *Load, node, structure, window int) *lane {
-	return &lane{
+	ln := &lane{
 		load: l, node: node, structure: structure, tag: laneTag(l.plan, node, structure),
 		window: uint64(window), step: uint64(max(1, min(window/16, maxWakeStep))),
 		ring: newRing(window), wake: make(chan struct{}, 1),
 	}
+	before := l.sentBefore[ln.tag]
+	ln.first = before + 1
+	ln.sent.Store(before)
+	ln.done.Store(before)
+	return ln
 }
 
 func laneTag(p Plan, node, structure int) uint64 {
@@ -44,7 +50,7 @@ func laneTag(p Plan, node, structure int) uint64 {
 // propose keeps the window full until the measuring ends.
 func (ln *lane) propose(sys System) {
 	cut := slab{template: ln.load.template, size: ln.load.plan.Payload}
-	for seq := uint64(1); ln.await(seq); seq++ {
+	for seq := ln.first; ln.await(seq); seq++ {
 		now := ln.load.now()
 		if now >= ln.load.end {
 			return

@@ -25,6 +25,17 @@ type System interface {
 	Close() error
 }
 
+// Killer is a System whose nodes can be ended while the others go on.
+type Killer interface {
+	// Kill ends a node as a crash would: without a farewell to the others, as
+	// far as the system lets one do that inside of a process. From then on the
+	// node's consumers are not called.
+	Kill(node int) error
+}
+
+// ErrUnsupported says that a system has nothing like what the plan asks for.
+var ErrUnsupported = errors.New("the system cannot do that")
+
 // Proposers says where the proposers are.
 type Proposers string
 
@@ -47,7 +58,24 @@ type Plan struct {
 	Proposers   Proposers `json:"proposers"`
 	Seconds     float64   `json:"seconds"`
 	Warmup      float64   `json:"warmup_seconds"`
+	// Subscribers is how many subscribe to each structure: subscriber i on node
+	// i modulo Nodes. 0 stands for one on each node; with fewer, the replicas
+	// of the other nodes are without one.
+	Subscribers int `json:"subscribers,omitempty"`
+	// State is the size of a consumer's snapshot; 0: a few bytes.
+	State int64 `json:"state_bytes,omitempty"`
 }
+
+// Seats is the number of subscribers of each structure.
+func (p Plan) Seats() int {
+	if p.Subscribers == 0 {
+		return p.Nodes
+	}
+	return p.Subscribers
+}
+
+// Subscribed is the number of nodes that have a subscriber: the first ones.
+func (p Plan) Subscribed() int { return min(p.Nodes, p.Seats()) }
 
 // Validate reports every fault at once.
 func (p Plan) Validate() error {
@@ -61,12 +89,14 @@ func (p Plan) Validate() error {
 	check(p.Structures >= 1 && p.Structures <= 1<<16, "structures: %d, need 1 to %d", p.Structures, 1<<16)
 	check(p.Payload >= HeaderBytes && p.Payload <= 8<<20, "payload: %d bytes, need %d to %d", p.Payload, HeaderBytes, 8<<20)
 	check(p.Outstanding >= 1 && p.Outstanding <= 1<<24, "outstanding: %d, need 1 to %d", p.Outstanding, 1<<24)
+	check(p.Subscribers >= 0 && p.Subscribers <= 1<<12, "subscribers: %d, need 0 to %d", p.Subscribers, 1<<12)
+	check(p.State >= 0 && p.State <= maxState, "state: %d bytes, need 0 to %d", p.State, int64(maxState))
 	check(p.Seconds > 0, "seconds: %v, need more than 0", p.Seconds)
 	check(p.Warmup >= 0, "warmup: %v, need 0 or more", p.Warmup)
 	switch p.Proposers {
 	case AtLeader, AtAll:
 	case AtFollower:
-		check(p.Nodes > 1, "proposers: a follower needs more than one node")
+		check(p.Nodes > 1 && p.Subscribed() == p.Nodes, "proposers: a follower needs more than one node, and a subscriber on each")
 	default:
 		check(false, "proposers: %q, need leader, follower or all", p.Proposers)
 	}
@@ -76,9 +106,13 @@ func (p Plan) Validate() error {
 // Load is one run: its lanes, its consumers and its clock.
 type Load struct {
 	plan      Plan
-	consumers []*Consumer // structure*nodes + node
+	consumers []*Consumer // structure*seats + seat
 	lanes     []*lane
 	template  []byte // random bytes that payloads are cut from
+
+	unordered  bool
+	nodesReady func()
+	sentBefore map[uint64]uint64 // by lane's tag: the last number of an earlier load
 
 	epoch      time.Time
 	start, end int64          // of the window of measuring, in nanoseconds since epoch
@@ -93,10 +127,11 @@ type Load struct {
 // New prepares a run. The plan must be valid.
 func New(plan Plan) *Load {
 	l := &Load{plan: plan, epoch: time.Now(), stop: make(chan struct{})}
-	l.consumers = make([]*Consumer, plan.Structures*plan.Nodes)
+	seats := plan.Seats()
+	l.consumers = make([]*Consumer, plan.Structures*seats)
 	for s := range plan.Structures {
-		for n := range plan.Nodes {
-			l.consumers[s*plan.Nodes+n] = newConsumer(l, n, s)
+		for i := range seats {
+			l.consumers[s*seats+i] = newConsumer(l, i, s)
 		}
 	}
 	// Random bytes, so that a system that compresses gains nothing; a fixed
@@ -111,9 +146,41 @@ func New(plan Plan) *Load {
 // Plan is what the run does.
 func (l *Load) Plan() Plan { return l.plan }
 
-// Consumer is the receiving end of a structure at a node.
-func (l *Load) Consumer(node, structure int) *Consumer {
-	return l.consumers[structure*l.plan.Nodes+node]
+// Consumer is the receiving end of a structure at a seat. The first seats are
+// those of the nodes, one each, and receive what their nodes propose; the
+// others, on node seat modulo Nodes, only look on.
+func (l *Load) Consumer(seat, structure int) *Consumer {
+	return l.consumers[structure*l.plan.Seats()+seat]
+}
+
+// Unordered says that the system does not keep the order of one proposer's
+// outstanding proposals: then only losses and repetitions are errors. To be
+// called before Run, by the opener.
+func (l *Load) Unordered() { l.unordered = true }
+
+// NodesReady is called by the opener between the start of the nodes and the
+// creation of the structures, so that the two can be told apart. What was
+// registered with OnNodesReady is called.
+func (l *Load) NodesReady() {
+	if l.nodesReady != nil {
+		l.nodesReady()
+	}
+}
+
+// OnNodesReady registers what NodesReady calls. Before the system is opened.
+func (l *Load) OnNodesReady(f func()) { l.nodesReady = f }
+
+// Continue has the lanes go on numbering after those of an earlier load on the
+// same structures, whose system was closed and opened again on what it had
+// stored. To be called before the system is opened again.
+func (l *Load) Continue(earlier *Load) {
+	l.sentBefore = make(map[uint64]uint64, len(earlier.lanes))
+	for tag, n := range earlier.sentBefore {
+		l.sentBefore[tag] = n
+	}
+	for _, ln := range earlier.lanes {
+		l.sentBefore[ln.tag] = ln.sent.Load()
+	}
 }
 
 // Warn counts something that the system complained about, beside proposals
@@ -168,7 +235,7 @@ func (l *Load) place(sys System) error {
 	var seats []seat
 	for s := range l.plan.Structures {
 		if l.plan.Proposers == AtAll {
-			for n := range l.plan.Nodes {
+			for n := range l.plan.Subscribed() {
 				seats = append(seats, seat{n, s})
 			}
 			continue
@@ -180,6 +247,9 @@ func (l *Load) place(sys System) error {
 		if l.plan.Proposers == AtFollower {
 			// Spread over the followers.
 			leader = (leader + 1 + s%(l.plan.Nodes-1)) % l.plan.Nodes
+		}
+		if leader >= l.plan.Subscribed() {
+			leader = s % l.plan.Subscribed() // only subscribers propose
 		}
 		seats = append(seats, seat{leader, s})
 	}
@@ -227,9 +297,10 @@ func call(f func()) {
 	}
 }
 
+// done counts what was settled since Run began.
 func (l *Load) done() (n uint64) {
 	for _, ln := range l.lanes {
-		n += ln.done.Load()
+		n += ln.done.Load() - ln.first + 1
 	}
 	return n
 }

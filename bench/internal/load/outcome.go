@@ -14,6 +14,7 @@ type Outcome struct {
 	PerSecond []uint64                // operations in each second
 	Latency   *hdrhistogram.Histogram // in nanoseconds
 	Slowest   time.Duration           // exact, where the histogram is not
+	Silence   time.Duration           // the longest time that some proposer had nothing applied
 
 	Failed     uint64 // proposals that the system gave up
 	Broken     uint64 // commits that were missing, repeated or out of order at some node
@@ -33,14 +34,19 @@ func (l *Load) Outcome() Outcome {
 	for i, c := range l.consumers {
 		o.Failed += c.failed.Load()
 		o.Broken += c.broken
-		if may := l.failedOf(i / l.plan.Nodes); c.missing > may {
-			o.Broken += c.missing - may
-			l.note(fmt.Errorf("%w: structure %d at node %d missed %d numbers, and %d proposals failed", errOrder, c.structure, c.node, c.missing, may))
+		missing := c.missing
+		if l.unordered {
+			missing = c.lost()
+		}
+		if may := l.failedOf(i / l.plan.Seats()); missing > may {
+			o.Broken += missing - may
+			l.note(fmt.Errorf("%w: structure %d at seat %d missed %d numbers, and %d proposals failed", errOrder, c.structure, c.seat, missing, may))
 		}
 		if c.own.Load() == nil {
 			continue
 		}
 		o.Ops += c.applied
+		o.Silence = max(o.Silence, c.silence())
 		o.Slowest = max(o.Slowest, time.Duration(c.slowest))
 		o.Latency.Merge(c.hist)
 		if o.PerSecond == nil {
@@ -58,8 +64,25 @@ func (l *Load) Outcome() Outcome {
 
 // failedOf is how many proposals of a structure failed, on all nodes.
 func (l *Load) failedOf(structure int) (n uint64) {
-	for node := range l.plan.Nodes {
-		n += l.Consumer(node, structure).failed.Load()
+	for seat := range l.plan.Subscribed() {
+		n += l.Consumer(seat, structure).failed.Load()
+	}
+	return n
+}
+
+// lost is what a system without order lacks: numbers below the greatest that
+// were never applied. Repetitions make up for losses, and are breaches of their
+// own.
+func (c *Consumer) lost() (n uint64) {
+	for node, last := range c.last {
+		if c.count == nil {
+			return 0
+		}
+		if count := c.count[node]; count < last {
+			n += last - count
+		} else if count > last {
+			c.broken += count - last
+		}
 	}
 	return n
 }
