@@ -71,6 +71,33 @@ func (h *Host) StartPrepared(ctx context.Context, token Token, born id.Incarnati
 	return err
 }
 
+// startDecided starts the replica that was prepared here for the very birth
+// that a group has come from: the group's answer shows that it is decided. A
+// second replica of the group, under another ReplicaID, would stand beside it
+// when it is started after all. Nil: none was prepared.
+func (h *Host) startDecided(p *place) (*Group, error) {
+	born, err := decodeGenesis(p.record)
+	if err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	started, prepared := h.groups[p.group], h.prepared[born.Token]
+	h.mu.Unlock()
+	if started != nil {
+		return started, nil // meanwhile
+	}
+	g := prepared.group
+	// A group that was rebuilt since has no place for it: it is removed by who
+	// settles births.
+	if g == nil || p.group.Incarnation.Recovery != 0 || !maps.Equal(prepared.Genesis.Members, born.Members) {
+		return nil, nil
+	}
+	if err := h.StartPrepared(h.ctx, born.Token, p.group.Incarnation); err != nil {
+		return nil, err
+	}
+	return g, nil
+}
+
 // becomeStarted turns a prepared replica into a started one: durable first.
 func (g *Group) becomeStarted(born id.Incarnation, done func(error)) {
 	if g.meta.Phase != grouppb.Replica_PREPARED {

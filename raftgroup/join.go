@@ -188,6 +188,12 @@ func (h *Host) makeReplica(n *newcomer) (*Group, error) {
 		}
 		return nil, err
 	}
+	if g, err := h.startDecided(n.place); g != nil || err != nil {
+		if err == nil {
+			h.letGo(n) // the ReplicaID that was asked for is not needed
+		}
+		return g, err
+	}
 	if err := h.seed(n); err != nil {
 		return nil, err
 	}

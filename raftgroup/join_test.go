@@ -74,6 +74,45 @@ func (f *founded) seeds(t *testing.T) []uint64 {
 	return groups
 }
 
+// TestJoinStartsWhatWasPrepared: a node that was prepared for a birth, and has
+// not heard yet that it is decided, joins the group that the others have
+// started. It has one replica then, the one that was prepared.
+func TestJoinStartsWhatWasPrepared(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := rig.New(t, 3, 1)
+		c.StartAll()
+		defer c.StopAll()
+		g := c.Genesis(rig.Structure(9), 3, raftgroup.Options{})
+		for _, n := range c.Nodes {
+			if err := n.Host.Prepare(t.Context(), g); err != nil {
+				t.Fatal(err)
+			}
+		}
+		born := id.Incarnation{Birth: 2}
+		for _, n := range c.Nodes[:2] {
+			if err := n.Host.StartPrepared(t.Context(), g.Token, born); err != nil {
+				t.Fatal(err)
+			}
+		}
+		late := c.Nodes[2].Host
+		if err := late.Join(g.Group.Structure, c.Nodes[0].ID); err != nil {
+			t.Fatal(err)
+		}
+		c.Wait(time.Minute, "a replica that has joined", func() bool {
+			r, here := late.Group(g.Group.Structure)
+			return here && r.Status().Applied > 0
+		})
+		if err := late.StartPrepared(t.Context(), g.Token, born); err != nil { // late, too
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		if all := late.Groups(); len(all) != 1 || all[0].Replica != 3 || !all[0].Voter {
+			t.Errorf("replicas %+v", all)
+		}
+	})
+}
+
 // TestJoinGoesOnWhereItWas: answers get lost and transfers are cut, and still a
 // join takes one ReplicaID, one local number, and sends no byte twice.
 func TestJoinGoesOnWhereItWas(t *testing.T) {

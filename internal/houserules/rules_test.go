@@ -27,7 +27,7 @@ var allowed = map[string][]string{
 	"internal/mutation":         {},
 	"internal/netproxy":         {},
 	"internal/procrig":          {"id", "internal/history", "internal/netproxy"},
-	"internal/sim":              {"id", "internal/history", "internal/vfs", "raftgroup", "snapshot", "wal"},
+	"internal/sim":              {"catalog", "id", "internal/history", "internal/history/register", "internal/vfs", "pb/grouppb", "raftgroup", "snapshot", "wal"},
 	"internal/vfs":              {},
 	"placement":                 {"id"},
 	"raftgroup":                 {"id", "pb/grouppb", "placement", "snapshot", "wal"},

@@ -1,15 +1,20 @@
 // Package sim runs whole clusters in one process on one thread: the
-// production log store, snapshot store, host, sessions, delivery and
-// rendezvous, on an in-memory file system and network, in virtual time, with
+// production log store, snapshot store, host, sessions, delivery, rendezvous
+// and catalog, on an in-memory file system and network, in virtual time, with
 // faults drawn from a seed. All events stand in one queue, ordered by time and
 // then by when they were put there; every source of randomness is seeded,
-// raft's election jitter included; so a seed replays exactly.
+// raft's election jitter included; so a plan replays exactly.
 //
 // What happens to every subscriber is recorded and checked by package history.
+// What no history shows, or shows late, is asserted at every step (watch.go):
+// one leader in a term, one vote in a term, one incarnation of a structure, no
+// ReplicaID twice, nothing that was durable goes back, and each snapshot, when
+// the log names it, has the label, the membership and the content of its place.
 //
-// What waits (joins, calls, transfers) runs in tasks: goroutines of which only
-// one runs at a time, while the loop stands still, in the order of the seed.
+// What waits (births, joins, calls, transfers) runs in tasks: goroutines of
+// which only one runs at a time, while the loop stands still, in the order of
+// the seed.
 //
-// Not in it yet: the catalog (births are tested on real hosts in virtual time,
-// in package catalog), and bit flips.
+// Some structures are there from the start; others are born while the faults
+// go on, when several nodes ask the catalog for them at the same moment.
 package sim

@@ -1,85 +1,95 @@
 package sim
 
 import (
+	"math/rand/v2"
 	"time"
 
 	"github.com/copycat-replication/copycat/internal/vfs"
 )
 
-// faultLater begins one fault after the other until the run is quiet. Most of
-// them end by themselves.
-func (s *Sim) faultLater() {
-	s.after(s.between(50*time.Millisecond, 1500*time.Millisecond), func() {
-		if s.quiet {
-			return
-		}
-		s.fault()
-		s.faultLater()
-	})
+// particulars are those of one fault, from a source of its own: they do not
+// depend on what else happens.
+type particulars struct {
+	rng   *rand.Rand
+	n     *node
+	other *node
+	lasts time.Duration
 }
 
-// fault draws and begins one fault.
-func (s *Sim) fault() {
-	n := s.nodes[s.rng.IntN(len(s.nodes))]
-	other := s.nodes[s.rng.IntN(len(s.nodes))]
-	lasts := s.between(100*time.Millisecond, 8*time.Second)
-	kinds := []struct {
-		name  string
-		begin func() func() // what ends it; nil: by itself, or never
-	}{
-		{"crash", func() func() { n.crash(); return s.restart(n) }},
-		{"crash amid an operation", func() func() {
-			if n.up {
-				n.crashAmid()
+// kinds are the faults: what begins one, and returns what ends it. Nil: it ends
+// by itself, or never, or there was nothing to break.
+var kinds = []struct {
+	name  string
+	begin func(*Sim, particulars) func()
+}{
+	{"crash", func(s *Sim, p particulars) func() { p.n.crash(p.rng); return s.restart(p.n) }},
+	{"crash amid an operation", func(s *Sim, p particulars) func() {
+		if p.n.up {
+			p.n.crashAmid(p.rng)
+		}
+		return s.restart(p.n)
+	}},
+	{"pause", func(_ *Sim, p particulars) func() {
+		n := p.n
+		if !n.up || n.paused {
+			return nil
+		}
+		life := n.life
+		n.pause()
+		return func() {
+			if n.up && n.life == life && n.paused {
+				n.resume()
+				n.work()
 			}
-			return s.restart(n)
-		}},
-		{"pause", func() func() {
-			if !n.up || n.paused {
-				return nil
-			}
-			life := n.life
-			n.pause()
-			return func() {
-				if n.up && n.life == life && n.paused {
-					n.resume()
-					n.work()
-				}
-			}
-		}},
-		{"one-way cut", func() func() { return s.cut([2]int{n.number, other.number}) }},
-		{"cut", func() func() { return s.cut([2]int{n.number, other.number}, [2]int{other.number, n.number}) }},
-		{"isolation", func() func() { return s.isolate(n) }},
-		{"loss", func() func() {
-			s.net.loss, s.net.double = 0.3*s.rng.Float64(), 0.1
-			return func() { s.net.loss, s.net.double = 0, 0 }
-		}},
-		{"slow network", func() func() {
-			s.net.slowest = s.between(20*time.Millisecond, 400*time.Millisecond)
-			return func() { s.net.slowest = 5 * time.Millisecond }
-		}},
-		{"slow disk", func() func() {
-			n.diskDelay = s.between(50*time.Millisecond, time.Second)
-			return func() { n.diskDelay = time.Millisecond }
-		}},
-		{"failed fsync", func() func() { return s.failSync(n) }},
-		{"full disk", func() func() { return s.fill(n) }},
-		// No fault, but what lets groups fall quiet under all the others.
-		{"silence", func() func() {
-			g := s.groups[s.rng.IntN(len(s.groups))]
-			s.silent[g]++
-			return func() { s.silent[g]-- }
-		}},
-		{"clock jump", func() func() {
-			n.clock = s.between(-time.Hour, time.Hour)
-			return func() { n.clock = 0 }
-		}},
+		}
+	}},
+	{"one-way cut", func(s *Sim, p particulars) func() { return s.cut([2]int{p.n.number, p.other.number}) }},
+	{"cut", func(s *Sim, p particulars) func() {
+		return s.cut([2]int{p.n.number, p.other.number}, [2]int{p.other.number, p.n.number})
+	}},
+	{"isolation", func(s *Sim, p particulars) func() { return s.isolate(p.n) }},
+	{"loss", func(s *Sim, p particulars) func() {
+		s.net.loss, s.net.double = 0.3*p.rng.Float64(), 0.1
+		return func() { s.net.loss, s.net.double = 0, 0 }
+	}},
+	{"slow network", func(s *Sim, p particulars) func() {
+		s.net.slowest = between(p.rng, 20*time.Millisecond, 400*time.Millisecond)
+		return func() { s.net.slowest = 5 * time.Millisecond }
+	}},
+	{"slow disk", func(_ *Sim, p particulars) func() {
+		p.n.diskDelay = between(p.rng, 50*time.Millisecond, time.Second)
+		return func() { p.n.diskDelay = time.Millisecond }
+	}},
+	{"failed fsync", func(s *Sim, p particulars) func() { return s.failSync(p.n) }},
+	{"full disk", func(s *Sim, p particulars) func() { return s.fill(p) }},
+	// No fault, but what lets groups fall quiet under all the others.
+	{"silence", func(s *Sim, p particulars) func() {
+		st := &s.structures[p.rng.IntN(len(s.structures))]
+		st.silent++
+		return func() { st.silent-- }
+	}},
+	{"clock jump", func(_ *Sim, p particulars) func() {
+		p.n.clock = between(p.rng, -time.Hour, time.Hour)
+		return func() { p.n.clock = 0 }
+	}},
+}
+
+// fault begins one fault.
+func (s *Sim) fault(f fault) {
+	if s.quiet {
+		return
 	}
-	k := kinds[s.rng.IntN(len(kinds))]
+	rng := rand.New(rand.NewPCG(f.seed, uint64(f.number)))
+	p := particulars{rng: rng, n: s.nodes[rng.IntN(len(s.nodes))], other: s.nodes[rng.IntN(len(s.nodes))]}
+	p.lasts = between(rng, 100*time.Millisecond, 8*time.Second)
+	k := kinds[rng.IntN(len(kinds))]
 	s.faults[k.name]++
 	s.rec.FaultStart(k.name)
-	if end := k.begin(); end != nil {
-		s.after(lasts, func() {
+	if end := k.begin(s, p); end != nil {
+		s.after(p.lasts, func() {
+			if s.quiet {
+				return // calm has ended it
+			}
 			end()
 			s.rec.FaultStop(k.name)
 		})
@@ -90,7 +100,7 @@ func (s *Sim) fault() {
 func (s *Sim) restart(n *node) func() {
 	return func() {
 		if n.up && n.after == nil {
-			n.crash() // it was armed and has not come, or somebody else's has been mended
+			n.crash(n.s.rng) // it was armed and has not come, or somebody else's has been mended
 		}
 		if !n.up {
 			s.must(n.start())
@@ -137,12 +147,13 @@ func (s *Sim) failSync(n *node) func() {
 }
 
 // fill leaves little room on a disk.
-func (s *Sim) fill(n *node) func() {
+func (s *Sim) fill(p particulars) func() {
+	n := p.n
 	if !n.up {
 		return nil
 	}
 	disk := n.fs
-	disk.SetCapacity(disk.Used() + int64(s.rng.IntN(64<<10)))
+	disk.SetCapacity(disk.Used() + int64(p.rng.IntN(64<<10)))
 	return func() { disk.SetCapacity(0); n.fs.SetCapacity(0) }
 }
 
@@ -157,7 +168,7 @@ func (s *Sim) calm() error {
 		n.fs.SetCapacity(0)
 		n.fs.SetFault(nil)
 		if n.up && (n.after != nil || n.broken()) {
-			n.crash()
+			n.crash(s.rng)
 		}
 		if !n.up {
 			n.fs.SetCapacity(0)

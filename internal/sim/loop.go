@@ -48,9 +48,9 @@ func (e *events) Pop() any {
 	return last
 }
 
-func newLoop(seed uint64) *loop {
+func newLoop(seed, salt uint64) *loop {
 	return &loop{
-		rng:   rand.New(rand.NewPCG(seed, 0x5eed)),
+		rng:   rand.New(rand.NewPCG(seed, 0x5eed^salt)),
 		now:   time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC),
 		trace: fnv.New64a(),
 	}
@@ -98,8 +98,10 @@ func (l *loop) note(values ...uint64) {
 }
 
 // between draws a time.
-func (l *loop) between(lo, hi time.Duration) time.Duration {
-	return lo + time.Duration(l.rng.Int64N(int64(hi-lo)+1))
+func (l *loop) between(lo, hi time.Duration) time.Duration { return between(l.rng, lo, hi) }
+
+func between(rng *rand.Rand, lo, hi time.Duration) time.Duration {
+	return lo + time.Duration(rng.Int64N(int64(hi-lo)+1))
 }
 
 func (l *loop) chance(p float64) bool { return l.rng.Float64() < p }

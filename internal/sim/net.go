@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"time"
 
+	"github.com/copycat-replication/copycat/catalog"
 	"github.com/copycat-replication/copycat/id"
 	"github.com/copycat-replication/copycat/raftgroup"
 )
@@ -34,6 +36,7 @@ type endpoint struct{ from *node }
 
 func (e endpoint) Send(to id.Node, m raftgroup.Message) error {
 	s := e.from.s
+	s.watch.message(e.from, m)
 	target := s.byID[to]
 	if target == nil || target == e.from {
 		return errUnreachable
@@ -64,25 +67,72 @@ func (e endpoint) Send(to id.Node, m raftgroup.Message) error {
 	return nil
 }
 
-// Call asks another node's host, on the thread of the caller's task.
 // Flush has nothing to do: Send holds nothing back.
 func (e endpoint) Flush() {}
 
+// Call asks another node. What it does there is that node's own task: it goes
+// on when the caller is gone, waits while the node is paused, and its answer
+// may be lost.
 func (e endpoint) Call(ctx context.Context, to id.Node, method uint16, request []byte) ([]byte, error) {
 	s := e.from.s
 	target := s.byID[to]
 	if err := e.travel(ctx, e.from, target); err != nil {
 		return nil, err
 	}
-	life := target.life
-	answer, err := target.host.HandleCall(ctx, e.from.id, method, request)
+	var answer []byte
+	var err error
+	answered := make(chan struct{})
+	target.calls = append(slices.DeleteFunc(target.calls, func(c served) bool { return closed(c.answered) }), served{answered, &err})
+	tasks{target}.Go(func() {
+		// The handler bounds itself; that its caller has given up, it hears
+		// late or never.
+		a, aerr := target.handle(context.Background(), e.from.id, method, request)
+		if !closed(answered) {
+			answer, err = a, aerr
+			close(answered)
+		}
+	})
+	if err := (tasks{e.from}).Await(ctx, answered); err != nil {
+		return nil, err
+	}
 	if err != nil {
 		return nil, err
 	}
-	if target.life != life {
-		return nil, errUnreachable
-	}
 	return answer, e.travel(ctx, target, e.from)
+}
+
+func closed(c chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// served is a call that a process has not answered yet.
+type served struct {
+	answered chan struct{}
+	err      *error
+}
+
+// hangUp ends the calls that the process has not answered.
+func (n *node) hangUp() {
+	for _, c := range n.calls {
+		if !closed(c.answered) {
+			*c.err = errUnreachable
+			close(c.answered)
+		}
+	}
+	n.calls = nil
+}
+
+// handle gives the catalog its calls, and the host its own.
+func (n *node) handle(ctx context.Context, from id.Node, method uint16, request []byte) ([]byte, error) {
+	if method >= catalog.MinMethod && method <= catalog.MaxMethod {
+		return n.svc.HandleCall(ctx, from, method, request)
+	}
+	return n.host.HandleCall(ctx, from, method, request)
 }
 
 // travel takes the time of a message between two nodes, and fails like one.
@@ -93,7 +143,7 @@ func (e endpoint) travel(ctx context.Context, from, to *node) error {
 	if err := (tasks{e.from}).Await(ctx, arrived.Done()); err != nil {
 		return err
 	}
-	if to == nil || !to.up || to.paused || s.net.cut[[2]int{from.number, to.number}] || s.chance(s.net.loss) {
+	if to == nil || !to.up || s.net.cut[[2]int{from.number, to.number}] || s.chance(s.net.loss) {
 		return errUnreachable
 	}
 	return nil
@@ -121,12 +171,13 @@ type failing struct{}
 
 func (failing) Read([]byte) (int, error) { return 0, errUnreachable }
 
-// directory is gossip that knows at once who is up.
-type directory struct{ s *Sim }
+// directory is gossip that knows at once who is up, and a little late who
+// holds what.
+type directory struct{ n *node }
 
 func (d directory) Nodes() []raftgroup.Node {
 	var out []raftgroup.Node
-	for _, n := range d.s.nodes {
+	for _, n := range d.n.s.nodes {
 		if n.up {
 			out = append(out, raftgroup.Node{ID: n.id, Incarnation: n.life, DataCenter: n.dc, Capacity: 1})
 		}
@@ -134,14 +185,29 @@ func (d directory) Nodes() []raftgroup.Node {
 	return out
 }
 
-func (d directory) Holders(id.Structure) []id.Node {
+func (d directory) Holders(st id.Structure) []id.Node {
 	var out []id.Node
-	for _, n := range d.s.nodes {
-		if n.up {
-			out = append(out, n.id)
+	for _, n := range d.n.s.nodes {
+		if !n.up {
+			continue
+		}
+		for _, h := range n.published {
+			if h.Group.Structure == st {
+				out = append(out, n.id)
+				break
+			}
 		}
 	}
 	return out
 }
 
-func (directory) Publish([]raftgroup.Hosted) {}
+func (d directory) Publish(hosted []raftgroup.Hosted) {
+	n, life := d.n, d.n.life
+	n.lists++
+	list := n.lists
+	n.s.after(n.s.between(0, time.Second), func() {
+		if n.life == life && list > n.listed { // a newer list may have overtaken it
+			n.published, n.listed = hosted, list
+		}
+	})
+}

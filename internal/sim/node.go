@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/copycat-replication/copycat/catalog"
 	"github.com/copycat-replication/copycat/id"
 	"github.com/copycat-replication/copycat/internal/vfs"
 	"github.com/copycat-replication/copycat/raftgroup"
@@ -16,6 +17,9 @@ import (
 )
 
 const tick = 100 * time.Millisecond
+
+// segmentSize is small, so that records move between segments and tiers.
+const segmentSize = 256 << 10
 
 // node is one node: its disk outlives its processes.
 type node struct {
@@ -32,11 +36,18 @@ type node struct {
 	paused    bool
 	waiting   []func() // what happens to a paused process once it goes on
 	flushing  bool
+	flipped   bool // bits were flipped on its disk
 	log       *wal.Log
 	snaps     *snapshot.Store
 	host      *raftgroup.Host
+	svc       *catalog.Service
 	subs      []*subscriber
-	clock     time.Duration // how far its clock is off
+	asking    map[int]bool // structures that are being asked for
+	calls     []served
+	published []raftgroup.Hosted // what gossip knows of its replicas
+	lists     int                // lists of replicas that were given to gossip
+	listed    int                // the one that has arrived last
+	clock     time.Duration      // how far its clock is off
 	diskDelay time.Duration
 	after     *vfs.Mem // the disk as the crash amid an operation leaves it
 }
@@ -54,25 +65,23 @@ func (n *node) wall() time.Time { return n.s.now.Add(n.clock) }
 func (n *node) start() error {
 	n.life++
 	n.flushing, n.paused, n.waiting, n.subs, n.after = false, false, nil, nil, nil
+	n.published, n.lists, n.listed, n.asking = nil, 0, 0, make(map[int]bool)
 	n.diskDelay = time.Millisecond
-	logger := slog.New(slog.DiscardHandler)
-	if n.s.opt.Logger != nil {
-		logger = n.s.opt.Logger.With("node", n.number, "life", n.life)
-	}
 	var err error
 	n.log, err = wal.Open(wal.Options{
-		FS: n.fs, Dir: "wal", SegmentSize: 256 << 10, HotBytes: 1 << 20, ReserveBytes: 1 << 20, CacheBytes: 64 << 10,
-		Cold: n.cold, Entropy: rand.NewChaCha8(n.s.key(n, 1)), Logger: logger,
+		FS: n.disk(), Dir: "wal", SegmentSize: segmentSize, HotBytes: 4 * segmentSize, ReserveBytes: 1 << 20, CacheBytes: 64 << 10,
+		Cold: n.cold, Entropy: n.s.random(n, 1), Logger: n.logger(),
 	})
 	if err != nil {
 		return fmt.Errorf("node %d: %w", n.number, err)
 	}
-	if n.snaps, err = snapshot.OpenStore(snapshot.Options{FS: n.fs, Dir: "snapshots", Logger: logger}); err != nil {
+	n.s.watch.reopened(n)
+	if n.snaps, err = snapshot.OpenStore(snapshot.Options{FS: n.disk(), Dir: "snapshots", Logger: n.logger()}); err != nil {
 		return fmt.Errorf("node %d: %w", n.number, err)
 	}
 	n.host, err = raftgroup.NewHost(raftgroup.Config{
-		Node: n.id, Incarnation: n.life, Log: n.log, Snapshots: n.snaps, Network: endpoint{n}, Directory: directory{n.s},
-		Clock: n, Wall: n.wall, Tasks: tasks{n}, Random: rand.NewChaCha8(n.s.key(n, 2)), Logger: logger, CompactionTail: 8,
+		Node: n.id, Incarnation: n.life, Log: watchedLog{n.log, n, n.life}, Snapshots: n.snaps, Network: endpoint{n}, Directory: directory{n},
+		Clock: n, Wall: n.wall, Tasks: tasks{n}, Random: n.s.random(n, 2), Logger: n.logger(), CompactionTail: 8,
 		// Shorter than most faults last, so that sessions of the living expire too.
 		SessionTimeout: 2 * time.Second, SnapshotTimeout: 5 * time.Second,
 		// Short enough that groups rest between two proposals.
@@ -82,6 +91,9 @@ func (n *node) start() error {
 		return fmt.Errorf("node %d: %w", n.number, err)
 	}
 	n.up = true
+	if err := n.startCatalog(); err != nil {
+		return fmt.Errorf("node %d: %w", n.number, err)
+	}
 	n.host.Resume()
 	n.s.rec.Start(uint16(n.number), uint32(n.life))
 	n.tickLater(n.life)
@@ -126,6 +138,9 @@ func (n *node) tickLater(life uint64) {
 		if !n.paused {
 			n.host.Tick()
 			n.work()
+			if n.up {
+				n.s.watch.status(n)
+			}
 		}
 		n.tickLater(life)
 	})
@@ -151,12 +166,13 @@ func (n *node) work() {
 			}
 		})
 	}
-	life := n.life
-	n.s.after(0, func() {
-		if n.up && n.life == life && !n.paused && n.host.HasJob() {
-			tasks{n}.Go(func() { n.host.RunJob() })
-		}
-	})
+	if life := n.life; n.host.HasJob() {
+		n.s.after(0, func() {
+			if n.up && n.life == life && !n.paused && n.host.HasJob() {
+				tasks{n}.Go(func() { n.host.RunJob() })
+			}
+		})
+	}
 }
 
 func (n *node) flush() {
@@ -172,17 +188,17 @@ func (n *node) flush() {
 }
 
 // crash takes the power away now.
-func (n *node) crash() {
+func (n *node) crash(rng *rand.Rand) {
 	if !n.up {
 		return
 	}
-	n.after = n.fs.Crash(n.s.rng.Uint64())
+	n.after = n.fs.Crash(rng.Uint64())
 	n.crashed()
 }
 
 // crashAmid takes the power away amid one of the next file operations.
-func (n *node) crashAmid() {
-	left, seed := n.s.rng.IntN(40), n.s.rng.Uint64()
+func (n *node) crashAmid(rng *rand.Rand) {
+	left, seed := rng.IntN(40), rng.Uint64()
 	n.fs.SetFault(func(vfs.Op, string, int64, int64) error {
 		if n.after != nil {
 			return errPower
@@ -200,26 +216,32 @@ func (n *node) crashed() {
 	n.fs, n.after = n.after, nil
 	n.cold = n.cold.Crash()
 	n.up, n.subs = false, nil
+	n.hangUp()
 	n.s.crashes++
 	n.s.rec.Crash(uint16(n.number), uint32(n.life))
 }
 
 // prepare makes the node's first replica of a group, while nothing else happens.
 func (n *node) prepare(g raftgroup.Genesis) error {
-	var err error
-	done := false
-	tasks{n}.Go(func() {
-		if err = n.host.Prepare(context.Background(), g); err == nil {
-			err = n.host.StartPrepared(context.Background(), g.Token, id.Incarnation{Birth: 2})
+	return n.s.wait(n, "the first replica was not made", func() error {
+		if err := n.host.Prepare(context.Background(), g); err != nil {
+			return err
 		}
-		done = true
+		return n.host.StartPrepared(context.Background(), g.Token, id.Incarnation{Birth: 2})
 	})
-	for limit := n.s.now.Add(time.Minute); !done && n.s.now.Before(limit); {
-		n.s.runTasks()
-		n.s.runUntil(n.s.now.Add(time.Millisecond), nil)
+}
+
+// disk is the node's disk as its process sees it.
+func (n *node) disk() vfs.FS {
+	if n.s.opt.Disk != nil {
+		return n.s.opt.Disk(n.fs)
 	}
-	if !done {
-		return fmt.Errorf("node %d: group %s was not made", n.number, g.Group)
+	return n.fs
+}
+
+func (n *node) logger() *slog.Logger {
+	if n.s.opt.Logger == nil {
+		return slog.New(slog.DiscardHandler)
 	}
-	return err
+	return n.s.opt.Logger.With("at", n.s.now.Sub(n.s.epoch), "node", n.number, "life", n.life)
 }

@@ -10,7 +10,7 @@ import (
 func TestWhereRunsPart(t *testing.T) {
 	var first []string
 	record := func(what string, values ...uint64) { first = append(first, fmt.Sprint(what, values)) }
-	if _, err := Run(*firstSeed, Options{Tell: record}); err != nil {
+	if _, err := Run(Plan{Seed: *firstSeed}, Options{Tell: record}); err != nil {
 		t.Fatal(err)
 	}
 	at := 0
@@ -29,7 +29,7 @@ func TestWhereRunsPart(t *testing.T) {
 			at++
 		}
 	}
-	if _, err := Run(*firstSeed, Options{Tell: compare}); err != nil {
+	if _, err := Run(Plan{Seed: *firstSeed}, Options{Tell: compare}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -18,13 +18,11 @@ import (
 	"github.com/copycat-replication/copycat/wal"
 )
 
-// Options of a run. Zero values are drawn from the seed.
+// Options say who looks on.
 type Options struct {
-	Nodes  int                                 // 3 to 7, of which 3 or 5 are voters of each group
-	Groups int                                 // 1 to 4
-	Faulty time.Duration                       // how long faults go on; default 30 s of virtual time
 	Logger *slog.Logger                        // of the nodes; nil: none
 	Tell   func(what string, values ...uint64) // everything that is noted and put off; nil: not told
+	Disk   func(*vfs.Mem) vfs.FS               // how a process sees its disk; nil: as it is
 }
 
 // Result is what a run gave.
@@ -35,6 +33,9 @@ type Result struct {
 	Proposals int
 	Commits   int // delivered, over all subscribers
 	Crashes   int
+	Births    int // that the catalog decided
+	Barriers  int // times that several nodes asked for one structure at once
+	Stored    int // snapshots that were read and checked when the log named them
 	Faults    map[string]int
 	Virtual   time.Duration
 	Scene     []string // where everybody stood, if they did not agree in the end
@@ -43,21 +44,28 @@ type Result struct {
 // Sim is one run.
 type Sim struct {
 	*loop
-	seed   uint64
-	opt    Options
-	net    network
-	sched  scheduler
-	nodes  []*node
-	byID   map[id.Node]*node
-	groups []id.Structure
-	rec    *history.Recorder
-	quiet  bool                 // nobody proposes by himself any more
-	silent map[id.Structure]int // structures for which hardly anybody proposes, for now
+	seed  uint64
+	plan  Plan
+	opt   Options
+	net   network
+	sched scheduler
+	nodes []*node
+	byID  map[id.Node]*node
+	rec   *history.Recorder
+	watch *watch
+	epoch time.Time // when the run began
+	begin time.Time // when the faults began
+	quiet bool      // nobody proposes by himself any more
+
+	structures []structure
 
 	numbers   int
 	proposals int
 	commits   int
 	crashes   int
+	barriers  int
+	refused   int // births that came to nothing in time
+	stored    int
 	faults    map[string]int
 	errs      []error
 	scene     []string
@@ -71,11 +79,13 @@ const bound = 20 * time.Second
 // that is the seed's. Runs of one process go one after the other.
 var entropy sync.Mutex
 
-// Run runs a seed.
-func Run(seed uint64, opt Options) (*Result, error) {
+// Run runs a plan. The error says what was seen to be wrong while it ran; the
+// result has the verdict on the history.
+func Run(plan Plan, opt Options) (*Result, error) {
 	entropy.Lock()
 	defer entropy.Unlock()
-	s := &Sim{loop: newLoop(seed), seed: seed, opt: opt, byID: make(map[id.Node]*node), faults: make(map[string]int), silent: make(map[id.Structure]int)}
+	seed := plan.Seed
+	s := &Sim{loop: newLoop(seed, plan.Salt), seed: seed, plan: plan, opt: opt, byID: make(map[id.Node]*node), faults: make(map[string]int)}
 	before := rand.Reader
 	rand.Reader = mathrand.NewChaCha8(s.key(nil, 0))
 	defer func() { rand.Reader = before }()
@@ -85,15 +95,23 @@ func Run(seed uint64, opt Options) (*Result, error) {
 	s.then = s.runTasks
 	defer s.endTasks()
 	s.rec = history.NewRecorder(func() time.Time { return s.now }, nil)
+	s.watch, s.epoch = newWatch(s), s.now
 	s.net = network{s: s, cut: make(map[[2]int]bool)}
 	s.net.calm()
 	if err := s.build(); err != nil {
 		return nil, fmt.Errorf("seed %d: %w", seed, err)
 	}
-	begin := s.now
+	s.begin = s.now
 	s.populate()
-	s.faultLater()
-	s.runUntil(begin.Add(s.opt.Faulty), nil)
+	for i := range s.structures {
+		if s.structures[i].born {
+			s.after(s.structures[i].since, func() { s.barrier(i) })
+		}
+	}
+	for _, f := range plan.schedule() {
+		s.after(f.at, func() { s.fault(f) })
+	}
+	s.runUntil(s.begin.Add(plan.faulty()), nil)
 	if err := s.settle(); err != nil {
 		return nil, fmt.Errorf("seed %d: %w", seed, err)
 	}
@@ -101,7 +119,8 @@ func Run(seed uint64, opt Options) (*Result, error) {
 	return &Result{
 		Report: history.Check(h, history.Options{Bound: bound}),
 		Trace:  s.trace.Sum64(), Steps: s.steps, Proposals: s.proposals, Commits: s.commits, Crashes: s.crashes,
-		Faults: s.faults, Virtual: s.now.Sub(begin), Scene: s.scene,
+		Faults: s.faults, Virtual: s.now.Sub(s.begin), Births: len(s.watch.births),
+		Barriers: s.barriers, Stored: s.stored, Scene: s.scene,
 	}, errors.Join(s.errs...)
 }
 
@@ -123,17 +142,20 @@ func (s *Sim) must(err error) {
 	}
 }
 
+func (s *Sim) random(n *node, what uint64) *mathrand.ChaCha8 {
+	return mathrand.NewChaCha8(s.key(n, what))
+}
+
 func (s *Sim) build() error {
-	if s.opt.Nodes == 0 {
-		s.opt.Nodes = 3 + s.rng.IntN(5)
+	count := 3 + s.rng.IntN(5)
+	if s.plan.Nodes != 0 {
+		count = s.plan.Nodes
 	}
-	if s.opt.Groups == 0 {
-		s.opt.Groups = 1 + s.rng.IntN(4)
+	groups := 1 + s.rng.IntN(4)
+	if s.plan.Groups != 0 {
+		groups = s.plan.Groups
 	}
-	if s.opt.Faulty == 0 {
-		s.opt.Faulty = 30 * time.Second
-	}
-	for i := range s.opt.Nodes {
+	for i := range count {
 		n := &node{s: s, number: i + 1, dc: fmt.Sprintf("dc%d", i%3), fs: vfs.NewMem(), cold: wal.NewMemCold()}
 		binary.BigEndian.PutUint64(n.id[8:], uint64(i+1))
 		s.nodes = append(s.nodes, n)
@@ -142,33 +164,71 @@ func (s *Sim) build() error {
 			return err
 		}
 	}
-	for i := range s.opt.Groups {
-		var st id.Structure
-		binary.BigEndian.PutUint64(st[8:], uint64(i+1))
-		s.groups = append(s.groups, st)
-		voters := 3
-		if s.opt.Nodes >= 5 && s.chance(0.5) {
-			voters = 5
+	if err := s.foundCatalog(); err != nil {
+		return err
+	}
+	for i := range groups {
+		st := structure{born: s.chance(0.5), since: s.between(0, s.plan.faulty()*2/3)}
+		if !st.born {
+			st.since = 0
 		}
-		g := raftgroup.Genesis{
-			Group: id.Group{Structure: st}, Members: make(map[id.Replica]id.Node),
-			Options: raftgroup.Options{Voters: uint32(voters), SnapshotEntries: uint64(50 + s.rng.IntN(500))},
-		}
-		copy(g.Token[:], st[:])
-		first := voters
-		if s.chance(0.3) {
-			first = 1 // it grows while the faults go on
-		}
-		for k, p := range s.rng.Perm(s.opt.Nodes)[:first] {
-			g.Members[id.Replica(k+1)] = s.nodes[p].id
-		}
-		for _, n := range s.nodes {
-			if err := n.found(g); err != nil {
+		binary.BigEndian.PutUint64(st.id[8:], uint64(i+1))
+		s.structures = append(s.structures, st)
+		if !st.born {
+			if err := s.found(st.id); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// found makes the first replicas of a group that is there from the start.
+func (s *Sim) found(st id.Structure) error {
+	voters := 3
+	if len(s.nodes) >= 5 && s.chance(0.5) {
+		voters = 5
+	}
+	g := raftgroup.Genesis{
+		Group: id.Group{Structure: st}, Members: make(map[id.Replica]id.Node),
+		Options: raftgroup.Options{Voters: uint32(voters), SnapshotEntries: s.snapshotEntries()},
+	}
+	copy(g.Token[:], st[:])
+	first := voters
+	if s.chance(0.3) {
+		first = 1 // it grows while the faults go on
+	}
+	for k, p := range s.rng.Perm(len(s.nodes))[:first] {
+		g.Members[id.Replica(k+1)] = s.nodes[p].id
+	}
+	for _, n := range s.nodes {
+		if err := n.found(g); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Sim) snapshotEntries() uint64 { return uint64(50 + s.rng.IntN(500)) }
+
+// isBorn reports whether the catalog decides about a structure.
+func (s *Sim) isBorn(st id.Structure) bool {
+	for i := range s.structures {
+		if s.structures[i].id == st {
+			return s.structures[i].born
+		}
+	}
+	return false
+}
+
+// numberOf is a structure's number in the history; 0: it has none.
+func (s *Sim) numberOf(g id.Group) uint16 {
+	for i := range s.structures {
+		if s.structures[i].id == g.Structure {
+			return uint16(i + 1)
+		}
+	}
+	return 0
 }
 
 // found makes a node's first replica of a group, if it is one of its members.
@@ -195,21 +255,17 @@ func (s *Sim) populate() {
 }
 
 func (s *Sim) populateNode(n *node, all bool) {
-	for i, st := range s.groups {
-		if g, here := n.host.Group(st); here && g.Status().Failed {
+	for i := range s.structures {
+		st := &s.structures[i]
+		if g, here := n.host.Group(st.id); here && g.Status().Failed {
 			continue
 		} else if !here {
-			if !all && !s.chance(0.2) {
-				continue
+			if all || s.chance(0.2) {
+				n.ask(i)
 			}
-			s.must(n.host.Join(st, id.Node{}))
+			continue
 		}
-		count := 0
-		for _, sub := range n.subs {
-			if sub.group == i && !sub.leaving {
-				count++
-			}
-		}
+		count := n.subscribers(i)
 		if count == 0 && (all || s.chance(0.7)) || count == 1 && s.chance(0.02) {
 			s.must(n.subscribe(i))
 		}
@@ -217,16 +273,36 @@ func (s *Sim) populateNode(n *node, all bool) {
 	n.work()
 }
 
-// settle ends the faults, has everybody propose once more, and waits until all
-// agree, or the bound is over.
+// subscribers counts a node's subscriptions that are to stay.
+func (n *node) subscribers(i int) int {
+	count := 0
+	for _, sub := range n.subs {
+		if sub.group == i && !sub.leaving {
+			count++
+		}
+	}
+	return count
+}
+
+// settle ends the faults, has everybody subscribe and propose once more, and
+// waits until all agree, or the bound is over.
 func (s *Sim) settle() error {
 	s.quiet = true
 	if err := s.calm(); err != nil {
 		return err
 	}
 	s.runUntil(s.now.Add(3*time.Second), nil)
+	// Births succeed now, whatever was left behind.
+	for limit := s.now.Add(birthBound); !s.everywhere() && s.now.Before(limit); {
+		for _, n := range s.nodes {
+			s.populateNode(n, true)
+		}
+		s.runUntil(s.now.Add(200*time.Millisecond), nil)
+	}
+	if !s.everywhere() {
+		s.broken("after the faults a structure was not born, or not subscribed to, within %s", birthBound)
+	}
 	for _, n := range s.nodes {
-		s.populateNode(n, true)
 		for _, sub := range n.subs {
 			sub.pace = 20 * time.Millisecond
 			if !sub.leaving {
@@ -243,11 +319,33 @@ func (s *Sim) settle() error {
 	return nil
 }
 
+// birthBound is how long births may take once the faults are over: sweepers
+// have to settle what was left behind first.
+const birthBound = 30 * time.Second
+
+// everywhere reports whether each node has a subscription to each structure.
+func (s *Sim) everywhere() bool {
+	for _, n := range s.nodes {
+		for i := range s.structures {
+			if n.subscribers(i) == 0 {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func (s *Sim) broken(format string, args ...any) {
+	s.must(fmt.Errorf("%w: %w", errInvariant, fmt.Errorf(format, args...)))
+	s.describe()
+}
+
 // describe keeps where everybody stands, for who has to find out why.
 func (s *Sim) describe() {
 	for _, n := range s.nodes {
 		for _, g := range n.host.Groups() {
-			s.scene = append(s.scene, fmt.Sprintf("node %d.%d: %+v", n.number, n.life, g))
+			s.scene = append(s.scene, fmt.Sprintf("node %d.%d: %s: replica %d %s of %v and %v, term %d, leader %d, commit %d, applied %d, %d commits, %s; %v",
+				n.number, n.life, g.Group, g.Replica, g.Role, replicas(g.Voters), replicas(g.Learners), g.Term, g.Leader, g.Commit, g.Applied, g.Commits, g.Snapshot, g.LastError))
 		}
 		for _, sub := range n.subs {
 			count, digest := sub.journal.Len()
@@ -279,7 +377,7 @@ func (s *Sim) agreed() bool {
 
 // WriteTo prints what a run gave.
 func (r *Result) WriteTo(w io.Writer) (int64, error) {
-	n, err := fmt.Fprintf(w, "%s of virtual time, %d steps, %d proposals, %d deliveries, %d crashes, faults %v, trace %016x\n",
-		r.Virtual, r.Steps, r.Proposals, r.Commits, r.Crashes, r.Faults, r.Trace)
+	n, err := fmt.Fprintf(w, "%s of virtual time, %d steps, %d proposals, %d deliveries, %d crashes, %d births, %d snapshots, faults %v, trace %016x\n",
+		r.Virtual, r.Steps, r.Proposals, r.Commits, r.Crashes, r.Births, r.Stored, r.Faults, r.Trace)
 	return int64(n), err
 }

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"log/slog"
 	"os"
+	"strings"
 	"testing"
 	"time"
 )
@@ -26,14 +27,17 @@ func options() (opt Options) {
 // again by: go test ./internal/sim -run TestSeeds -sim.seed N -sim.seeds 1
 func TestSeeds(t *testing.T) {
 	begin := time.Now()
-	var proposals, commits, crashes int
+	var proposals, commits, crashes, births, stored int
 	faults := make(map[string]int)
 	ran := uint64(0)
 	for ; ran < *seeds || time.Since(begin) < *soak; ran++ {
 		seed := *firstSeed + ran
-		r, err := Run(seed, options())
+		r, err := Run(Plan{Seed: seed}, options())
 		if err != nil {
-			t.Fatalf("seed %d: %v", seed, err)
+			if r != nil {
+				t.Log(strings.Join(r.Scene, "\n"))
+			}
+			t.Fatal(err)
 		}
 		if err := r.Report.Err(); err != nil {
 			for _, line := range r.Scene {
@@ -42,12 +46,14 @@ func TestSeeds(t *testing.T) {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
 		proposals, commits, crashes = proposals+r.Proposals, commits+r.Commits, crashes+r.Crashes
+		births, stored = births+r.Births, stored+r.Stored
 		for f, n := range r.Faults {
 			faults[f] += n
 		}
 	}
-	t.Logf("%d seeds in %s: %d proposals, %d deliveries, %d crashes, faults %v", ran, time.Since(begin).Round(time.Millisecond), proposals, commits, crashes, faults)
-	if commits == 0 || crashes == 0 {
+	t.Logf("%d seeds in %s: %d proposals, %d deliveries, %d crashes, %d births, %d snapshots held against their labels, faults %v",
+		ran, time.Since(begin).Round(time.Millisecond), proposals, commits, crashes, births, stored, faults)
+	if commits == 0 || crashes == 0 || stored == 0 {
 		t.Error("nothing happened")
 	}
 }
@@ -55,11 +61,11 @@ func TestSeeds(t *testing.T) {
 // TestReplay runs a seed twice: the same events, in the same order.
 func TestReplay(t *testing.T) {
 	for seed := uint64(1); seed <= 3; seed++ {
-		a, err := Run(seed, Options{})
+		a, err := Run(Plan{Seed: seed}, Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		b, err := Run(seed, Options{})
+		b, err := Run(Plan{Seed: seed}, Options{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -37,7 +37,7 @@ func (n *node) subscribe(group int) error {
 	if s.chance(0.5) {
 		journal.Base(s.rng.IntN(5))
 	}
-	cfg := raftgroup.SubscriptionConfig{Structure: s.groups[group], Provider: journal.Provide, Window: 64 << 10}
+	cfg := raftgroup.SubscriptionConfig{Structure: s.structures[group].id, Provider: journal.Provide, Window: 64 << 10}
 	if s.chance(0.3) {
 		cfg.ProposalTimeout = s.between(50*time.Millisecond, 5*time.Second)
 	}
@@ -131,7 +131,7 @@ func (sub *subscriber) proposeLater() {
 		if !sub.lives() || sub.leaving {
 			return
 		}
-		if !sub.n.paused && !s.quiet && (s.silent[s.groups[sub.group]] == 0 || s.chance(0.01)) {
+		if !sub.n.paused && !s.quiet && (s.structures[sub.group].silent == 0 || s.chance(0.01)) {
 			for range 1 + s.rng.IntN(20) {
 				if !sub.propose() {
 					break
