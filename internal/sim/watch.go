@@ -145,6 +145,9 @@ const (
 
 // message looks at one message when it is sent.
 func (w *watch) message(from *node, m raftgroup.Message) {
+	if m.From == 0 {
+		return // between hosts
+	}
 	w.incarnation(from, m.Group)
 	key := replicaOf{m.Group, uint64(m.From)}
 	if n := w.speakers[key]; n == nil {
