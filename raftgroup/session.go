@@ -2,6 +2,7 @@ package raftgroup
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 
 	"github.com/copycat-replication/copycat/id"
@@ -31,39 +32,73 @@ type tombstone struct {
 // sessionTable is the part of the applied state that makes proposals count
 // once (design, section 5; Ongaro's dissertation, section 6.3). It is a pure
 // function of the log: every replica has the same table at the same index.
+//
+// Subscriptions may come and go thousands of times, so that no entry costs a
+// walk over all live sessions: byNode finds those of a node, and of those the
+// one with a nonce.
 type sessionTable struct {
-	live  map[uint64]*session
-	tombs []tombstone // oldest first
+	live   map[uint64]*session
+	byNode map[id.Node]*nodeSessions
+	tombs  []tombstone // oldest first
+}
+
+// nodeSessions are the live sessions of one node.
+type nodeSessions struct {
+	byNonce map[[16]byte]*session
+	oldest  uint64 // no session here is of an earlier incarnation
 }
 
 // open registers the session of a SessionOpen at index. It ends the sessions
-// of older incarnations of the same node, and returns them.
-func (t *sessionTable) open(index uint64, node id.Node, incarnation uint64, limit int) (ended []uint64, ok bool) {
-	for _, s := range t.live {
-		if s.node == node && s.incarnation < incarnation {
-			ended = append(ended, s.id)
-		}
-	}
-	slices.Sort(ended)
-	for _, s := range ended {
-		t.end(s)
+// of older incarnations of the same node, and returns them. No live session of
+// the node has this nonce.
+func (t *sessionTable) open(index uint64, node id.Node, incarnation uint64, nonce [16]byte, limit int) (ended []uint64, ok bool) {
+	for _, s := range t.endOlder(node, incarnation) {
+		ended = append(ended, s.id)
 	}
 	if len(t.live) >= limit {
 		return ended, false
 	}
-	if t.live == nil {
-		t.live = make(map[uint64]*session)
-	}
-	t.live[index] = &session{id: index, node: node, incarnation: incarnation}
+	t.add(&session{id: index, node: node, incarnation: incarnation, nonce: nonce})
 	return ended, true
+}
+
+// endOlder ends the sessions of older incarnations of a node, in the order of
+// their IDs.
+func (t *sessionTable) endOlder(node id.Node, incarnation uint64) (ended []*session) {
+	of := t.byNode[node]
+	if of == nil || of.oldest >= incarnation {
+		return nil
+	}
+	for _, s := range of.byNonce {
+		if s.incarnation < incarnation {
+			ended = append(ended, s)
+		}
+	}
+	slices.SortFunc(ended, func(a, b *session) int { return cmp.Compare(a.id, b.id) })
+	for _, s := range ended {
+		t.end(s.id)
+	}
+	of.oldest = incarnation
+	return ended
+}
+
+func (t *sessionTable) add(s *session) {
+	if t.live == nil {
+		t.live, t.byNode = make(map[uint64]*session), make(map[id.Node]*nodeSessions)
+	}
+	of := t.byNode[s.node]
+	if of == nil {
+		of = &nodeSessions{byNonce: make(map[[16]byte]*session), oldest: s.incarnation}
+		t.byNode[s.node] = of
+	}
+	of.oldest = min(of.oldest, s.incarnation)
+	t.live[s.id], of.byNonce[s.nonce] = s, s
 }
 
 // opened finds the live session that a SessionOpen with this nonce has opened.
 func (t *sessionTable) opened(node id.Node, nonce [16]byte) *session {
-	for _, s := range t.live {
-		if s.node == node && s.nonce == nonce {
-			return s
-		}
+	if of := t.byNode[node]; of != nil {
+		return of.byNonce[nonce]
 	}
 	return nil
 }
@@ -75,6 +110,10 @@ func (t *sessionTable) end(id uint64) bool {
 		return false
 	}
 	delete(t.live, id)
+	of := t.byNode[s.node]
+	if delete(of.byNonce, s.nonce); len(of.byNonce) == 0 {
+		delete(t.byNode, s.node)
+	}
 	t.tombs = append(t.tombs, tombstone{session: id, last: s.last})
 	if over := len(t.tombs) - maxTombstones; over > 0 {
 		t.tombs = slices.Delete(t.tombs, 0, over)
@@ -148,7 +187,7 @@ func (t *sessionTable) encode(into *grouppb.State) {
 }
 
 func (t *sessionTable) decode(from *grouppb.State) error {
-	t.live = make(map[uint64]*session, len(from.Sessions))
+	t.live, t.byNode = nil, nil
 	for _, s := range from.Sessions {
 		node, err := id.NodeFromBytes(s.Node)
 		if err != nil {
@@ -156,7 +195,10 @@ func (t *sessionTable) decode(from *grouppb.State) error {
 		}
 		live := &session{id: s.Id, last: s.Last, node: node, incarnation: s.Incarnation}
 		copy(live.nonce[:], s.Nonce)
-		t.live[s.Id] = live
+		if t.live[live.id] != nil || t.opened(node, live.nonce) != nil {
+			return fmt.Errorf("%w: session %d is there twice", ErrMalformedEntry, live.id)
+		}
+		t.add(live)
 	}
 	t.tombs = nil
 	for _, b := range from.Tombstones {

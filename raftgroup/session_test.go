@@ -1,16 +1,26 @@
 package raftgroup
 
 import (
+	"encoding/binary"
+	"errors"
+	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"testing"
 
 	"github.com/copycat-replication/copycat/pb/grouppb"
 )
 
+// nonceN is a nonce of its own for each number.
+func nonceN(n uint64) (nonce [16]byte) {
+	binary.BigEndian.PutUint64(nonce[:], n)
+	return nonce
+}
+
 func tableWith(last uint64) *sessionTable {
 	t := &sessionTable{}
-	t.open(10, nodeN(1), 1, 8)
+	t.open(10, nodeN(1), 1, nonceN(10), 8)
 	t.live[10].last = last
 	return t
 }
@@ -79,18 +89,18 @@ func TestExpireIsVoidIfMovedOn(t *testing.T) {
 func TestOpenClosesOlderIncarnations(t *testing.T) {
 	t.Parallel()
 	table := &sessionTable{}
-	table.open(1, nodeN(1), 1, 8)
-	table.open(2, nodeN(1), 1, 8) // a second subscription of the same process
-	table.open(3, nodeN(2), 1, 8)
-	table.open(4, nodeN(1), 2, 8)
+	table.open(1, nodeN(1), 1, nonceN(1), 8)
+	table.open(2, nodeN(1), 1, nonceN(2), 8) // a second subscription of the same process
+	table.open(3, nodeN(2), 1, nonceN(3), 8)
+	table.open(4, nodeN(1), 2, nonceN(4), 8)
 	if _, live, _ := table.last(2); live || len(table.live) != 2 {
 		t.Fatalf("live: %v", table.live)
 	}
 	// A late open of the older process closes nothing.
-	if ended, ok := table.open(5, nodeN(1), 1, 8); len(ended) != 0 || !ok {
+	if ended, ok := table.open(5, nodeN(1), 1, nonceN(5), 8); len(ended) != 0 || !ok {
 		t.Fatalf("ended %v, ok %v", ended, ok)
 	}
-	if ended, _ := table.open(6, nodeN(1), 3, 8); !reflect.DeepEqual(ended, []uint64{4, 5}) {
+	if ended, _ := table.open(6, nodeN(1), 3, nonceN(6), 8); !reflect.DeepEqual(ended, []uint64{4, 5}) {
 		t.Fatalf("ended %v", ended)
 	}
 }
@@ -99,15 +109,15 @@ func TestSessionLimit(t *testing.T) {
 	t.Parallel()
 	table := &sessionTable{}
 	for i := range uint64(3) {
-		if _, ok := table.open(i+1, nodeN(int(i)), 1, 3); !ok {
+		if _, ok := table.open(i+1, nodeN(int(i)), 1, nonceN(i+1), 3); !ok {
 			t.Fatal("refused below the limit")
 		}
 	}
-	if _, ok := table.open(9, nodeN(9), 1, 3); ok || len(table.live) != 3 {
+	if _, ok := table.open(9, nodeN(9), 1, nonceN(9), 3); ok || len(table.live) != 3 {
 		t.Fatal("opened beyond the limit")
 	}
 	// The new process of a node finds the place of the old one free.
-	if ended, ok := table.open(10, nodeN(2), 2, 3); !ok || len(ended) != 1 {
+	if ended, ok := table.open(10, nodeN(2), 2, nonceN(10), 3); !ok || len(ended) != 1 {
 		t.Fatalf("ended %v, ok %v", ended, ok)
 	}
 }
@@ -116,7 +126,7 @@ func TestTombstonesAreBounded(t *testing.T) {
 	t.Parallel()
 	table := &sessionTable{}
 	for i := range uint64(maxTombstones + 100) {
-		table.open(i+1, nodeN(1), 1, 8)
+		table.open(i+1, nodeN(1), 1, nonceN(i+1), 8)
 		table.count(i+1, 1, uint32(i+1))
 		table.end(i + 1)
 	}
@@ -136,7 +146,7 @@ func TestSessionTableEncoding(t *testing.T) {
 	seeds(t, 50, func(t *testing.T, rng *rand.Rand) {
 		table := &sessionTable{}
 		for i := range uint64(rng.IntN(40) + 1) {
-			table.open(i+1, nodeN(rng.IntN(4)), rng.Uint64N(3), 10)
+			table.open(i+1, nodeN(rng.IntN(4)), rng.Uint64N(3), nonceN(i+1), 10)
 			table.count(rng.Uint64N(i+1)+1, 1, uint32(rng.IntN(9)+1))
 			if rng.IntN(4) == 0 {
 				table.end(rng.Uint64N(i+1) + 1)
@@ -151,9 +161,85 @@ func TestSessionTableEncoding(t *testing.T) {
 		if !reflect.DeepEqual(back.sorted(), table.sorted()) || !reflect.DeepEqual(back.tombs, table.tombs) {
 			t.Fatalf("%+v\n%+v", back, table)
 		}
+		// Both find and end the same from here on.
+		for n := range 4 {
+			a, _ := table.open(100, nodeN(n), 2, nonceN(100), 10)
+			b, _ := back.open(100, nodeN(n), 2, nonceN(100), 10)
+			if !reflect.DeepEqual(a, b) {
+				t.Fatalf("node %d: ended %v and %v", n, a, b)
+			}
+			table.end(100)
+			back.end(100)
+		}
 	})
 	var bad sessionTable
 	if err := bad.decode(&grouppb.State{Sessions: []*grouppb.Session{{Id: 1, Node: []byte("short")}}}); err == nil {
 		t.Fatal("a node ID of five bytes was taken")
+	}
+	node := nodeN(1)
+	twice := &grouppb.State{Sessions: []*grouppb.Session{{Id: 1, Node: node[:]}, {Id: 2, Node: node[:]}}}
+	if err := bad.decode(twice); !errors.Is(err, ErrMalformedEntry) {
+		t.Fatalf("two sessions of one nonce: %v", err)
+	}
+}
+
+// TestSessionIndex holds the table's index of nodes and nonces against a walk
+// over all sessions.
+func TestSessionIndex(t *testing.T) {
+	t.Parallel()
+	seeds(t, 50, func(t *testing.T, rng *rand.Rand) {
+		table := &sessionTable{}
+		for i := range uint64(300) {
+			node, incarnation := nodeN(rng.IntN(4)), rng.Uint64N(1+i/20)
+			var older []uint64
+			for _, s := range table.sorted() {
+				if s.node == node && s.incarnation < incarnation {
+					older = append(older, s.id)
+				}
+			}
+			if ended, _ := table.open(i+1, node, incarnation, nonceN(i+1), 40); !slices.Equal(ended, older) {
+				t.Fatalf("open %d ended %v, want %v", i+1, ended, older)
+			}
+			if rng.IntN(2) == 0 {
+				table.end(rng.Uint64N(i+1) + 1)
+			}
+			total := 0
+			for node, of := range table.byNode {
+				total += len(of.byNonce)
+				for nonce, s := range of.byNonce {
+					if table.live[s.id] != s || table.opened(node, nonce) != s || s.incarnation < of.oldest {
+						t.Fatalf("session %+v of node %s is not where it belongs", s, node)
+					}
+				}
+				if len(of.byNonce) == 0 {
+					t.Fatalf("node %s has no session and is remembered", node)
+				}
+			}
+			if total != len(table.live) {
+				t.Fatalf("%d sessions in the index, %d live", total, len(table.live))
+			}
+		}
+	})
+}
+
+// BenchmarkSessionOpenClose opens and ends a session beside many others.
+func BenchmarkSessionOpenClose(b *testing.B) {
+	for _, others := range []uint64{0, 100, 4000} {
+		b.Run(fmt.Sprint(others), func(b *testing.B) {
+			table := &sessionTable{}
+			for i := range others {
+				table.open(i+1, nodeN(int(i%3)), 1, nonceN(i+1), 4096)
+			}
+			b.ReportAllocs()
+			for n := others + 1; b.Loop(); n++ {
+				if table.opened(nodeN(1), nonceN(n)) != nil {
+					b.Fatal("opened before it was")
+				}
+				if _, ok := table.open(n, nodeN(1), 1, nonceN(n), 4096); !ok {
+					b.Fatal("refused")
+				}
+				table.end(n)
+			}
+		})
 	}
 }

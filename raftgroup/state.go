@@ -209,9 +209,7 @@ func (s *state) applySession(kind Kind, data []byte, o *outcome) error {
 			o.repeated = true
 			return nil
 		}
-		if o.ended, o.ok = s.sessions.open(o.index, node, m.Incarnation, int(s.options.MaxSessions)); o.ok {
-			s.sessions.live[o.index].nonce = o.nonce
-		}
+		o.ended, o.ok = s.sessions.open(o.index, node, m.Incarnation, o.nonce, int(s.options.MaxSessions))
 	case KindSessionClose:
 		var m grouppb.SessionClose
 		if err := decodeRecord(data, &m); err != nil {
@@ -402,9 +400,16 @@ func (s *state) needed(index uint64) uint64 {
 	return index
 }
 
+// minLogDue keeps what the log says of itself (sessions, requests, membership)
+// from calling for snapshots that change nothing.
+const minLogDue = 4096
+
 // snapshotDue reports whether enough has happened since the last snapshot.
+// What is not a commit fills the log too: subscriptions that come and go
+// without proposing anything would otherwise have it grow for good.
 func (s *state) snapshotDue() bool {
-	return s.commits-s.announced.ref.Commits >= s.options.SnapshotEntries || s.bytes-s.announced.bytes >= s.options.SnapshotBytes
+	return s.commits-s.announced.ref.Commits >= s.options.SnapshotEntries || s.bytes-s.announced.bytes >= s.options.SnapshotBytes ||
+		s.index-s.announced.ref.Index >= max(2*min(s.options.SnapshotEntries, 1<<62), minLogDue)
 }
 
 // replicaOn returns the member that lives on a node, if there is one.

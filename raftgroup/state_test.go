@@ -374,6 +374,39 @@ func TestAnnounce(t *testing.T) {
 	}
 }
 
+// Subscriptions that come and go without a commit fill the log too: a snapshot
+// is due, so that it can be compacted.
+func TestSnapshotDueWithoutCommits(t *testing.T) {
+	t.Parallel()
+	s, log := newTestState(), newMemLog()
+	s.options.SnapshotEntries = 10
+	node := nodeN(1)
+	opened := uint64(0)
+	for i := range uint64(minLogDue) {
+		if s.snapshotDue() {
+			t.Fatalf("due after %d entries", i)
+		}
+		if opened == 0 {
+			opened = mustApply(t, s, log.add(record(t, KindSessionOpen, &grouppb.SessionOpen{Node: node[:], Incarnation: 1}))).session
+			continue
+		}
+		mustApply(t, s, log.add(record(t, KindSessionClose, &grouppb.SessionClose{Session: opened})))
+		opened = 0
+	}
+	if !s.snapshotDue() || s.commits > 0 {
+		t.Fatalf("not due after %d entries", s.index)
+	}
+	s.announced.ref.Index = s.index
+	if s.snapshotDue() {
+		t.Fatal("due again at once")
+	}
+	s.options.SnapshotEntries = 1 << 63 // means: never, by commits
+	s.index += 1 << 40
+	if s.snapshotDue() {
+		t.Fatal("the bound has wrapped around")
+	}
+}
+
 // An announcement that answers an older request leaves the newer one standing.
 func TestLateMakerDoesNotEndTheNextRequest(t *testing.T) {
 	t.Parallel()

@@ -28,6 +28,7 @@ type GroupStatus struct {
 	Commits       uint64 // N
 	Snapshot      SnapshotRef
 	Sessions      int
+	EndedSessions int // that are remembered
 	Subscriptions int
 	Interactive   bool
 	DiskFull      bool
@@ -88,6 +89,7 @@ func (g *Group) describeState(st *GroupStatus) {
 	st.Applied, st.Commits, st.Clock = g.state.index, g.state.commits, time.Unix(0, g.state.clock)
 	st.Deleted, st.Options = g.state.deleted, g.state.options
 	st.Snapshot, st.Sessions, st.Joint = g.snaps.held, len(g.state.sessions.live), isJoint(g.state.conf)
+	st.EndedSessions = len(g.state.sessions.tombs)
 	st.Voters, st.Learners = make(map[id.Replica]id.Node), make(map[id.Replica]id.Node)
 	for _, r := range g.state.conf.GetVoters() {
 		st.Voters[id.Replica(r)] = g.state.members[id.Replica(r)]

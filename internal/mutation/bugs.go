@@ -55,11 +55,8 @@ var bugs = []bug{
 		return 0, verdictUnknown
 `, `	s := t.live[id]
 	if s == nil {
-		if t.live == nil {
-			t.live = make(map[uint64]*session)
-		}
-		s = &session{id: id, last: first - 1}
-		t.live[id] = s
+		s = &session{id: id, last: first - 1, nonce: [16]byte{byte(id), byte(id >> 8), byte(id >> 16)}}
+		t.add(s)
 	}
 	switch {
 `}},
