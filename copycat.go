@@ -109,14 +109,16 @@ type CopyCat interface {
 	// is created, which waits up to Config.JoinTimeout (ErrCatalogUnavailable).
 	//
 	// The propose channel takes changes; the bytes belong to CopyCat from then
-	// on. It blocks while more than Config.WindowBytes wait for their fate.
+	// on. It blocks while more than Config.WindowBytes wait for their fate
+	// and 32 more changes wait in the channel.
 	// Closing it unsubscribes. After Shutdown, sending on it blocks for good,
 	// like on any channel that nobody receives from. An empty change is
 	// delivered as an empty one; a nil is refused (ErrNilProposal).
 	//
 	// The commit channel hands out all changes in their order; the slices
 	// belong to the receiver. Not reading it delays this subscription alone,
-	// and gives a warning (ErrSlowConsumer) on the error channel after a while.
+	// and gives a warning (ErrSlowConsumer) on the error channel after a while;
+	// 256 changes of together 4 MiB wait in it, or one that is larger.
 	//
 	// The error channel hands out *ProposalError for proposals that were not
 	// committed, or may not have been, and warnings. It is closed after the

@@ -82,6 +82,7 @@ func (d *deliverer) advance() step {
 		}
 		return stepWait
 	}
+	s.at.Store(d.c.state.index)
 	switch e.kind {
 	case deliverPayloads:
 		d.ready = e.payloads
@@ -210,17 +211,33 @@ func (s *Subscription) deliver() {
 // sendCommit hands over one commit or nil, and warns about a consumer that
 // does not read. False: the host shuts down.
 func (s *Subscription) sendCommit(p []byte) bool {
-	select {
-	case s.commitCh <- p:
-		return true
-	default:
+	if s.out.fits(len(p)) {
+		select {
+		case s.commitCh <- p:
+			s.out.sent(len(p))
+			return true
+		default:
+		}
 	}
 	patience := s.startPatience()
 	defer patience.Stop()
-	for {
+	var look *time.Timer
+	for pause := firstLook; ; pause = min(2*pause, lastLook) {
+		to, again := s.commitCh, (<-chan time.Time)(nil)
+		if !s.out.fits(len(p)) {
+			if look == nil {
+				look = time.NewTimer(pause)
+				defer look.Stop()
+			} else {
+				look.Reset(pause)
+			}
+			to, again = nil, look.C
+		}
 		select {
-		case s.commitCh <- p:
+		case to <- p:
+			s.out.sent(len(p))
 			return true
+		case <-again:
 		case <-s.stop:
 			return false
 		case <-patience.C:

@@ -63,6 +63,7 @@ type Group struct {
 	role    raft.StateType
 	lead    uint64
 	last    uint64 // last index handed to the log store
+	tail    tail
 	failure error
 
 	retired   bool // removed from this node
@@ -350,6 +351,7 @@ func (g *Group) apply(m *raftpb.Message) {
 			g.fail(err)
 			return
 		}
+		g.tail.add(e.GetIndex(), len(e.GetData()))
 		g.react(&o)
 		if g.failure != nil {
 			return

@@ -47,8 +47,10 @@ type Config struct {
 	// TickInterval is how often Start calls Tick. Default 100 ms.
 	TickInterval time.Duration
 	// CompactionTail is how many log entries before a snapshot stay, for
-	// followers and cursors that lag a little. Default 1,024.
-	CompactionTail uint64
+	// followers and cursors that lag a little, and CompactionBytes how far
+	// behind the newest they may lie. Defaults 1,024 and 128 MiB.
+	CompactionTail  uint64
+	CompactionBytes uint64
 	// SessionTimeout is how long a node must be gone before the sessions of
 	// its subscriptions are expired. Default 60 s: longer than a restart.
 	SessionTimeout time.Duration
@@ -77,6 +79,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.HeartbeatTicks, 1)
 	setDefault(&c.TickInterval, 100*time.Millisecond)
 	setDefault(&c.CompactionTail, 1024)
+	setDefault(&c.CompactionBytes, 128<<20)
 	setDefault(&c.SessionTimeout, time.Minute)
 	setDefault(&c.SnapshotTimeout, 30*time.Second)
 	setDefault(&c.CallTimeout, 5*time.Second)

@@ -28,6 +28,9 @@ const (
 	offerRetry = 10 * time.Second
 	// promoteLag is how far behind a learner may be to become a voter.
 	promoteLag = 128
+	// makerLag is how many entries the delivery of a session may be behind for
+	// it to be asked for a snapshot before others are.
+	makerLag = 256
 	// maxBackoff bounds the doubling of the snapshot time-out.
 	maxBackoff = 5
 )
@@ -125,7 +128,7 @@ func (d *leaderDuties) requestSnapshot(g *Group, nodes []Node) {
 	if g.now.Sub(d.requested) < changeRetry {
 		return
 	}
-	maker, ok := chooseMaker(g.state.sessions.sorted(), nodes, g.host.cfg.Node, attempt)
+	maker, ok := chooseMaker(g.state.sessions.sorted(), nodes, g.host.cfg.Node, attempt, g.deliveryLag)
 	if !ok {
 		return // nobody has the state: detached replicas keep the log until somebody subscribes
 	}
@@ -135,26 +138,48 @@ func (d *leaderDuties) requestSnapshot(g *Group, nodes []Node) {
 	}
 }
 
-// chooseMaker picks a live session: those on the leader's own node first, then
-// the others, one further with each attempt.
-func chooseMaker(sessions []*session, nodes []Node, self id.Node, attempt uint32) (uint64, bool) {
-	live := slices.DeleteFunc(sessions, func(s *session) bool {
-		return !slices.ContainsFunc(nodes, func(n Node) bool { return n.ID == s.node && n.Incarnation == s.incarnation })
-	})
+// chooseMaker picks a live session: those on the leader's own node that keep up
+// with the log first, then those of other nodes, then the rest of its own; one
+// further with each attempt. lag tells how many entries the delivery of a session
+// on this node is behind, and no if it will not make anything: who is not
+// reading would keep everybody waiting.
+func chooseMaker(sessions []*session, nodes []Node, self id.Node, attempt uint32, lag func(session uint64) (entries uint64, ok bool)) (uint64, bool) {
+	type candidate struct {
+		session uint64
+		rank    int
+		lag     uint64
+	}
+	var live []candidate
+	for _, s := range sessions {
+		if !slices.ContainsFunc(nodes, func(n Node) bool { return n.ID == s.node && n.Incarnation == s.incarnation }) {
+			continue
+		}
+		c := candidate{session: s.id, rank: 1}
+		if s.node == self {
+			behind, ok := lag(s.id)
+			c.lag = behind
+			if c.rank = 0; !ok || behind > makerLag {
+				c.rank = 2
+			}
+		}
+		live = append(live, c)
+	}
 	if len(live) == 0 {
 		return 0, false
 	}
-	slices.SortStableFunc(live, func(a, b *session) int {
-		return cmp.Compare(boolRank(a.node == self), boolRank(b.node == self))
+	slices.SortStableFunc(live, func(a, b candidate) int {
+		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.lag, b.lag))
 	})
-	return live[int(attempt)%len(live)].id, true
+	return live[int(attempt)%len(live)].session, true
 }
 
-func boolRank(first bool) int {
-	if first {
-		return 0
+// deliveryLag is chooseMaker's question about a session of this node.
+func (g *Group) deliveryLag(session uint64) (entries uint64, ok bool) {
+	sub := g.bySession[session]
+	if sub == nil || sub.left || sub.draining() {
+		return 0, false
 	}
-	return 1
+	return g.state.index - min(g.state.index, sub.at.Load()), true
 }
 
 // expireSessions ends the sessions of nodes that are gone: not seen by gossip,

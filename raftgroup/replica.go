@@ -118,6 +118,7 @@ func (h *Host) newGroup(local uint64, meta grouppb.Replica, genesis Genesis) *Gr
 		waiters:   make(map[[16]byte]waiter),
 		seen:      make(map[id.Replica]id.Node),
 		hard:      &raftpb.HardState{},
+		tail:      tail{limit: h.cfg.CompactionBytes},
 		now:       h.cfg.Clock.Now(),
 		tickAt:    -1,
 	}

@@ -114,6 +114,7 @@ func (k *snapshotKeeper) adopt(g *Group, ref SnapshotRef, s *state) {
 // compactTo says up to where the log may go once ref is held. Nil: nothing yet.
 func (g *Group) compactTo(ref SnapshotRef) *wal.Mark {
 	to := ref.Index - min(ref.Index, g.host.cfg.CompactionTail)
+	to = max(to, min(ref.Index, g.tail.begin()))
 	to = g.state.needed(to)
 	first, err := g.store.FirstIndex()
 	if err != nil || to < first {

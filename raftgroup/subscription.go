@@ -53,9 +53,11 @@ func (c SubscriptionConfig) withDefaults() SubscriptionConfig {
 
 const (
 	// proposeBuffer lets a burst of senders go on without a switch of
-	// goroutines for each; the window bounds the bytes.
-	proposeBuffer = 256
-	commitBuffer  = 256
+	// goroutines for each: more than 32 gain nothing. What lies there is not
+	// in the window yet, so it is bounded by number, and by MaxProposal.
+	proposeBuffer = 32
+	// pumpBatch is how many proposals the pump hands over at once.
+	pumpBatch = 256
 	// proposalOverhead is what a proposal costs beside its bytes.
 	proposalOverhead = 64
 )
@@ -77,6 +79,7 @@ type Subscription struct {
 	session atomic.Uint64         // 0 while there is none
 	asked   atomic.Bool           // its provider was asked at the start
 	brought atomic.Bool           // and had something
+	at      atomic.Uint64         // index of the entry that delivery has come to
 	drainAt atomic.Uint64         // deliver up to here and close; stored +1, 0: not draining
 
 	begin     chan struct{} // closed: delivery may start
@@ -100,6 +103,7 @@ type Subscription struct {
 
 	manual   bool        // driven by a Manual: nothing may wait
 	patience *time.Timer // of the delivery's goroutine
+	out      handout     // its too: what lies in commitCh
 
 	// Owned by the group's step.
 	prop      proposer
@@ -114,10 +118,12 @@ type Subscription struct {
 }
 
 func newSubscription(h *Host, cfg SubscriptionConfig) *Subscription {
+	commits := make(chan []byte, commitBuffer)
 	return &Subscription{
 		host: h, cfg: cfg,
 		proposeCh: make(chan []byte, proposeBuffer),
-		commitCh:  make(chan []byte, commitBuffer),
+		commitCh:  commits,
+		out:       newHandout(commits),
 		errs:      newErrorQueue(),
 		begin:     make(chan struct{}),
 		baseDue:   make(chan struct{}, 1),
@@ -136,8 +142,10 @@ func newSubscription(h *Host, cfg SubscriptionConfig) *Subscription {
 func (s *Subscription) Propose() chan<- []byte { return s.proposeCh }
 
 // Commits hands out commits in log order; the slices belong to the receiver.
-// A nil means: call Consume, and load what it returns. It is closed after the
-// last commit of a subscription that ended.
+// A nil means: call Consume, and load what it returns. Up to 256 commits of
+// together 4 MiB (or one that is larger) wait in it; beyond that, a consumer
+// that does not read costs what is read ahead of it, 1 MiB of log or one entry.
+// It is closed after the last commit of a subscription that ended.
 func (s *Subscription) Commits() <-chan []byte { return s.commitCh }
 
 // Errors hands out what went wrong. It is closed after Commits is.
@@ -213,7 +221,7 @@ func (s *Subscription) leave() bool {
 // there are.
 func (s *Subscription) pump() {
 	defer close(s.pumped)
-	batch := make([][]byte, 0, proposeBuffer)
+	batch := make([][]byte, 0, pumpBatch)
 	for {
 		select {
 		case p, ok := <-s.proposeCh:
@@ -227,7 +235,7 @@ func (s *Subscription) pump() {
 			return
 		}
 	more:
-		for len(batch) < proposeBuffer {
+		for len(batch) < pumpBatch {
 			select {
 			case p, ok := <-s.proposeCh:
 				if !ok {
