@@ -115,7 +115,7 @@ func (d *leaderDuties) settled(g *Group, nodes []Node) bool {
 		return false
 	}
 	if st.request != nil || d.snapshotWanted || st.snapshotDue() {
-		if _, ok := chooseMaker(st.sessions.sorted(), nodes, g.host.cfg.Node, 0); ok {
+		if _, ok := chooseMaker(st.sessions.sorted(), nodes, g.host.cfg.Node, 0, g.deliveryLag); ok {
 			return false
 		}
 	}
