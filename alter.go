@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/copycat-replication/copycat/catalog"
 	"github.com/copycat-replication/copycat/id"
@@ -20,30 +21,30 @@ func (n *node) AlterDataStructure(ctx context.Context, s *ID, opts ...Allocation
 	}
 	ctx, cancel := n.within(ctx)
 	defer cancel()
-	hints, err := n.whereabouts(ctx, *s)
-	if err != nil {
-		return err
+	var hints []id.Node
+	for {
+		// Gossip's hints may be old: after a while the catalog is asked too.
+		attempt, done := context.WithTimeout(ctx, alterAttempt)
+		_, err = n.host.Load().Alter(attempt, *s, change, hints...)
+		done()
+		if err == nil || ctx.Err() != nil || errors.Is(err, ErrInvalidOptions) || errors.Is(err, ErrDeleted) {
+			return n.closedIfSo(err)
+		}
+		lookup, done := context.WithTimeout(ctx, alterAttempt)
+		rec, lerr := n.catalog.Load().Lookup(lookup, *s)
+		done()
+		switch {
+		case errors.Is(lerr, ErrUnknownStructure), errors.Is(lerr, ErrDeleted), errors.Is(lerr, ErrClosed):
+			return n.closedIfSo(lerr)
+		case lerr == nil:
+			hints = rec.Nodes()
+		}
 	}
-	_, err = n.host.Load().Alter(ctx, *s, change, hints...)
-	return n.closedIfSo(err)
 }
 
-// whereabouts says where a structure may be found that neither this node nor
-// gossip knows: the catalog's record has its members. A structure that is known
-// needs no catalog.
-func (n *node) whereabouts(ctx context.Context, s id.Structure) ([]id.Node, error) {
-	if _, here := n.host.Load().Group(s); here {
-		return nil, nil
-	}
-	if len((directory{n.gossip.Load()}).Holders(s)) > 0 {
-		return nil, nil
-	}
-	rec, err := n.catalog.Load().Lookup(ctx, s)
-	if err != nil {
-		return nil, n.closedIfSo(err)
-	}
-	return rec.Nodes(), nil
-}
+// alterAttempt is how long a group's leader is looked for before the catalog is
+// asked where the group is: longer than an election.
+const alterAttempt = 3 * time.Second
 
 // named refuses what is no data structure of a user's.
 func (n *node) named(s *ID) error {

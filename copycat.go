@@ -103,8 +103,29 @@ type CopyCat interface {
 	// ctx.Err(), each wrapped.
 	AlterDataStructure(ctx context.Context, id *ID, opts ...AllocationOption) error
 
+	// CreateDataStructure creates a data structure of a given ID: ErrExists if
+	// there is one. It is the only way back for an ID that was deleted: the new
+	// structure is empty, and has nothing of the old one. It waits for the catalog
+	// until ctx ends (ErrCatalogUnavailable); then it may still be created.
+	CreateDataStructure(ctx context.Context, id *ID, opts ...AllocationOption) error
+
+	// DeleteDataStructure deletes a data structure, for good and for everybody:
+	// what was committed before is still delivered, then each subscription gets
+	// ErrDeleted, and its channels close. Replicas and files go on all nodes, also
+	// on those that are away at present, once they are back. Subscribing to the ID
+	// fails with ErrDeleted from then on, until CreateDataStructure.
+	// It needs a quorum of the structure and one of the catalog, and waits for both
+	// until ctx ends; then the structure may be deleted or not. Deleting what is
+	// deleted changes nothing. Errors: ErrUnknownStructure, ErrCatalogUnavailable.
+	DeleteDataStructure(ctx context.Context, id *ID) error
+
+	// DataStructures lists all data structures of the cluster, in the order of
+	// their IDs. It needs a quorum of the catalog, and waits for it until ctx
+	// ends (ErrCatalogUnavailable); everything else goes on without one.
+	DataStructures(ctx context.Context) ([]DataStructure, error)
+
 	// SubscribeToDataStructure subscribes to a data structure, and creates it
-	// if it does not exist. It returns at once where this node knows the
+	// if there never was one of that ID; one that was deleted is ErrDeleted. It returns at once where this node knows the
 	// structure, whether or not it has a quorum; a structure that nobody knows
 	// is created, which waits up to Config.JoinTimeout (ErrCatalogUnavailable).
 	//
@@ -124,6 +145,10 @@ type CopyCat interface {
 	// committed, or may not have been, and warnings. It is closed after the
 	// commit channel. When it is not read, the oldest warnings are dropped;
 	// errors about proposals are kept, and fill the propose channel's window.
+	//
+	// When the structure is deleted, the error channel says ErrDeleted, and both
+	// close, the error channel last; sending on the propose channel after that
+	// blocks for good, as after Shutdown.
 	SubscribeToDataStructure(id *ID, provider SnapshotProvider) (chan<- []byte, <-chan []byte, <-chan error, SnapshotConsumer, error)
 
 	// SubscribeToDataStructureWithStringID is SubscribeToDataStructure with

@@ -59,6 +59,8 @@ var (
 	ErrRebuilt = raftgroup.ErrRebuilt
 	// ErrUnknownStructure: there is no data structure of that ID.
 	ErrUnknownStructure = catalog.ErrUnknown
+	// ErrExists: there is a data structure of that ID.
+	ErrExists = catalog.ErrExists
 	// ErrInvalidOptions: options of a structure contradict one another.
 	ErrInvalidOptions = raftgroup.ErrInvalidOptions
 	// ErrReplicaStopped: this node's replica stopped; the cause is wrapped.

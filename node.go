@@ -320,7 +320,7 @@ func (n *node) birth(s id.Structure, change raftgroup.OptionsChange) error {
 		cancel()
 		hint := <-found
 		switch {
-		case err != nil && hint.IsZero():
+		case err != nil && (hint.IsZero() || errors.Is(err, ErrDeleted)):
 			return nil, err
 		case err == nil && len(record.Nodes()) > 0:
 			hint = record.Nodes()[0]

@@ -50,7 +50,19 @@ func (s *Service) Delete(ctx context.Context, structure id.Structure, birth uint
 // its own log. An older hint never replaces a newer one. ErrDeleted says that
 // the incarnation is deleted, ErrUnknown that there is none.
 func (s *Service) UpdateMembers(ctx context.Context, group id.Group, asOf uint64, members map[id.Replica]id.Node) error {
-	res, err := s.command(ctx, updateCommand{structure: group.Structure, incarnation: group.Incarnation, asOf: asOf, members: members})
+	return s.update(ctx, updateCommand{structure: group.Structure, incarnation: group.Incarnation, asOf: asOf, members: members})
+}
+
+// Describe is UpdateMembers with the structure's options as of then. A
+// structure that the catalog does not know, because it was rebuilt and has lost
+// the record, is known from then on.
+func (s *Service) Describe(ctx context.Context, group id.Group, asOf uint64, members map[id.Replica]id.Node, options raftgroup.Options) error {
+	return s.update(ctx, updateCommand{structure: group.Structure, incarnation: group.Incarnation, asOf: asOf, members: members, options: &options})
+}
+
+func (s *Service) update(ctx context.Context, c updateCommand) error {
+	group := id.Group{Structure: c.structure, Incarnation: c.incarnation}
+	res, err := s.command(ctx, c)
 	switch {
 	case err != nil:
 		return err
@@ -66,7 +78,7 @@ func (s *Service) UpdateMembers(ctx context.Context, group id.Group, asOf uint64
 // what it came to. Every command may be committed more than once without harm,
 // so it is given again until somebody has the result.
 func (s *Service) command(ctx context.Context, c command) (Result, error) {
-	if _, err := fromProto(c.proto()); err != nil {
+	if _, err := fromProto(c.proto(), c.version()); err != nil {
 		return Result{}, fmt.Errorf("structure %s: %w", c.about(), err)
 	}
 	res, err := ask(ctx, s, func(ctx context.Context, node id.Node) (Result, error) {
@@ -74,7 +86,11 @@ func (s *Service) command(ctx context.Context, c command) (Result, error) {
 			return s.commit(ctx, c)
 		}
 		var m catalogpb.Result
-		if err := s.call(ctx, node, methodCommand, c.proto(), &m); err != nil {
+		method := methodCommand
+		if c.version() > 1 {
+			method = methodCommand2
+		}
+		if err := s.call(ctx, node, method, c.proto(), &m); err != nil {
 			return Result{}, err
 		}
 		return decodeResult(&m)

@@ -21,7 +21,7 @@ const (
 )
 
 // Birth returns the record of a structure, and has the structure born if there
-// is none or it was deleted. pick tells, best first, which nodes should hold
+// never was one: what was deleted stays so (a *DeletedError). pick tells, best first, which nodes should hold
 // its first replicas; it is asked anew for each attempt, and nodes that do not
 // answer are left out. Voters begin as one or three; the group's leader brings
 // them to what options wish for.
@@ -33,14 +33,15 @@ const (
 // settled by the nodes' sweepers. After Close it is ErrClosed.
 // The record may come from a lookup, and is then as old as a hint may be.
 func (s *Service) Birth(ctx context.Context, structure id.Structure, options raftgroup.Options, pick func() []id.Node) (Record, error) {
-	rec, _, err := s.birth(ctx, structure, options, pick)
+	rec, _, err := s.birth(ctx, structure, options, false, pick)
 	return rec, err
 }
 
 // Create is Birth, but fails with ErrExists (an *ExistsError, which has the
-// record) if somebody else's birth was first.
+// record) if somebody else's birth was first; what was deleted is created anew,
+// as another incarnation.
 func (s *Service) Create(ctx context.Context, structure id.Structure, options raftgroup.Options, pick func() []id.Node) (Record, error) {
-	rec, created, err := s.birth(ctx, structure, options, pick)
+	rec, created, err := s.birth(ctx, structure, options, true, pick)
 	if err == nil && !created {
 		return Record{}, &ExistsError{Record: rec}
 	}
@@ -51,7 +52,7 @@ func (s *Service) Create(ctx context.Context, structure id.Structure, options ra
 // nothing that could: the next one may do better.
 var errNextAttempt = errors.New("attempt failed")
 
-func (s *Service) birth(ctx context.Context, structure id.Structure, options raftgroup.Options, pick func() []id.Node) (rec Record, created bool, err error) {
+func (s *Service) birth(ctx context.Context, structure id.Structure, options raftgroup.Options, anew bool, pick func() []id.Node) (rec Record, created bool, err error) {
 	if structure.IsZero() || structure == ID || pick == nil {
 		return Record{}, false, fmt.Errorf("%w: birth of structure %s", ErrInvalid, structure)
 	}
@@ -61,7 +62,7 @@ func (s *Service) birth(ctx context.Context, structure id.Structure, options raf
 		return Record{}, false, fmt.Errorf("birth of structure %s: %w", structure, s.unavailable(ctx, ErrBusy))
 	}
 	defer s.births.leave()
-	b := &birth{s: s, structure: structure, options: options, silent: make(map[id.Node]bool)}
+	b := &birth{s: s, structure: structure, options: options, anew: anew, silent: make(map[id.Node]bool)}
 	for wait := birthPause; ; wait = min(2*wait, maxBirthPause) {
 		rec, created, err = b.attempt(ctx, pick())
 		if !errors.Is(err, errNextAttempt) {
@@ -87,6 +88,7 @@ type birth struct {
 	s         *Service
 	structure id.Structure
 	options   raftgroup.Options
+	anew      bool             // also if it was deleted
 	silent    map[id.Node]bool // did not answer a prepare in this birth
 	reached   uint64           // an index that the catalog is known to have reached
 }
@@ -98,6 +100,9 @@ func (b *birth) attempt(ctx context.Context, picked []id.Node) (Record, bool, er
 	rec, index, err := s.lookup(ctx, b.structure)
 	if err != nil || rec.Lives() {
 		return rec, false, err
+	}
+	if rec.Deleted != 0 && !b.anew {
+		return Record{}, false, &DeletedError{Structure: b.structure, Incarnation: rec.Incarnation}
 	}
 	b.reached = max(b.reached, index)
 	members := b.firstMembers(picked)
@@ -125,6 +130,7 @@ func (b *birth) attempt(ctx context.Context, picked []id.Node) (Record, bool, er
 	}
 	res, err := s.command(ctx, createCommand{
 		structure: b.structure, token: token, members: members, options: b.options, basis: b.reached,
+		strict: true, after: rec.Incarnation.Birth,
 	})
 	if err != nil {
 		return Record{}, false, err // undecided: the sweepers abandon it, or start it
@@ -139,6 +145,13 @@ func (b *birth) attempt(ctx context.Context, picked []id.Node) (Record, bool, er
 		// so its replicas can be removed without another one.
 		s.discardAll(genesis)
 		return res.Record, false, nil
+	case Deleted:
+		// Deleted since the lookup, or before it and the holder did not know.
+		s.discardAll(genesis)
+		if !b.anew {
+			return Record{}, false, &DeletedError{Structure: b.structure, Incarnation: res.Record.Incarnation}
+		}
+		return Record{}, false, fmt.Errorf("%w: deleted meanwhile", errNextAttempt)
 	case Abandoned, Stale:
 		s.discardAll(genesis)
 		return Record{}, false, fmt.Errorf("%w: %w: too slow, the token is %s", errNextAttempt, ErrCatalogUnavailable, res.Outcome)

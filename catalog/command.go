@@ -10,10 +10,12 @@ import (
 
 // Commands, snapshots and calls begin with a magic byte each, so that stray
 // bytes are malformed rather than "newer", and a version byte; a protobuf
-// message follows. A new kind of command needs a new version.
+// message follows. A new kind of command needs a new version: a machine that
+// does not know it must stop. Version 2 has advance, barrier, Create.after and
+// UpdateMembers.options; commands that need none of it are written as version 1.
 const (
 	commandMagic    = 0xC7
-	commandVersion  = 1
+	commandVersion  = 2
 	snapshotMagic   = 0xC5
 	snapshotVersion = 1
 	callMagic       = 0xC3
@@ -24,10 +26,12 @@ const (
 // Nonce matches the result of a command with who waits for it.
 type Nonce [16]byte
 
-// command is one of createCommand, abandonCommand, deleteCommand, updateCommand.
+// command is one of createCommand, abandonCommand, deleteCommand,
+// updateCommand, advanceCommand, barrierCommand.
 type command interface {
 	about() id.Structure
 	proto() *catalogpb.Command
+	version() byte // the first that has it
 }
 
 type createCommand struct {
@@ -36,6 +40,8 @@ type createCommand struct {
 	members   map[id.Replica]id.Node
 	options   raftgroup.Options
 	basis     uint64
+	after     uint64 // birth of the deleted incarnation that it is to follow
+	strict    bool   // what was deleted stays so, unless after names it: from version 2
 }
 
 type abandonCommand struct {
@@ -53,17 +59,53 @@ type updateCommand struct {
 	incarnation id.Incarnation
 	members     map[id.Replica]id.Node
 	asOf        uint64
+	options     *raftgroup.Options // nil: version 1
 }
+
+type advanceCommand struct{ to uint64 }
+
+type barrierCommand struct{ structure id.Structure }
 
 func (c createCommand) about() id.Structure  { return c.structure }
 func (c abandonCommand) about() id.Structure { return c.structure }
 func (c deleteCommand) about() id.Structure  { return c.structure }
 func (c updateCommand) about() id.Structure  { return c.structure }
+func (advanceCommand) about() id.Structure   { return id.Structure{} }
+func (c barrierCommand) about() id.Structure { return c.structure }
+
+func (c createCommand) version() byte {
+	if c.strict {
+		return 2
+	}
+	return 1
+}
+func (abandonCommand) version() byte { return 1 }
+func (deleteCommand) version() byte  { return 1 }
+func (c updateCommand) version() byte {
+	if c.options != nil {
+		return 2
+	}
+	return 1
+}
+func (advanceCommand) version() byte { return 2 }
+func (barrierCommand) version() byte { return 2 }
+
+func (c advanceCommand) proto() *catalogpb.Command {
+	return &catalogpb.Command{Advance: &catalogpb.Advance{To: c.to}}
+}
+
+func (c barrierCommand) proto() *catalogpb.Command {
+	m := &catalogpb.Barrier{}
+	if !c.structure.IsZero() {
+		m.Structure = c.structure[:]
+	}
+	return &catalogpb.Command{Barrier: m}
+}
 
 func (c createCommand) proto() *catalogpb.Command {
 	return &catalogpb.Command{Create: &catalogpb.Create{
 		Structure: c.structure[:], Token: c.token[:], Members: encodeMembers(c.members),
-		Options: c.options.Encode(), Basis: c.basis,
+		Options: c.options.Encode(), Basis: c.basis, After: c.after,
 	}}
 }
 
@@ -76,18 +118,25 @@ func (c deleteCommand) proto() *catalogpb.Command {
 }
 
 func (c updateCommand) proto() *catalogpb.Command {
-	return &catalogpb.Command{UpdateMembers: &catalogpb.UpdateMembers{
+	m := &catalogpb.UpdateMembers{
 		Structure: c.structure[:], Birth: c.incarnation.Birth, Recovery: c.incarnation.Recovery,
 		AsOf: c.asOf, Members: encodeMembers(c.members),
-	}}
+	}
+	if c.options != nil {
+		m.Options = c.options.Encode()
+	}
+	return &catalogpb.Command{UpdateMembers: m}
 }
 
-func decodeCreate(m *catalogpb.Create) (command, error) {
+func decodeCreate(m *catalogpb.Create, version byte) (command, error) {
 	s, err := decodeStructure(m.Structure)
 	if err != nil {
 		return nil, err
 	}
-	c := createCommand{structure: s, options: raftgroup.DecodeOptions(m.Options), basis: m.Basis}
+	c := createCommand{structure: s, options: raftgroup.DecodeOptions(m.Options), basis: m.Basis, strict: version >= 2}
+	if c.strict {
+		c.after = m.After
+	}
 	if c.token, err = decodeToken(m.Token); err != nil {
 		return nil, err
 	}
@@ -115,7 +164,7 @@ func decodeDelete(m *catalogpb.Delete) (command, error) {
 	return deleteCommand{structure: s, birth: m.Birth}, err
 }
 
-func decodeUpdate(m *catalogpb.UpdateMembers) (command, error) {
+func decodeUpdate(m *catalogpb.UpdateMembers, version byte) (command, error) {
 	s, err := decodeStructure(m.Structure)
 	if err == nil && (m.Birth == 0 || len(m.Members) > maxHint) {
 		err = fmt.Errorf("%w: birth %d, %d members", ErrInvalid, m.Birth, len(m.Members))
@@ -124,6 +173,10 @@ func decodeUpdate(m *catalogpb.UpdateMembers) (command, error) {
 		return nil, err
 	}
 	c := updateCommand{structure: s, incarnation: id.Incarnation{Birth: m.Birth, Recovery: m.Recovery}, asOf: m.AsOf}
+	if m.Options != nil && version >= 2 {
+		o := raftgroup.DecodeOptions(m.Options)
+		c.options = &o
+	}
 	c.members, err = decodeMembers(m.Members)
 	return c, err
 }
@@ -143,7 +196,7 @@ func decodeStructure(b []byte) (id.Structure, error) {
 func encodeCommand(c command, nonce Nonce) ([]byte, error) {
 	m := c.proto()
 	m.Nonce = nonce[:]
-	return marshal(commandMagic, commandVersion, m)
+	return marshal(commandMagic, c.version(), m)
 }
 
 // decodeCommand returns the nonce also of a command that makes no sense, if it
@@ -155,7 +208,7 @@ func decodeCommand(data []byte) (command, Nonce, error) {
 		return nil, nonce, err
 	}
 	copy(nonce[:], m.Nonce)
-	c, err := fromProto(&m)
+	c, err := fromProto(&m, data[1])
 	return c, nonce, err
 }
 

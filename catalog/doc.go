@@ -43,6 +43,27 @@
 // sends one Prepare to a node under one token, and goes on only with an answer,
 // so that no late copy of it can make the replica again.
 //
+// # A death
+//
+// The group commits its own end first; then the record is marked deleted, and a
+// node removes its replica only after that. Each node with a replica that has
+// ended has the record marked, if nobody else did: so a deleter may die
+// anywhere in between. A replica that has had no leader for the patience, and a
+// subscription that has waited for a replica for that long, ask for the record:
+// that is how nodes that were away learn of it. What gossip says decides
+// nothing. What is deleted stays so: a birth by a subscriber is refused, and a
+// Create has to name the deleted birth that it follows, so that no late one
+// brings it back.
+//
+// # What is told of the living
+//
+// The leader's node of each group leaves a hint with the catalog when its voters or
+// options have changed: UpdateMembers, lazily. Nothing depends on it but how
+// fast a group is found, and what List shows. In a catalog that was rebuilt
+// from a replica that had not everything (copycat recover), such a hint also makes
+// the record that is missing, and Advance has moved the index beyond all births
+// that the lost part may have given out.
+//
 // # What is forgotten
 //
 // The machine remembers the last 10,000 abandoned tokens. A Create carries an
@@ -53,7 +74,7 @@
 // the ID, the birth and the index of the deletion are kept for good (some 50
 // bytes), so that a late Delete or hint finds out whom it is about.
 //
-// # Formats, version 1
+// # Formats, version 1; commands: 2
 //
 // A command, a snapshot and a call each begin with a magic byte (C7, C5, C3)
 // and a version byte; a message of package catalogpb follows. Bytes without the

@@ -19,6 +19,16 @@ type Engine interface {
 	StartPrepared(context.Context, raftgroup.Token, id.Incarnation) error
 	DiscardPrepared(context.Context, raftgroup.Token) error
 	Prepared() []raftgroup.PreparedReplica
+	// Groups returns the status of every replica on this node.
+	Groups() []raftgroup.GroupStatus
+	// Waiting lists structures of which this node is to get a replica.
+	Waiting() []id.Structure
+	// SetAside lists groups whose replica here is kept, and not used any more.
+	SetAside() []id.Group
+	// EndGroup commits the end of an incarnation in its own log.
+	EndGroup(ctx context.Context, s id.Structure, birth uint64, hints ...id.Node) error
+	RemoveEnded(context.Context, id.Group) error
+	GiveUp(id.Structure)
 }
 
 // Subscription is what the catalog needs of its subscription to its own log;

@@ -164,6 +164,14 @@ func (e *fakeEngine) Prepared() []raftgroup.PreparedReplica {
 	return out
 }
 
+func (e *fakeEngine) Groups() []raftgroup.GroupStatus             { return nil }
+func (e *fakeEngine) Waiting() []id.Structure                     { return nil }
+func (e *fakeEngine) SetAside() []id.Group                        { return nil }
+func (e *fakeEngine) RemoveEnded(context.Context, id.Group) error { return nil }
+func (e *fakeEngine) GiveUp(id.Structure)                         {}
+
+func (e *fakeEngine) EndGroup(context.Context, id.Structure, uint64, ...id.Node) error { return nil }
+
 // fakeNetwork joins services directly.
 type fakeNetwork map[id.Node]*Service
 

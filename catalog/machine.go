@@ -31,11 +31,13 @@ const (
 	// Stale: the command's basis is older than what the machine remembers.
 	// The token can never succeed; a new one may.
 	Stale
-	// Deleted: the incarnation is deleted, by this command or before.
+	// Deleted: the incarnation is deleted, by this command or before. Of a
+	// create: the ID was deleted, and this is none that was asked to follow.
 	Deleted
 	// Unknown: there is no such incarnation.
 	Unknown
-	// Updated: the hint was taken, or a newer one is known.
+	// Updated: the hint was taken, or a newer one is known; or the command had
+	// nothing to ask for.
 	Updated
 )
 
@@ -124,6 +126,11 @@ func (m *Machine) Apply(command []byte) (Result, error) {
 		res.Outcome = m.delete(cmd)
 	case updateCommand:
 		res.Outcome = m.update(cmd)
+	case advanceCommand:
+		m.index = max(m.index, cmd.to)
+		res.Index, res.Outcome = m.index, Updated
+	case barrierCommand:
+		res.Outcome = Updated
 	}
 	res.Record = m.records[cmd.about()]
 	return res, nil
@@ -141,6 +148,9 @@ func (m *Machine) create(c createCommand) Outcome {
 		return Exists
 	case dead:
 		return Abandoned
+	case ok && c.strict && c.after != rec.Incarnation.Birth:
+		m.abandon(c.token) // a late subscriber does not bring back what was deleted
+		return Deleted
 	case c.basis < m.horizon || c.basis >= m.index:
 		return Stale
 	}
@@ -167,7 +177,9 @@ func (m *Machine) delete(c deleteCommand) Outcome {
 	case rec.Incarnation.Birth > c.birth || !rec.Lives():
 		return Deleted // before: births only grow, and an ID is free only after a deletion
 	}
-	m.abandon(rec.Token)
+	if rec.Token != (raftgroup.Token{}) {
+		m.abandon(rec.Token)
+	}
 	m.records[c.structure] = Record{Structure: rec.Structure, Incarnation: rec.Incarnation, Deleted: m.index}
 	return Deleted
 }
@@ -175,6 +187,9 @@ func (m *Machine) delete(c deleteCommand) Outcome {
 func (m *Machine) update(c updateCommand) Outcome {
 	rec, ok := m.records[c.structure]
 	switch {
+	case (!ok || rec.Incarnation.Birth < c.incarnation.Birth) && c.options != nil && c.incarnation.Birth <= m.index:
+		// Born in a part of the log that was lost when the catalog was rebuilt.
+		rec = Record{Structure: c.structure}
 	case !ok || rec.Incarnation.Birth < c.incarnation.Birth:
 		return Unknown
 	case rec.Incarnation.Birth > c.incarnation.Birth || !rec.Lives():
@@ -185,6 +200,9 @@ func (m *Machine) update(c updateCommand) Outcome {
 		return Updated
 	}
 	rec.Incarnation, rec.Hint, rec.HintAsOf = c.incarnation, c.members, c.asOf
+	if c.options != nil {
+		rec.Options = *c.options
+	}
 	m.records[c.structure] = rec
 	return Updated
 }
@@ -204,7 +222,7 @@ func (m *Machine) abandon(t raftgroup.Token) {
 }
 
 // fromProto makes a command of its message, and refuses what makes no sense.
-func fromProto(m *catalogpb.Command) (command, error) {
+func fromProto(m *catalogpb.Command, version byte) (command, error) {
 	var out []command
 	var err error
 	add := func(c command, e error) {
@@ -214,7 +232,7 @@ func fromProto(m *catalogpb.Command) (command, error) {
 		}
 	}
 	if m.Create != nil {
-		add(decodeCreate(m.Create))
+		add(decodeCreate(m.Create, version))
 	}
 	if m.Abandon != nil {
 		add(decodeAbandon(m.Abandon))
@@ -223,7 +241,18 @@ func fromProto(m *catalogpb.Command) (command, error) {
 		add(decodeDelete(m.Delete))
 	}
 	if m.UpdateMembers != nil {
-		add(decodeUpdate(m.UpdateMembers))
+		add(decodeUpdate(m.UpdateMembers, version))
+	}
+	if m.Advance != nil && version >= 2 {
+		add(advanceCommand{to: m.Advance.To}, nil)
+	}
+	if m.Barrier != nil && version >= 2 {
+		var c barrierCommand
+		var err error
+		if len(m.Barrier.Structure) > 0 {
+			c.structure, err = decodeStructure(m.Barrier.Structure)
+		}
+		add(c, err)
 	}
 	if err != nil {
 		return nil, err

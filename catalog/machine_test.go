@@ -187,6 +187,8 @@ type attempt struct {
 	structure uint64
 	token     uint64
 	basis     uint64
+	strict    bool
+	after     uint64
 	dead      bool // was told that it can never win, or its structure was deleted
 	birth     uint64
 }
@@ -241,7 +243,15 @@ func TestMachineModel(t *testing.T) {
 				if b <= deleted[a.structure] || b > res.Index {
 					t.Fatalf("birth %d at index %d after the deletion of %d", b, res.Index, deleted[a.structure])
 				}
+				if b == res.Index && a.strict && a.after != deleted[a.structure] {
+					t.Fatalf("token %d, to follow %d, was born after the deletion of %d", a.token, a.after, deleted[a.structure])
+				}
 				winner[key], living[a.structure], a.birth = a.token, b, b
+			case Deleted:
+				if b, ok := deleted[a.structure]; !ok || !a.strict || a.after == b {
+					t.Fatalf("token %d (strict %t, after %d): the ID was said to be deleted, the last deletion is of %d", a.token, a.strict, a.after, b)
+				}
+				fallthrough
 			case Exists, Abandoned, Stale:
 				if _, ok := living[a.structure]; a.birth != 0 && ok && living[a.structure] == a.birth {
 					t.Fatalf("token %d, which has the living record, was told %s", a.token, res.Outcome)
@@ -254,17 +264,24 @@ func TestMachineModel(t *testing.T) {
 		some := func() *attempt { return attempts[rapid.IntRange(0, len(attempts)-1).Draw(t, "attempt")] }
 		t.Repeat(map[string]func(*rapid.T){
 			"begin": func(t *rapid.T) {
-				attempts = append(attempts, &attempt{
+				a := &attempt{
 					structure: rapid.Uint64Range(0, 2).Draw(t, "structure"), token: uint64(len(attempts)),
-					basis: rapid.Uint64Range(0, m.Index()).Draw(t, "basis"), // a holder may be behind
-				})
+					basis:  rapid.Uint64Range(0, m.Index()).Draw(t, "basis"), // a holder may be behind
+					strict: rapid.Bool().Draw(t, "strict"),
+				}
+				if a.strict && rapid.Bool().Draw(t, "follows") {
+					a.after = deleted[a.structure]
+				}
+				attempts = append(attempts, a)
 			},
 			"create": func(t *rapid.T) {
 				if len(attempts) == 0 {
 					t.Skip("nobody")
 				}
 				a := some()
-				judge(a, apply(create(a.structure, a.token, a.basis)))
+				c := create(a.structure, a.token, a.basis)
+				c.strict, c.after = a.strict, a.after
+				judge(a, apply(c))
 			},
 			"abandon": func(t *rapid.T) {
 				if len(attempts) == 0 {
@@ -294,7 +311,21 @@ func TestMachineModel(t *testing.T) {
 			},
 			"hint": func(t *rapid.T) {
 				s := rapid.Uint64Range(0, 2).Draw(t, "structure")
-				apply(updateCommand{structure: structure(s), incarnation: id.Incarnation{Birth: max(living[s], 1)}, asOf: m.Index(), members: members(2)})
+				c := updateCommand{structure: structure(s), incarnation: id.Incarnation{Birth: max(living[s], 1)}, asOf: m.Index(), members: members(2)}
+				if _, ok := m.Record(structure(s)); ok && rapid.Bool().Draw(t, "described") {
+					c.options = &raftgroup.Options{Voters: 5}
+				}
+				apply(c)
+			},
+			"advance": func(t *rapid.T) {
+				to := m.Index() + rapid.Uint64Range(0, 5).Draw(t, "by")
+				if res := apply(advanceCommand{to}); res.Index != max(to, res.Index) || m.Index() != res.Index {
+					t.Fatalf("advance to %d came to %d", to, res.Index)
+				}
+				before := m.Index()
+				if apply(barrierCommand{}); m.Index() != before+1 {
+					t.Fatalf("barrier at %d came to %d", before, m.Index())
+				}
 			},
 			"restart": func(t *rapid.T) {
 				data, err := m.Snapshot()

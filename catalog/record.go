@@ -67,7 +67,10 @@ func (r Record) encode() *catalogpb.Record {
 	if r.Deleted != 0 {
 		return m
 	}
-	m.Token, m.Members, m.Options = r.Token[:], encodeMembers(r.Members), r.Options.Encode()
+	m.Members, m.Options = encodeMembers(r.Members), r.Options.Encode()
+	if r.Token != (raftgroup.Token{}) {
+		m.Token = r.Token[:]
+	}
 	m.Hint, m.HintAsOf = encodeMembers(r.Hint), r.HintAsOf
 	return m
 }
@@ -84,8 +87,10 @@ func decodeRecord(m *catalogpb.Record) (Record, error) {
 	if r.Deleted != 0 {
 		return r, nil
 	}
-	if r.Token, err = decodeToken(m.Token); err != nil {
-		return Record{}, fmt.Errorf("structure %s: %w", s, err)
+	if len(m.Token) > 0 { // none: registered again by its leader
+		if r.Token, err = decodeToken(m.Token); err != nil {
+			return Record{}, fmt.Errorf("structure %s: %w", s, err)
+		}
 	}
 	if r.Members, err = decodeMembers(m.Members); err != nil {
 		return Record{}, fmt.Errorf("structure %s: %w", s, err)

@@ -19,7 +19,11 @@ const (
 	methodDiscard uint16 = 34 // it is lost: remove it
 	methodCommand uint16 = 35 // have a command committed
 	methodLookup  uint16 = 36 // tell a record
-	MaxMethod     uint16 = 63
+	methodList    uint16 = 37 // tell the records of structures that live
+	// methodCommand2 is methodCommand for commands of version 2, which a node of
+	// version 1 would read wrongly.
+	methodCommand2 uint16 = 38
+	MaxMethod      uint16 = 63
 )
 
 // The codes of an answer.
@@ -90,7 +94,11 @@ func (s *Service) serve(ctx context.Context, from id.Node, method uint16, reques
 	case methodDiscard:
 		return s.serveDiscard(ctx, request)
 	case methodCommand:
-		return s.serveCommand(ctx, request)
+		return s.serveCommand(ctx, request, 1)
+	case methodCommand2:
+		return s.serveCommand(ctx, request, 2)
+	case methodList:
+		return s.serveList(request)
 	case methodLookup:
 		return s.serveLookup(request)
 	}
@@ -174,12 +182,12 @@ func (s *Service) serveDiscard(ctx context.Context, request []byte) (protoMessag
 	return &catalogpb.Empty{}, s.cfg.Engine.DiscardPrepared(ctx, token)
 }
 
-func (s *Service) serveCommand(ctx context.Context, request []byte) (protoMessage, error) {
+func (s *Service) serveCommand(ctx context.Context, request []byte, version byte) (protoMessage, error) {
 	var m catalogpb.Command
 	if err := unmarshal(callMagic, callVersion, request, &m); err != nil {
 		return nil, err
 	}
-	c, err := fromProto(&m)
+	c, err := fromProto(&m, version)
 	if err != nil {
 		return nil, err
 	}

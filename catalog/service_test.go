@@ -73,7 +73,10 @@ func TestCreateLookupDelete(t *testing.T) {
 		if err := s.UpdateMembers(ctx, rec.Group(), 6, members(3)); !errors.Is(err, ErrDeleted) {
 			t.Fatalf("hint about what is deleted: %v", err)
 		}
-		if next, err := s.Birth(ctx, structure(1), raftgroup.Options{}, alone(1)); err != nil || !rec.Incarnation.Less(next.Incarnation) {
+		if _, err := s.Birth(ctx, structure(1), raftgroup.Options{}, alone(1)); !errors.Is(err, ErrDeleted) || !errors.As(err, &gone) {
+			t.Fatalf("birth by a late subscriber: %v", err)
+		}
+		if next, err := s.Create(ctx, structure(1), raftgroup.Options{}, alone(1)); err != nil || !rec.Incarnation.Less(next.Incarnation) {
 			t.Fatalf("next life: %+v, %v", next, err)
 		}
 		for _, bad := range []id.Structure{ID, {}} {

@@ -17,17 +17,20 @@ const sweepsPerPatience = 10
 // creation, so that a clock that was set back keeps none for ever, and a node
 // that was down for a while gives the creator time.
 func (s *Service) sweepLoop() {
-	seen := make(map[raftgroup.Token]time.Time)
+	seen, after := make(map[raftgroup.Token]time.Time), newAfterlife()
 	often := max(s.cfg.Patience/sweepsPerPatience, time.Millisecond)
 	for wait := often; s.pause(s.ctx, wait); {
 		err := s.sweep(seen)
+		if err == nil {
+			err = s.sweepEnded(after)
+		}
 		if err == nil {
 			wait = often
 			continue
 		}
 		wait = min(2*wait, max(s.cfg.Patience, often))
 		if s.ctx.Err() == nil {
-			s.log.Warn("prepared replicas are left: the catalog does not answer", "count", len(seen), "error", err)
+			s.log.Warn("what is prepared, and what may be deleted, is left: the catalog does not answer", "prepared", len(seen), "error", err)
 		}
 	}
 }

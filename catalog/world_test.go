@@ -285,3 +285,11 @@ func (d deadlyEngine) StartPrepared(ctx context.Context, t raftgroup.Token, born
 func (d deadlyEngine) DiscardPrepared(ctx context.Context, t raftgroup.Token) error {
 	return d.p.step(func() error { return d.Engine.DiscardPrepared(ctx, t) })
 }
+
+func (d deadlyEngine) EndGroup(ctx context.Context, s id.Structure, birth uint64, hints ...id.Node) error {
+	return d.p.step(func() error { return d.Engine.EndGroup(ctx, s, birth, hints...) })
+}
+
+func (d deadlyEngine) RemoveEnded(ctx context.Context, g id.Group) error {
+	return d.p.step(func() error { return d.Engine.RemoveEnded(ctx, g) })
+}

@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"github.com/copycat-replication/copycat/id"
+	"github.com/copycat-replication/copycat/pb/grouppb"
+	"github.com/copycat-replication/copycat/wal"
 )
 
 // notCurrent takes a group that has ended, or was superseded, out of the way
@@ -41,7 +43,7 @@ func (h *Host) RemoveEnded(ctx context.Context, key id.Group) error {
 	g := h.groups[key]
 	h.mu.Unlock()
 	if g == nil {
-		return nil
+		return h.removeSetAside(key)
 	}
 	_, err := h.remove(ctx, g, func() bool {
 		for _, sub := range slices.Clone(g.subs) {
@@ -57,6 +59,43 @@ func (h *Host) RemoveEnded(ctx context.Context, key id.Group) error {
 	})
 	if err != nil {
 		return fmt.Errorf("group %s: %w", key, err)
+	}
+	return nil
+}
+
+// SetAside lists the groups whose replica here the log store has set aside,
+// because it cannot be proven whole: it is kept, and not used any more.
+func (h *Host) SetAside() []id.Group {
+	var out []id.Group
+	for _, s := range h.log.Suspects() {
+		if key, ok := suspectKey(s); ok && !slices.Contains(out, key) {
+			out = append(out, key)
+		}
+	}
+	return out
+}
+
+func suspectKey(s wal.Suspect) (id.Group, bool) {
+	var meta grouppb.Replica
+	if err := meta.Unmarshal(s.Meta); err != nil || meta.Phase != grouppb.Replica_STARTED {
+		return id.Group{}, false
+	}
+	genesis, err := decodeGenesis(meta.Genesis)
+	return genesis.Group, err == nil
+}
+
+// removeSetAside removes what is kept of replicas that were set aside.
+func (h *Host) removeSetAside(key id.Group) error {
+	for _, s := range h.log.Suspects() {
+		if k, ok := suspectKey(s); !ok || k != key {
+			continue
+		}
+		if err := h.write(wal.Update{Group: s.Group, Remove: true}); err != nil {
+			return fmt.Errorf("group %s: remove replica %d, which was set aside: %w", key, s.Group, err)
+		}
+		if err := h.snaps.RemoveGroup(s.Group); err != nil {
+			return fmt.Errorf("group %s: remove snapshots of replica %d, which was set aside: %w", key, s.Group, err)
+		}
 	}
 	return nil
 }

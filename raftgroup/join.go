@@ -107,9 +107,10 @@ func (h *Host) join(s id.Structure, hint id.Node) {
 		if err == nil || h.ctx.Err() != nil {
 			return
 		}
-		if errors.Is(err, errGone) {
+		if errors.Is(err, errGone) && !h.isWaitedFor(s) {
+			// With a subscription that waits, it may be the next life of the
+			// structure that is to be found: the catalog knows, and GiveUp tells.
 			h.cfg.Logger.Info("no replica is made of a structure that is gone", "structure", s.String(), "error", err)
-			h.GiveUp(s)
 			return
 		}
 		h.cfg.Logger.Debug("not a member yet, will try again", "structure", s.String(), "error", err)
@@ -118,6 +119,12 @@ func (h *Host) join(s id.Structure, hint id.Node) {
 		}
 		pause = min(2*pause, maxJoinPause)
 	}
+}
+
+func (h *Host) isWaitedFor(s id.Structure) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.waiting[s]) > 0
 }
 
 func (h *Host) isUnwanted(s id.Structure) bool {

@@ -30,6 +30,8 @@ type Command struct {
 	Abandon       *Abandon       `protobuf:"bytes,3,opt,name=abandon,proto3" json:"abandon,omitempty"`
 	Delete        *Delete        `protobuf:"bytes,4,opt,name=delete,proto3" json:"delete,omitempty"`
 	UpdateMembers *UpdateMembers `protobuf:"bytes,5,opt,name=update_members,json=updateMembers,proto3" json:"update_members,omitempty"`
+	Advance       *Advance       `protobuf:"bytes,6,opt,name=advance,proto3" json:"advance,omitempty"`
+	Barrier       *Barrier       `protobuf:"bytes,7,opt,name=barrier,proto3" json:"barrier,omitempty"`
 }
 
 func (m *Command) Reset()         { *m = Command{} }
@@ -100,19 +102,128 @@ func (m *Command) GetUpdateMembers() *UpdateMembers {
 	return nil
 }
 
+func (m *Command) GetAdvance() *Advance {
+	if m != nil {
+		return m.Advance
+	}
+	return nil
+}
+
+func (m *Command) GetBarrier() *Barrier {
+	if m != nil {
+		return m.Barrier
+	}
+	return nil
+}
+
+// Moves the index forward: births of a catalog that was rebuilt must be
+// later than those that its lost part may have given out.
+type Advance struct {
+	To uint64 `protobuf:"varint,1,opt,name=to,proto3" json:"to,omitempty"`
+}
+
+func (m *Advance) Reset()         { *m = Advance{} }
+func (m *Advance) String() string { return proto.CompactTextString(m) }
+func (*Advance) ProtoMessage()    {}
+func (*Advance) Descriptor() ([]byte, []int) {
+	return fileDescriptor_d377386f6416b8e1, []int{1}
+}
+func (m *Advance) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *Advance) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_Advance.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *Advance) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_Advance.Merge(m, src)
+}
+func (m *Advance) XXX_Size() int {
+	return m.Size()
+}
+func (m *Advance) XXX_DiscardUnknown() {
+	xxx_messageInfo_Advance.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_Advance proto.InternalMessageInfo
+
+func (m *Advance) GetTo() uint64 {
+	if m != nil {
+		return m.To
+	}
+	return 0
+}
+
+// Changes nothing: whoever sees it applied has seen all before it. The result
+// has the record of the structure, if one is named.
+type Barrier struct {
+	Structure []byte `protobuf:"bytes,1,opt,name=structure,proto3" json:"structure,omitempty"`
+}
+
+func (m *Barrier) Reset()         { *m = Barrier{} }
+func (m *Barrier) String() string { return proto.CompactTextString(m) }
+func (*Barrier) ProtoMessage()    {}
+func (*Barrier) Descriptor() ([]byte, []int) {
+	return fileDescriptor_d377386f6416b8e1, []int{2}
+}
+func (m *Barrier) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *Barrier) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_Barrier.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *Barrier) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_Barrier.Merge(m, src)
+}
+func (m *Barrier) XXX_Size() int {
+	return m.Size()
+}
+func (m *Barrier) XXX_DiscardUnknown() {
+	xxx_messageInfo_Barrier.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_Barrier proto.InternalMessageInfo
+
+func (m *Barrier) GetStructure() []byte {
+	if m != nil {
+		return m.Structure
+	}
+	return nil
+}
+
 type Create struct {
 	Structure []byte            `protobuf:"bytes,1,opt,name=structure,proto3" json:"structure,omitempty"`
 	Token     []byte            `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
 	Members   []*grouppb.Member `protobuf:"bytes,3,rep,name=members,proto3" json:"members,omitempty"`
 	Options   *grouppb.Options  `protobuf:"bytes,4,opt,name=options,proto3" json:"options,omitempty"`
 	Basis     uint64            `protobuf:"varint,5,opt,name=basis,proto3" json:"basis,omitempty"`
+	// From version 2: the birth of the deleted incarnation that this is to follow.
+	// Without it, what was deleted stays deleted.
+	After uint64 `protobuf:"varint,6,opt,name=after,proto3" json:"after,omitempty"`
 }
 
 func (m *Create) Reset()         { *m = Create{} }
 func (m *Create) String() string { return proto.CompactTextString(m) }
 func (*Create) ProtoMessage()    {}
 func (*Create) Descriptor() ([]byte, []int) {
-	return fileDescriptor_d377386f6416b8e1, []int{1}
+	return fileDescriptor_d377386f6416b8e1, []int{3}
 }
 func (m *Create) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -176,6 +287,13 @@ func (m *Create) GetBasis() uint64 {
 	return 0
 }
 
+func (m *Create) GetAfter() uint64 {
+	if m != nil {
+		return m.After
+	}
+	return 0
+}
+
 type Abandon struct {
 	Structure []byte `protobuf:"bytes,1,opt,name=structure,proto3" json:"structure,omitempty"`
 	Token     []byte `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
@@ -185,7 +303,7 @@ func (m *Abandon) Reset()         { *m = Abandon{} }
 func (m *Abandon) String() string { return proto.CompactTextString(m) }
 func (*Abandon) ProtoMessage()    {}
 func (*Abandon) Descriptor() ([]byte, []int) {
-	return fileDescriptor_d377386f6416b8e1, []int{2}
+	return fileDescriptor_d377386f6416b8e1, []int{4}
 }
 func (m *Abandon) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -237,7 +355,7 @@ func (m *Delete) Reset()         { *m = Delete{} }
 func (m *Delete) String() string { return proto.CompactTextString(m) }
 func (*Delete) ProtoMessage()    {}
 func (*Delete) Descriptor() ([]byte, []int) {
-	return fileDescriptor_d377386f6416b8e1, []int{3}
+	return fileDescriptor_d377386f6416b8e1, []int{5}
 }
 func (m *Delete) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -287,13 +405,16 @@ type UpdateMembers struct {
 	Recovery  uint32            `protobuf:"varint,3,opt,name=recovery,proto3" json:"recovery,omitempty"`
 	AsOf      uint64            `protobuf:"varint,4,opt,name=as_of,json=asOf,proto3" json:"as_of,omitempty"`
 	Members   []*grouppb.Member `protobuf:"bytes,5,rep,name=members,proto3" json:"members,omitempty"`
+	// From version 2: the options as of then. Such a hint also makes a record
+	// where there is none: of a structure that a rebuilt catalog has lost.
+	Options *grouppb.Options `protobuf:"bytes,6,opt,name=options,proto3" json:"options,omitempty"`
 }
 
 func (m *UpdateMembers) Reset()         { *m = UpdateMembers{} }
 func (m *UpdateMembers) String() string { return proto.CompactTextString(m) }
 func (*UpdateMembers) ProtoMessage()    {}
 func (*UpdateMembers) Descriptor() ([]byte, []int) {
-	return fileDescriptor_d377386f6416b8e1, []int{4}
+	return fileDescriptor_d377386f6416b8e1, []int{6}
 }
 func (m *UpdateMembers) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -357,6 +478,13 @@ func (m *UpdateMembers) GetMembers() []*grouppb.Member {
 	return nil
 }
 
+func (m *UpdateMembers) GetOptions() *grouppb.Options {
+	if m != nil {
+		return m.Options
+	}
+	return nil
+}
+
 type Record struct {
 	Structure []byte            `protobuf:"bytes,1,opt,name=structure,proto3" json:"structure,omitempty"`
 	Birth     uint64            `protobuf:"varint,2,opt,name=birth,proto3" json:"birth,omitempty"`
@@ -373,7 +501,7 @@ func (m *Record) Reset()         { *m = Record{} }
 func (m *Record) String() string { return proto.CompactTextString(m) }
 func (*Record) ProtoMessage()    {}
 func (*Record) Descriptor() ([]byte, []int) {
-	return fileDescriptor_d377386f6416b8e1, []int{5}
+	return fileDescriptor_d377386f6416b8e1, []int{7}
 }
 func (m *Record) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -474,7 +602,7 @@ func (m *Abandoned) Reset()         { *m = Abandoned{} }
 func (m *Abandoned) String() string { return proto.CompactTextString(m) }
 func (*Abandoned) ProtoMessage()    {}
 func (*Abandoned) Descriptor() ([]byte, []int) {
-	return fileDescriptor_d377386f6416b8e1, []int{6}
+	return fileDescriptor_d377386f6416b8e1, []int{8}
 }
 func (m *Abandoned) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -528,7 +656,7 @@ func (m *State) Reset()         { *m = State{} }
 func (m *State) String() string { return proto.CompactTextString(m) }
 func (*State) ProtoMessage()    {}
 func (*State) Descriptor() ([]byte, []int) {
-	return fileDescriptor_d377386f6416b8e1, []int{7}
+	return fileDescriptor_d377386f6416b8e1, []int{9}
 }
 func (m *State) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -598,7 +726,7 @@ func (m *Answer) Reset()         { *m = Answer{} }
 func (m *Answer) String() string { return proto.CompactTextString(m) }
 func (*Answer) ProtoMessage()    {}
 func (*Answer) Descriptor() ([]byte, []int) {
-	return fileDescriptor_d377386f6416b8e1, []int{8}
+	return fileDescriptor_d377386f6416b8e1, []int{10}
 }
 func (m *Answer) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -656,7 +784,7 @@ func (m *PrepareRequest) Reset()         { *m = PrepareRequest{} }
 func (m *PrepareRequest) String() string { return proto.CompactTextString(m) }
 func (*PrepareRequest) ProtoMessage()    {}
 func (*PrepareRequest) Descriptor() ([]byte, []int) {
-	return fileDescriptor_d377386f6416b8e1, []int{9}
+	return fileDescriptor_d377386f6416b8e1, []int{11}
 }
 func (m *PrepareRequest) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -703,7 +831,7 @@ func (m *StartRequest) Reset()         { *m = StartRequest{} }
 func (m *StartRequest) String() string { return proto.CompactTextString(m) }
 func (*StartRequest) ProtoMessage()    {}
 func (*StartRequest) Descriptor() ([]byte, []int) {
-	return fileDescriptor_d377386f6416b8e1, []int{10}
+	return fileDescriptor_d377386f6416b8e1, []int{12}
 }
 func (m *StartRequest) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -768,7 +896,7 @@ func (m *DiscardRequest) Reset()         { *m = DiscardRequest{} }
 func (m *DiscardRequest) String() string { return proto.CompactTextString(m) }
 func (*DiscardRequest) ProtoMessage()    {}
 func (*DiscardRequest) Descriptor() ([]byte, []int) {
-	return fileDescriptor_d377386f6416b8e1, []int{11}
+	return fileDescriptor_d377386f6416b8e1, []int{13}
 }
 func (m *DiscardRequest) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -812,7 +940,7 @@ func (m *LookupRequest) Reset()         { *m = LookupRequest{} }
 func (m *LookupRequest) String() string { return proto.CompactTextString(m) }
 func (*LookupRequest) ProtoMessage()    {}
 func (*LookupRequest) Descriptor() ([]byte, []int) {
-	return fileDescriptor_d377386f6416b8e1, []int{12}
+	return fileDescriptor_d377386f6416b8e1, []int{14}
 }
 func (m *LookupRequest) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -857,7 +985,7 @@ func (m *LookupResponse) Reset()         { *m = LookupResponse{} }
 func (m *LookupResponse) String() string { return proto.CompactTextString(m) }
 func (*LookupResponse) ProtoMessage()    {}
 func (*LookupResponse) Descriptor() ([]byte, []int) {
-	return fileDescriptor_d377386f6416b8e1, []int{13}
+	return fileDescriptor_d377386f6416b8e1, []int{15}
 }
 func (m *LookupResponse) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -900,6 +1028,110 @@ func (m *LookupResponse) GetIndex() uint64 {
 	return 0
 }
 
+type ListRequest struct {
+	Index uint64 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	After []byte `protobuf:"bytes,2,opt,name=after,proto3" json:"after,omitempty"`
+}
+
+func (m *ListRequest) Reset()         { *m = ListRequest{} }
+func (m *ListRequest) String() string { return proto.CompactTextString(m) }
+func (*ListRequest) ProtoMessage()    {}
+func (*ListRequest) Descriptor() ([]byte, []int) {
+	return fileDescriptor_d377386f6416b8e1, []int{16}
+}
+func (m *ListRequest) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *ListRequest) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_ListRequest.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *ListRequest) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_ListRequest.Merge(m, src)
+}
+func (m *ListRequest) XXX_Size() int {
+	return m.Size()
+}
+func (m *ListRequest) XXX_DiscardUnknown() {
+	xxx_messageInfo_ListRequest.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_ListRequest proto.InternalMessageInfo
+
+func (m *ListRequest) GetIndex() uint64 {
+	if m != nil {
+		return m.Index
+	}
+	return 0
+}
+
+func (m *ListRequest) GetAfter() []byte {
+	if m != nil {
+		return m.After
+	}
+	return nil
+}
+
+type ListResponse struct {
+	Records []*Record `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
+	Last    []byte    `protobuf:"bytes,2,opt,name=last,proto3" json:"last,omitempty"`
+}
+
+func (m *ListResponse) Reset()         { *m = ListResponse{} }
+func (m *ListResponse) String() string { return proto.CompactTextString(m) }
+func (*ListResponse) ProtoMessage()    {}
+func (*ListResponse) Descriptor() ([]byte, []int) {
+	return fileDescriptor_d377386f6416b8e1, []int{17}
+}
+func (m *ListResponse) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *ListResponse) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_ListResponse.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *ListResponse) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_ListResponse.Merge(m, src)
+}
+func (m *ListResponse) XXX_Size() int {
+	return m.Size()
+}
+func (m *ListResponse) XXX_DiscardUnknown() {
+	xxx_messageInfo_ListResponse.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_ListResponse proto.InternalMessageInfo
+
+func (m *ListResponse) GetRecords() []*Record {
+	if m != nil {
+		return m.Records
+	}
+	return nil
+}
+
+func (m *ListResponse) GetLast() []byte {
+	if m != nil {
+		return m.Last
+	}
+	return nil
+}
+
 type Result struct {
 	Index   uint64  `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
 	Outcome uint32  `protobuf:"varint,2,opt,name=outcome,proto3" json:"outcome,omitempty"`
@@ -910,7 +1142,7 @@ func (m *Result) Reset()         { *m = Result{} }
 func (m *Result) String() string { return proto.CompactTextString(m) }
 func (*Result) ProtoMessage()    {}
 func (*Result) Descriptor() ([]byte, []int) {
-	return fileDescriptor_d377386f6416b8e1, []int{14}
+	return fileDescriptor_d377386f6416b8e1, []int{18}
 }
 func (m *Result) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -967,7 +1199,7 @@ func (m *Empty) Reset()         { *m = Empty{} }
 func (m *Empty) String() string { return proto.CompactTextString(m) }
 func (*Empty) ProtoMessage()    {}
 func (*Empty) Descriptor() ([]byte, []int) {
-	return fileDescriptor_d377386f6416b8e1, []int{15}
+	return fileDescriptor_d377386f6416b8e1, []int{19}
 }
 func (m *Empty) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -998,6 +1230,8 @@ var xxx_messageInfo_Empty proto.InternalMessageInfo
 
 func init() {
 	proto.RegisterType((*Command)(nil), "copycat.pb.catalog.Command")
+	proto.RegisterType((*Advance)(nil), "copycat.pb.catalog.Advance")
+	proto.RegisterType((*Barrier)(nil), "copycat.pb.catalog.Barrier")
 	proto.RegisterType((*Create)(nil), "copycat.pb.catalog.Create")
 	proto.RegisterType((*Abandon)(nil), "copycat.pb.catalog.Abandon")
 	proto.RegisterType((*Delete)(nil), "copycat.pb.catalog.Delete")
@@ -1011,6 +1245,8 @@ func init() {
 	proto.RegisterType((*DiscardRequest)(nil), "copycat.pb.catalog.DiscardRequest")
 	proto.RegisterType((*LookupRequest)(nil), "copycat.pb.catalog.LookupRequest")
 	proto.RegisterType((*LookupResponse)(nil), "copycat.pb.catalog.LookupResponse")
+	proto.RegisterType((*ListRequest)(nil), "copycat.pb.catalog.ListRequest")
+	proto.RegisterType((*ListResponse)(nil), "copycat.pb.catalog.ListResponse")
 	proto.RegisterType((*Result)(nil), "copycat.pb.catalog.Result")
 	proto.RegisterType((*Empty)(nil), "copycat.pb.catalog.Empty")
 }
@@ -1018,54 +1254,61 @@ func init() {
 func init() { proto.RegisterFile("pb/catalogpb/catalog.proto", fileDescriptor_d377386f6416b8e1) }
 
 var fileDescriptor_d377386f6416b8e1 = []byte{
-	// 748 bytes of a gzipped FileDescriptorProto
-	0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0xff, 0xac, 0x55, 0xc1, 0x6e, 0xd3, 0x4a,
-	0x14, 0xad, 0x1b, 0x3b, 0x6e, 0x6e, 0x93, 0x2c, 0xe6, 0x55, 0x4f, 0x7e, 0x79, 0x7d, 0x51, 0x9f,
-	0x17, 0xa8, 0x0b, 0x9a, 0x48, 0x29, 0x88, 0x05, 0xb0, 0x28, 0x6d, 0x05, 0x42, 0x54, 0x45, 0x53,
-	0xb1, 0xe9, 0xa6, 0x1a, 0xdb, 0xd3, 0xc4, 0x6a, 0xec, 0x31, 0xe3, 0x31, 0x50, 0xbe, 0x80, 0x25,
-	0x9f, 0x81, 0xf8, 0x05, 0xc4, 0x9e, 0x65, 0x97, 0x2c, 0x51, 0xfb, 0x23, 0x68, 0x66, 0x3c, 0x49,
-	0xaa, 0x26, 0x6d, 0x14, 0xb1, 0xb2, 0xaf, 0x7d, 0xee, 0xdc, 0x33, 0xe7, 0x9e, 0x3b, 0x03, 0xad,
-	0x2c, 0xe8, 0x86, 0x44, 0x90, 0x21, 0xeb, 0x8f, 0xdf, 0x3a, 0x19, 0x67, 0x82, 0x21, 0x14, 0xb2,
-	0xec, 0x3c, 0x24, 0xa2, 0x93, 0x05, 0x9d, 0xf2, 0x4f, 0xeb, 0xef, 0x2c, 0xe8, 0xf6, 0x39, 0x2b,
-	0x32, 0xf3, 0xd4, 0x58, 0xff, 0xd3, 0x32, 0xb8, 0xbb, 0x2c, 0x49, 0x48, 0x1a, 0xa1, 0x35, 0x70,
-	0x52, 0x96, 0x86, 0xd4, 0xb3, 0x36, 0xac, 0xcd, 0x3a, 0xd6, 0x01, 0xea, 0x41, 0x35, 0xe4, 0x94,
-	0x08, 0xea, 0x2d, 0x6f, 0x58, 0x9b, 0xab, 0xbd, 0x56, 0xe7, 0xe6, 0xf2, 0x9d, 0x5d, 0x85, 0xc0,
-	0x25, 0x12, 0x3d, 0x04, 0x97, 0x04, 0x24, 0x8d, 0x58, 0xea, 0x55, 0x54, 0xd2, 0xbf, 0xd3, 0x92,
-	0x76, 0x34, 0x04, 0x1b, 0xac, 0x2c, 0x15, 0xd1, 0x21, 0x15, 0xd4, 0xb3, 0x67, 0x97, 0xda, 0x53,
-	0x08, 0x5c, 0x22, 0xd1, 0x0b, 0x68, 0x16, 0x59, 0x44, 0x04, 0x3d, 0x49, 0x68, 0x12, 0x50, 0x9e,
-	0x7b, 0x8e, 0xca, 0xfd, 0x7f, 0x5a, 0xee, 0x1b, 0x85, 0x3c, 0xd0, 0x40, 0xdc, 0x28, 0x26, 0x43,
-	0xff, 0x9b, 0x05, 0x55, 0xbd, 0x0f, 0xb4, 0x0e, 0xb5, 0x5c, 0xf0, 0x22, 0x14, 0x05, 0x37, 0x6a,
-	0x8c, 0x3f, 0x48, 0x9d, 0x04, 0x3b, 0xa3, 0xa9, 0x12, 0xa4, 0x8e, 0x75, 0x80, 0x7a, 0xe0, 0x1a,
-	0x06, 0x95, 0x8d, 0xca, 0xe6, 0x6a, 0xcf, 0x9b, 0x64, 0xa0, 0x35, 0xd7, 0xa5, 0xb0, 0x01, 0xa2,
-	0x6d, 0x70, 0x59, 0x26, 0x62, 0x96, 0xe6, 0xe5, 0x8e, 0xff, 0xb9, 0x99, 0x73, 0xa8, 0x01, 0xd8,
-	0x20, 0x65, 0xf9, 0x80, 0xe4, 0xb1, 0xde, 0xa8, 0x8d, 0x75, 0xe0, 0x3f, 0x05, 0xb7, 0xd4, 0x73,
-	0x11, 0xf6, 0xfe, 0x13, 0xa8, 0x6a, 0x61, 0xef, 0xce, 0x0e, 0x62, 0x2e, 0x06, 0x2a, 0x5b, 0x16,
-	0x97, 0x81, 0xff, 0xc5, 0x82, 0xc6, 0x35, 0x6d, 0x17, 0x59, 0x05, 0xb5, 0x60, 0x85, 0xd3, 0x90,
-	0xbd, 0xa3, 0xfc, 0x5c, 0xd9, 0xa6, 0x81, 0x47, 0x31, 0xfa, 0x0b, 0x1c, 0x92, 0x9f, 0xb0, 0x53,
-	0xa5, 0x93, 0x8d, 0x6d, 0x92, 0x1f, 0x9e, 0x4e, 0x4a, 0xee, 0xcc, 0x29, 0xb9, 0xff, 0x7d, 0x19,
-	0xaa, 0x98, 0x86, 0x8c, 0x47, 0x7f, 0x9c, 0xe3, 0x48, 0x59, 0x7b, 0x86, 0x2f, 0x9c, 0x05, 0x7c,
-	0x51, 0x9d, 0xdb, 0x17, 0x1e, 0xb8, 0x7a, 0x26, 0x22, 0xcf, 0x55, 0x94, 0x4d, 0x88, 0xee, 0x83,
-	0x3d, 0x88, 0x53, 0xe1, 0xad, 0xdc, 0x51, 0x5f, 0xa1, 0xd0, 0x3a, 0x80, 0x7c, 0x9e, 0x68, 0xbd,
-	0x6b, 0x6a, 0xa9, 0x15, 0xf9, 0x65, 0x27, 0x3f, 0x3c, 0xf5, 0x1f, 0x41, 0xad, 0xf4, 0x19, 0x8d,
-	0xc6, 0x3b, 0xb6, 0x26, 0x77, 0xbc, 0x06, 0x4e, 0x9c, 0x46, 0xf4, 0x83, 0x51, 0x4e, 0x05, 0xfe,
-	0x57, 0x0b, 0x9c, 0x23, 0x21, 0xa7, 0x6b, 0xf4, 0xdf, 0x9a, 0xf8, 0x2f, 0xe9, 0x0f, 0x18, 0x8f,
-	0x3f, 0xb2, 0xb4, 0xcc, 0x33, 0x21, 0x7a, 0x00, 0x2e, 0x57, 0x1d, 0x33, 0x93, 0x35, 0xf5, 0x5c,
-	0xd0, 0x4d, 0xc5, 0x06, 0x8a, 0x1e, 0x43, 0x8d, 0x18, 0xa2, 0x9e, 0xad, 0xf2, 0xfe, 0xbb, 0xe5,
-	0x14, 0xa2, 0x11, 0x1e, 0xe3, 0xfd, 0x97, 0x50, 0xdd, 0x49, 0xf3, 0xf7, 0x94, 0x23, 0x04, 0x76,
-	0xc8, 0x22, 0xed, 0x8f, 0x06, 0x56, 0xef, 0x92, 0x6a, 0x42, 0xf3, 0x9c, 0xf4, 0xf5, 0x99, 0x58,
-	0xc3, 0x26, 0x94, 0xe8, 0x80, 0x45, 0xda, 0x1a, 0x75, 0xac, 0xde, 0xfd, 0x7d, 0x68, 0xbe, 0xe6,
-	0x34, 0x23, 0x9c, 0x62, 0xfa, 0xb6, 0xa0, 0xb9, 0x90, 0xed, 0xed, 0xd3, 0x94, 0xca, 0x19, 0xb6,
-	0x66, 0xb5, 0xf7, 0xb9, 0x06, 0x60, 0x83, 0xf4, 0x05, 0xd4, 0x8f, 0x04, 0xe1, 0xc2, 0x2c, 0xb2,
-	0xc8, 0x19, 0x35, 0xf2, 0x74, 0x65, 0x96, 0xa7, 0xed, 0xeb, 0x9e, 0xf6, 0xef, 0x41, 0x73, 0x2f,
-	0xce, 0x43, 0xc2, 0x23, 0x53, 0x77, 0x6a, 0xcf, 0xfd, 0x2d, 0x68, 0xbc, 0x62, 0xec, 0xac, 0xc8,
-	0xe6, 0xa2, 0xe7, 0x1f, 0x43, 0xd3, 0xc0, 0xf3, 0x8c, 0xa5, 0xb9, 0xba, 0x66, 0x74, 0xe7, 0x4a,
-	0x49, 0x6e, 0xeb, 0x71, 0x89, 0x9c, 0x61, 0xb4, 0xa1, 0x1c, 0xf0, 0xbc, 0x18, 0x8a, 0xd9, 0x46,
-	0x63, 0x85, 0x08, 0x59, 0xa2, 0xbb, 0xd7, 0xc0, 0x26, 0x9c, 0xe0, 0x50, 0x99, 0x97, 0x83, 0xef,
-	0x82, 0xb3, 0x9f, 0x64, 0xe2, 0xfc, 0xd9, 0xc1, 0x8f, 0xcb, 0xb6, 0x75, 0x71, 0xd9, 0xb6, 0x7e,
-	0x5d, 0xb6, 0xad, 0xcf, 0x57, 0xed, 0xa5, 0x8b, 0xab, 0xf6, 0xd2, 0xcf, 0xab, 0xf6, 0xd2, 0xf1,
-	0x76, 0x3f, 0x16, 0x83, 0x22, 0xe8, 0x84, 0x2c, 0xe9, 0x96, 0x0b, 0x6e, 0x71, 0x9a, 0x0d, 0xe3,
-	0x90, 0xc8, 0xc9, 0x35, 0xdf, 0xba, 0x93, 0x57, 0x7a, 0x50, 0x55, 0xf7, 0xf3, 0xf6, 0xef, 0x00,
-	0x00, 0x00, 0xff, 0xff, 0x1d, 0x48, 0x40, 0xd1, 0xe9, 0x07, 0x00, 0x00,
+	// 851 bytes of a gzipped FileDescriptorProto
+	0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0xff, 0xb4, 0x56, 0x4f, 0x8f, 0xe3, 0x34,
+	0x14, 0x9f, 0xb4, 0x69, 0x32, 0x7d, 0xd3, 0xf6, 0x60, 0x56, 0x28, 0x3b, 0x2c, 0xd5, 0xe0, 0x03,
+	0xcc, 0x81, 0x6d, 0xa5, 0x0e, 0x08, 0x21, 0xe0, 0x30, 0xfb, 0x47, 0x20, 0xb4, 0xab, 0x41, 0x5e,
+	0x21, 0xa1, 0xbd, 0x8c, 0x9c, 0xc4, 0x6d, 0xa3, 0x6d, 0xe2, 0x60, 0x3b, 0x0b, 0xc3, 0xa7, 0xe0,
+	0x73, 0xf0, 0x1d, 0xb8, 0x73, 0x5c, 0x6e, 0x5c, 0x90, 0xd0, 0xcc, 0x77, 0xe0, 0x8c, 0x6c, 0xc7,
+	0x6d, 0x56, 0xdb, 0x76, 0xaa, 0x8a, 0x3d, 0xd5, 0xcf, 0xf9, 0xbd, 0xe7, 0xe7, 0xdf, 0xef, 0x97,
+	0xd7, 0xc0, 0x71, 0x19, 0x8f, 0x13, 0xaa, 0xe8, 0x82, 0xcf, 0x56, 0xab, 0x51, 0x29, 0xb8, 0xe2,
+	0x08, 0x25, 0xbc, 0xbc, 0x4a, 0xa8, 0x1a, 0x95, 0xf1, 0xa8, 0x7e, 0x72, 0xfc, 0x6e, 0x19, 0x8f,
+	0x67, 0x82, 0x57, 0xa5, 0xfb, 0xb5, 0x58, 0xfc, 0x6f, 0x0b, 0xc2, 0x87, 0x3c, 0xcf, 0x69, 0x91,
+	0xa2, 0x3b, 0xd0, 0x29, 0x78, 0x91, 0xb0, 0xc8, 0x3b, 0xf1, 0x4e, 0x7b, 0xc4, 0x06, 0x68, 0x02,
+	0x41, 0x22, 0x18, 0x55, 0x2c, 0x6a, 0x9d, 0x78, 0xa7, 0x47, 0x93, 0xe3, 0xd1, 0x9b, 0xe5, 0x47,
+	0x0f, 0x0d, 0x82, 0xd4, 0x48, 0xf4, 0x29, 0x84, 0x34, 0xa6, 0x45, 0xca, 0x8b, 0xa8, 0x6d, 0x92,
+	0xde, 0x5b, 0x97, 0x74, 0x6e, 0x21, 0xc4, 0x61, 0xf5, 0x51, 0x29, 0x5b, 0x30, 0xc5, 0x22, 0x7f,
+	0xf3, 0x51, 0x8f, 0x0c, 0x82, 0xd4, 0x48, 0xf4, 0x0d, 0x0c, 0xaa, 0x32, 0xa5, 0x8a, 0x5d, 0xe6,
+	0x2c, 0x8f, 0x99, 0x90, 0x51, 0xc7, 0xe4, 0x7e, 0xb0, 0x2e, 0xf7, 0x7b, 0x83, 0x7c, 0x6a, 0x81,
+	0xa4, 0x5f, 0x35, 0x43, 0xd3, 0x74, 0xfa, 0x92, 0x6a, 0x02, 0x82, 0x2d, 0x4d, 0x5b, 0x08, 0x71,
+	0x58, 0x9d, 0x16, 0x53, 0x21, 0x32, 0x26, 0xa2, 0x70, 0x73, 0xda, 0x03, 0x0b, 0x21, 0x0e, 0x8b,
+	0xef, 0x42, 0x58, 0x97, 0x42, 0x03, 0x68, 0x29, 0x6e, 0x48, 0xf7, 0x49, 0x4b, 0x71, 0xfc, 0x11,
+	0x84, 0x35, 0x1c, 0xdd, 0x83, 0xae, 0x54, 0xa2, 0x4a, 0x54, 0x25, 0x9c, 0x2c, 0xab, 0x0d, 0xfc,
+	0xa7, 0x07, 0x81, 0x65, 0x7e, 0x3b, 0x50, 0x2b, 0xab, 0xf8, 0x0b, 0x56, 0x18, 0x09, 0x7b, 0xc4,
+	0x06, 0x68, 0x02, 0xa1, 0xe3, 0xac, 0x7d, 0xd2, 0x3e, 0x3d, 0x9a, 0x44, 0xcd, 0xce, 0xad, 0x4b,
+	0x2c, 0x39, 0xc4, 0x01, 0xd1, 0x19, 0x84, 0xbc, 0x54, 0x19, 0x2f, 0x64, 0xad, 0xd1, 0xdd, 0x37,
+	0x73, 0x2e, 0x2c, 0x80, 0x38, 0xa4, 0x3e, 0x3e, 0xa6, 0x32, 0xb3, 0xd2, 0xf8, 0xc4, 0x06, 0x7a,
+	0x97, 0x4e, 0x15, 0x13, 0x86, 0x6d, 0x9f, 0xd8, 0x00, 0x7f, 0x05, 0x61, 0xed, 0x8b, 0x7d, 0xee,
+	0x84, 0xbf, 0x84, 0xc0, 0x1a, 0xe4, 0xf6, 0xec, 0x38, 0x13, 0x6a, 0x6e, 0xb2, 0x75, 0x4b, 0x3a,
+	0xc0, 0x7f, 0x7b, 0xd0, 0x7f, 0xcd, 0x23, 0xfb, 0x54, 0x41, 0xc7, 0x70, 0x28, 0x58, 0xc2, 0x5f,
+	0x32, 0x71, 0x65, 0xec, 0xdf, 0x27, 0xcb, 0x18, 0xbd, 0x03, 0x1d, 0x2a, 0x2f, 0xf9, 0xd4, 0xb0,
+	0xe7, 0x13, 0x9f, 0xca, 0x8b, 0x69, 0x53, 0x88, 0xce, 0x1e, 0x42, 0x04, 0xbb, 0x0a, 0x81, 0x7f,
+	0x6f, 0x41, 0x40, 0x58, 0xc2, 0x45, 0xfa, 0xbf, 0x5f, 0x6c, 0x29, 0x87, 0xbf, 0xc1, 0x62, 0x6f,
+	0xf5, 0x66, 0x28, 0x82, 0xd0, 0x0e, 0x84, 0xd4, 0xbc, 0x85, 0x3e, 0x71, 0x21, 0xfa, 0x18, 0xfc,
+	0x79, 0x56, 0xa8, 0xe8, 0xf0, 0x96, 0xf3, 0x0d, 0x0a, 0xdd, 0x03, 0xd0, 0xbf, 0x97, 0x56, 0xa4,
+	0xae, 0x29, 0x75, 0xa8, 0x77, 0xce, 0xe5, 0xc5, 0x14, 0x7f, 0x06, 0xdd, 0xda, 0x9c, 0x2c, 0x5d,
+	0xdd, 0xd8, 0x6b, 0xde, 0xf8, 0x0e, 0x74, 0xb2, 0x22, 0x65, 0x3f, 0x3b, 0xe6, 0x4c, 0x80, 0x7f,
+	0xf3, 0xa0, 0xf3, 0x4c, 0xe9, 0x17, 0x75, 0xf9, 0xdc, 0x6b, 0x3c, 0xd7, 0xed, 0xcf, 0xb9, 0xc8,
+	0x7e, 0xe1, 0x45, 0x9d, 0xe7, 0x42, 0xf4, 0x09, 0x84, 0xc2, 0x28, 0xe6, 0x5e, 0xd2, 0xb5, 0x43,
+	0xd1, 0x8a, 0x4a, 0x1c, 0x14, 0x7d, 0x01, 0x5d, 0xea, 0x1a, 0x8d, 0x7c, 0x93, 0xf7, 0xfe, 0x96,
+	0x11, 0xcc, 0x52, 0xb2, 0xc2, 0xe3, 0x6f, 0x21, 0x38, 0x2f, 0xe4, 0x4f, 0x4c, 0x20, 0x04, 0x7e,
+	0xc2, 0x53, 0xeb, 0x8f, 0x3e, 0x31, 0x6b, 0xdd, 0x6a, 0xce, 0xa4, 0xa4, 0x33, 0xfb, 0x87, 0xd0,
+	0x25, 0x2e, 0xd4, 0xe8, 0x98, 0xa7, 0xd6, 0x1a, 0x3d, 0x62, 0xd6, 0xf8, 0x31, 0x0c, 0xbe, 0x13,
+	0xac, 0xa4, 0x82, 0x11, 0xf6, 0x63, 0xc5, 0xa4, 0xd2, 0xf2, 0xce, 0x58, 0xc1, 0xf4, 0x38, 0xf0,
+	0x36, 0xc9, 0xfb, 0xb5, 0x05, 0x10, 0x87, 0xc4, 0x0a, 0x7a, 0xcf, 0x14, 0x15, 0xca, 0x15, 0xd9,
+	0x67, 0xdc, 0x2d, 0x3d, 0xdd, 0xde, 0xe4, 0x69, 0xff, 0x75, 0x4f, 0xe3, 0x0f, 0x61, 0xf0, 0x28,
+	0x93, 0x09, 0x15, 0xa9, 0x3b, 0x77, 0xad, 0xe6, 0xf8, 0x3e, 0xf4, 0x9f, 0x70, 0xfe, 0xa2, 0x2a,
+	0x77, 0x6a, 0x0f, 0x3f, 0x87, 0x81, 0x83, 0xcb, 0x92, 0x17, 0xd2, 0xfc, 0xc7, 0x5a, 0xe5, 0x6a,
+	0x4a, 0xb6, 0x69, 0x5c, 0x23, 0x37, 0x18, 0xed, 0x73, 0x38, 0x7a, 0x92, 0x49, 0xd5, 0xe8, 0x77,
+	0x8d, 0xdb, 0x96, 0x93, 0xb7, 0xe6, 0xc7, 0x4e, 0xde, 0x1f, 0xa0, 0x67, 0x53, 0xeb, 0xa6, 0x1a,
+	0xce, 0xf3, 0x76, 0x77, 0x1e, 0x02, 0x7f, 0x41, 0xa5, 0xaa, 0x4b, 0x9b, 0x35, 0x5e, 0xe8, 0xa9,
+	0x23, 0xab, 0x85, 0xda, 0xec, 0x7e, 0x5e, 0xa9, 0x84, 0xe7, 0xd6, 0x52, 0x7d, 0xe2, 0xc2, 0x06,
+	0x31, 0xed, 0x5d, 0x89, 0xc1, 0x21, 0x74, 0x1e, 0xe7, 0xa5, 0xba, 0x7a, 0xf0, 0xf4, 0x8f, 0xeb,
+	0xa1, 0xf7, 0xea, 0x7a, 0xe8, 0xfd, 0x73, 0x3d, 0xf4, 0x7e, 0xbd, 0x19, 0x1e, 0xbc, 0xba, 0x19,
+	0x1e, 0xfc, 0x75, 0x33, 0x3c, 0x78, 0x7e, 0x36, 0xcb, 0xd4, 0xbc, 0x8a, 0x47, 0x09, 0xcf, 0xc7,
+	0x75, 0xc1, 0xfb, 0x82, 0x95, 0x8b, 0x2c, 0xa1, 0x7a, 0x9c, 0xb8, 0xbd, 0x71, 0xf3, 0x23, 0x2b,
+	0x0e, 0xcc, 0x17, 0xd3, 0xd9, 0x7f, 0x01, 0x00, 0x00, 0xff, 0xff, 0xf8, 0x61, 0xc7, 0x29, 0x7b,
+	0x09, 0x00, 0x00,
 }
 
 func (m *Command) Marshal() (dAtA []byte, err error) {
@@ -1088,6 +1331,30 @@ func (m *Command) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	_ = i
 	var l int
 	_ = l
+	if m.Barrier != nil {
+		{
+			size, err := m.Barrier.MarshalToSizedBuffer(dAtA[:i])
+			if err != nil {
+				return 0, err
+			}
+			i -= size
+			i = encodeVarintCatalog(dAtA, i, uint64(size))
+		}
+		i--
+		dAtA[i] = 0x3a
+	}
+	if m.Advance != nil {
+		{
+			size, err := m.Advance.MarshalToSizedBuffer(dAtA[:i])
+			if err != nil {
+				return 0, err
+			}
+			i -= size
+			i = encodeVarintCatalog(dAtA, i, uint64(size))
+		}
+		i--
+		dAtA[i] = 0x32
+	}
 	if m.UpdateMembers != nil {
 		{
 			size, err := m.UpdateMembers.MarshalToSizedBuffer(dAtA[:i])
@@ -1146,6 +1413,64 @@ func (m *Command) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	return len(dAtA) - i, nil
 }
 
+func (m *Advance) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *Advance) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *Advance) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if m.To != 0 {
+		i = encodeVarintCatalog(dAtA, i, uint64(m.To))
+		i--
+		dAtA[i] = 0x8
+	}
+	return len(dAtA) - i, nil
+}
+
+func (m *Barrier) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *Barrier) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *Barrier) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if len(m.Structure) > 0 {
+		i -= len(m.Structure)
+		copy(dAtA[i:], m.Structure)
+		i = encodeVarintCatalog(dAtA, i, uint64(len(m.Structure)))
+		i--
+		dAtA[i] = 0xa
+	}
+	return len(dAtA) - i, nil
+}
+
 func (m *Create) Marshal() (dAtA []byte, err error) {
 	size := m.Size()
 	dAtA = make([]byte, size)
@@ -1166,6 +1491,11 @@ func (m *Create) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	_ = i
 	var l int
 	_ = l
+	if m.After != 0 {
+		i = encodeVarintCatalog(dAtA, i, uint64(m.After))
+		i--
+		dAtA[i] = 0x30
+	}
 	if m.Basis != 0 {
 		i = encodeVarintCatalog(dAtA, i, uint64(m.Basis))
 		i--
@@ -1306,6 +1636,18 @@ func (m *UpdateMembers) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	_ = i
 	var l int
 	_ = l
+	if m.Options != nil {
+		{
+			size, err := m.Options.MarshalToSizedBuffer(dAtA[:i])
+			if err != nil {
+				return 0, err
+			}
+			i -= size
+			i = encodeVarintCatalog(dAtA, i, uint64(size))
+		}
+		i--
+		dAtA[i] = 0x32
+	}
 	if len(m.Members) > 0 {
 		for iNdEx := len(m.Members) - 1; iNdEx >= 0; iNdEx-- {
 			{
@@ -1762,6 +2104,85 @@ func (m *LookupResponse) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	return len(dAtA) - i, nil
 }
 
+func (m *ListRequest) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *ListRequest) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *ListRequest) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if len(m.After) > 0 {
+		i -= len(m.After)
+		copy(dAtA[i:], m.After)
+		i = encodeVarintCatalog(dAtA, i, uint64(len(m.After)))
+		i--
+		dAtA[i] = 0x12
+	}
+	if m.Index != 0 {
+		i = encodeVarintCatalog(dAtA, i, uint64(m.Index))
+		i--
+		dAtA[i] = 0x8
+	}
+	return len(dAtA) - i, nil
+}
+
+func (m *ListResponse) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *ListResponse) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *ListResponse) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if len(m.Last) > 0 {
+		i -= len(m.Last)
+		copy(dAtA[i:], m.Last)
+		i = encodeVarintCatalog(dAtA, i, uint64(len(m.Last)))
+		i--
+		dAtA[i] = 0x12
+	}
+	if len(m.Records) > 0 {
+		for iNdEx := len(m.Records) - 1; iNdEx >= 0; iNdEx-- {
+			{
+				size, err := m.Records[iNdEx].MarshalToSizedBuffer(dAtA[:i])
+				if err != nil {
+					return 0, err
+				}
+				i -= size
+				i = encodeVarintCatalog(dAtA, i, uint64(size))
+			}
+			i--
+			dAtA[i] = 0xa
+		}
+	}
+	return len(dAtA) - i, nil
+}
+
 func (m *Result) Marshal() (dAtA []byte, err error) {
 	size := m.Size()
 	dAtA = make([]byte, size)
@@ -1867,6 +2288,39 @@ func (m *Command) Size() (n int) {
 		l = m.UpdateMembers.Size()
 		n += 1 + l + sovCatalog(uint64(l))
 	}
+	if m.Advance != nil {
+		l = m.Advance.Size()
+		n += 1 + l + sovCatalog(uint64(l))
+	}
+	if m.Barrier != nil {
+		l = m.Barrier.Size()
+		n += 1 + l + sovCatalog(uint64(l))
+	}
+	return n
+}
+
+func (m *Advance) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	if m.To != 0 {
+		n += 1 + sovCatalog(uint64(m.To))
+	}
+	return n
+}
+
+func (m *Barrier) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	l = len(m.Structure)
+	if l > 0 {
+		n += 1 + l + sovCatalog(uint64(l))
+	}
 	return n
 }
 
@@ -1896,6 +2350,9 @@ func (m *Create) Size() (n int) {
 	}
 	if m.Basis != 0 {
 		n += 1 + sovCatalog(uint64(m.Basis))
+	}
+	if m.After != 0 {
+		n += 1 + sovCatalog(uint64(m.After))
 	}
 	return n
 }
@@ -1957,6 +2414,10 @@ func (m *UpdateMembers) Size() (n int) {
 			l = e.Size()
 			n += 1 + l + sovCatalog(uint64(l))
 		}
+	}
+	if m.Options != nil {
+		l = m.Options.Size()
+		n += 1 + l + sovCatalog(uint64(l))
 	}
 	return n
 }
@@ -2143,6 +2604,41 @@ func (m *LookupResponse) Size() (n int) {
 	}
 	if m.Index != 0 {
 		n += 1 + sovCatalog(uint64(m.Index))
+	}
+	return n
+}
+
+func (m *ListRequest) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	if m.Index != 0 {
+		n += 1 + sovCatalog(uint64(m.Index))
+	}
+	l = len(m.After)
+	if l > 0 {
+		n += 1 + l + sovCatalog(uint64(l))
+	}
+	return n
+}
+
+func (m *ListResponse) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	if len(m.Records) > 0 {
+		for _, e := range m.Records {
+			l = e.Size()
+			n += 1 + l + sovCatalog(uint64(l))
+		}
+	}
+	l = len(m.Last)
+	if l > 0 {
+		n += 1 + l + sovCatalog(uint64(l))
 	}
 	return n
 }
@@ -2388,6 +2884,231 @@ func (m *Command) Unmarshal(dAtA []byte) error {
 				return err
 			}
 			iNdEx = postIndex
+		case 6:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Advance", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowCatalog
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return ErrInvalidLengthCatalog
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return ErrInvalidLengthCatalog
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			if m.Advance == nil {
+				m.Advance = &Advance{}
+			}
+			if err := m.Advance.Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
+		case 7:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Barrier", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowCatalog
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return ErrInvalidLengthCatalog
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return ErrInvalidLengthCatalog
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			if m.Barrier == nil {
+				m.Barrier = &Barrier{}
+			}
+			if err := m.Barrier.Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
+		default:
+			iNdEx = preIndex
+			skippy, err := skipCatalog(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthCatalog
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *Advance) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowCatalog
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: Advance: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: Advance: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field To", wireType)
+			}
+			m.To = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowCatalog
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.To |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		default:
+			iNdEx = preIndex
+			skippy, err := skipCatalog(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthCatalog
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *Barrier) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowCatalog
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: Barrier: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: Barrier: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Structure", wireType)
+			}
+			var byteLen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowCatalog
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				byteLen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if byteLen < 0 {
+				return ErrInvalidLengthCatalog
+			}
+			postIndex := iNdEx + byteLen
+			if postIndex < 0 {
+				return ErrInvalidLengthCatalog
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Structure = append(m.Structure[:0], dAtA[iNdEx:postIndex]...)
+			if m.Structure == nil {
+				m.Structure = []byte{}
+			}
+			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
 			skippy, err := skipCatalog(dAtA[iNdEx:])
@@ -2591,6 +3312,25 @@ func (m *Create) Unmarshal(dAtA []byte) error {
 				b := dAtA[iNdEx]
 				iNdEx++
 				m.Basis |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 6:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field After", wireType)
+			}
+			m.After = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowCatalog
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.After |= uint64(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}
@@ -2988,6 +3728,42 @@ func (m *UpdateMembers) Unmarshal(dAtA []byte) error {
 			}
 			m.Members = append(m.Members, &grouppb.Member{})
 			if err := m.Members[len(m.Members)-1].Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
+		case 6:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Options", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowCatalog
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return ErrInvalidLengthCatalog
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return ErrInvalidLengthCatalog
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			if m.Options == nil {
+				m.Options = &grouppb.Options{}
+			}
+			if err := m.Options.Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
 			iNdEx = postIndex
@@ -4198,6 +4974,227 @@ func (m *LookupResponse) Unmarshal(dAtA []byte) error {
 					break
 				}
 			}
+		default:
+			iNdEx = preIndex
+			skippy, err := skipCatalog(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthCatalog
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *ListRequest) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowCatalog
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: ListRequest: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: ListRequest: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Index", wireType)
+			}
+			m.Index = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowCatalog
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Index |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 2:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field After", wireType)
+			}
+			var byteLen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowCatalog
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				byteLen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if byteLen < 0 {
+				return ErrInvalidLengthCatalog
+			}
+			postIndex := iNdEx + byteLen
+			if postIndex < 0 {
+				return ErrInvalidLengthCatalog
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.After = append(m.After[:0], dAtA[iNdEx:postIndex]...)
+			if m.After == nil {
+				m.After = []byte{}
+			}
+			iNdEx = postIndex
+		default:
+			iNdEx = preIndex
+			skippy, err := skipCatalog(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthCatalog
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *ListResponse) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowCatalog
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: ListResponse: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: ListResponse: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Records", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowCatalog
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return ErrInvalidLengthCatalog
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return ErrInvalidLengthCatalog
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Records = append(m.Records, &Record{})
+			if err := m.Records[len(m.Records)-1].Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
+		case 2:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Last", wireType)
+			}
+			var byteLen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowCatalog
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				byteLen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if byteLen < 0 {
+				return ErrInvalidLengthCatalog
+			}
+			postIndex := iNdEx + byteLen
+			if postIndex < 0 {
+				return ErrInvalidLengthCatalog
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Last = append(m.Last[:0], dAtA[iNdEx:postIndex]...)
+			if m.Last == nil {
+				m.Last = []byte{}
+			}
+			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
 			skippy, err := skipCatalog(dAtA[iNdEx:])

@@ -1,0 +1,251 @@
+package catalog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/copycat-replication/copycat/id"
+	"github.com/copycat-replication/copycat/raftgroup"
+)
+
+// How a node gets rid of replicas of what was deleted, also if it was away.
+//
+// A group ends by its own log. But whoever applies the end and removes its
+// replica cannot tell the others any more, and the last ones may be left
+// without a quorum that could commit it for them. So a node first has the
+// catalog's record marked, for good, and removes its replica after that; the
+// leader stays a little longer, to tell whom it can. A replica that has known no
+// leader for a while, and a subscription that has waited for a replica for a
+// while, ask the catalog. What the catalog says is a commit; that gossip does
+// not name a structure any more means nothing here.
+
+const (
+	// askEvery is how many patiences pass between two questions about one
+	// replica that has no leader, or about one structure that is waited for.
+	askEvery = 3
+	// consumerPatience is how many patiences the replica of a deleted structure
+	// stays for subscriptions that have not been handed everything yet.
+	consumerPatience = 6
+	// perSweep bounds the questions and hints of one sweep: a node that has
+	// lost the leaders of thousands of groups does not ask about all at once.
+	perSweep = 32
+)
+
+// DeleteStructure deletes a structure: its group commits its end, then the
+// record is marked. The replicas go by themselves, everywhere. Deleting what is
+// deleted changes nothing. It waits until both are done or ctx ends; then the
+// structure may be deleted or not, but is never half so: what has ended by its
+// own log is marked by the nodes that hold it. ErrUnknown says that there was
+// never such a structure, ErrCatalogUnavailable that the catalog did not answer;
+// without a quorum of the group itself, the error is the engine's.
+func (s *Service) DeleteStructure(ctx context.Context, structure id.Structure) error {
+	// Not a lookup: a holder that is behind may not know of the newest life.
+	found, err := s.command(ctx, barrierCommand{structure})
+	rec := found.Record
+	switch {
+	case err != nil:
+		return err
+	case rec.Deleted != 0:
+		return nil
+	case !rec.Lives():
+		return fmt.Errorf("structure %s: %w", structure, ErrUnknown)
+	}
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	if err := s.cfg.Engine.EndGroup(ctx, structure, rec.Incarnation.Birth, rec.Nodes()...); err != nil {
+		if s.ctx.Err() != nil {
+			return ErrClosed
+		}
+		// The group may be gone already, and its last answer lost with it.
+		short, done := s.tasks.Within(s.ctx, s.cfg.CallTimeout)
+		defer done()
+		if now, _, lerr := s.lookup(short, structure); lerr != nil || (now.Incarnation.Birth == rec.Incarnation.Birth && now.Lives()) {
+			return err
+		}
+		return nil
+	}
+	return s.Delete(ctx, structure, rec.Incarnation.Birth)
+}
+
+// afterlife is what the sweeper remembers between two sweeps: bounded by what
+// this node hosts and waits for.
+type afterlife struct {
+	marked  map[id.Group]bool            // the catalog knows of the deletion
+	ended   map[id.Group]time.Time       // since when this process has seen that it was deleted
+	alone   map[id.Group]time.Time       // since when it knows no leader, or when it asked
+	waiting map[id.Structure]time.Time   // since when it is waited for, or when it asked
+	told    map[id.Structure]description // what the catalog knows of groups that are led here
+	budget  int                          // of questions left for this sweep
+}
+
+func newAfterlife() *afterlife {
+	return &afterlife{
+		marked: make(map[id.Group]bool), ended: make(map[id.Group]time.Time), alone: make(map[id.Group]time.Time),
+		waiting: make(map[id.Structure]time.Time), told: make(map[id.Structure]description),
+	}
+}
+
+// sweepEnded removes what was deleted, and asks about what may have been. The
+// error is that of a catalog which does not answer.
+func (s *Service) sweepEnded(a *afterlife) error {
+	now := s.cfg.Clock.Now()
+	a.budget = perSweep
+	groups := s.cfg.Engine.Groups()
+	a.forget(groups, s.cfg.Engine.Waiting())
+	for i := range groups {
+		g := &groups[i]
+		if g.Group.Structure == ID || g.Group.Incarnation.Birth == 0 {
+			continue
+		}
+		var err error
+		switch {
+		case g.Deleted:
+			err = s.bury(a, g, now)
+		case g.Leader == 0 && due(a.alone, g.Group, now, s.cfg.Patience):
+			err = s.inquire(a, g.Group)
+		case g.Leader != 0:
+			delete(a.alone, g.Group)
+		}
+		if err = s.worthEnding(err, g.Group.Structure); err != nil {
+			return err
+		}
+	}
+	for _, g := range s.cfg.Engine.SetAside() {
+		if due(a.alone, g, now, s.cfg.Patience) {
+			if err := s.worthEnding(s.inquire(a, g), g.Structure); err != nil {
+				return err
+			}
+		}
+	}
+	for _, w := range s.cfg.Engine.Waiting() {
+		if !due(a.waiting, w, now, s.cfg.Patience) {
+			continue
+		}
+		if err := s.worthEnding(s.inquireWaiting(a, w), w); err != nil {
+			return err
+		}
+	}
+	return s.tellAll(a, groups)
+}
+
+// due reports whether something has lasted for the patience, and counts from
+// anew then, so that it is not due again at once.
+func due[K comparable](since map[K]time.Time, key K, now time.Time, patience time.Duration) bool {
+	at, ok := since[key]
+	switch {
+	case !ok:
+		since[key] = now
+		return false
+	case now.Sub(at) < patience:
+		return false
+	}
+	since[key] = now.Add((askEvery - 1) * patience)
+	return true
+}
+
+// forget drops what is not here any more.
+func (a *afterlife) forget(groups []raftgroup.GroupStatus, waiting []id.Structure) {
+	here, wanted, led := make(map[id.Group]bool), make(map[id.Structure]bool), make(map[id.Structure]bool)
+	for i := range groups {
+		here[groups[i].Group] = true
+		led[groups[i].Group.Structure] = led[groups[i].Group.Structure] || groups[i].IsLeader
+	}
+	for _, w := range waiting {
+		wanted[w] = true
+	}
+	maps.DeleteFunc(a.marked, func(g id.Group, _ bool) bool { return !here[g] })
+	maps.DeleteFunc(a.ended, func(g id.Group, _ time.Time) bool { return !here[g] })
+	maps.DeleteFunc(a.alone, func(g id.Group, at time.Time) bool { return !here[g] && len(a.alone) > 4096 })
+	maps.DeleteFunc(a.waiting, func(w id.Structure, _ time.Time) bool { return !wanted[w] })
+	maps.DeleteFunc(a.told, func(w id.Structure, _ description) bool { return !led[w] })
+}
+
+// worthEnding passes on only the error that ends a sweep.
+func (s *Service) worthEnding(err error, about id.Structure) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, ErrCatalogUnavailable), errors.Is(err, ErrClosed):
+		return err
+	}
+	s.log.Error("replica of a structure that may be deleted is left for now", "structure", about.String(), "error", err)
+	return nil
+}
+
+// bury marks the record of a group that has ended, and removes the replica when
+// nobody needs it here any more.
+func (s *Service) bury(a *afterlife, g *raftgroup.GroupStatus, now time.Time) error {
+	since, known := a.ended[g.Group]
+	if !known {
+		a.ended[g.Group], since = now, now
+	}
+	ctx, cancel := s.tasks.Within(s.ctx, 2*s.cfg.CallTimeout)
+	defer cancel()
+	if !a.marked[g.Group] {
+		if a.budget--; a.budget < 0 {
+			return nil
+		}
+		err := s.Delete(ctx, g.Group.Structure, g.Group.Incarnation.Birth)
+		if errors.Is(err, ErrUnknown) {
+			// A rebuilt catalog that has lost the birth: it has to know both.
+			if err = s.Describe(ctx, g.Group, g.Applied, memberHint(g), g.Options); err == nil {
+				err = s.Delete(ctx, g.Group.Structure, g.Group.Incarnation.Birth)
+			}
+		}
+		if err != nil {
+			return err
+		}
+		a.marked[g.Group] = true
+	}
+	lasted := now.Sub(since)
+	if g.IsLeader && lasted < s.cfg.Patience {
+		return nil
+	}
+	if g.Subscriptions > 0 && lasted < consumerPatience*s.cfg.Patience {
+		return nil
+	}
+	return s.removeEnded(ctx, g.Group)
+}
+
+// inquire asks the catalog about a replica that nobody leads.
+func (s *Service) inquire(a *afterlife, g id.Group) error {
+	if a.budget--; a.budget < 0 {
+		return nil
+	}
+	ctx, cancel := s.tasks.Within(s.ctx, 2*s.cfg.CallTimeout)
+	defer cancel()
+	rec, _, err := s.lookup(ctx, g.Structure)
+	switch born := rec.Incarnation.Birth; {
+	case err != nil:
+		return err
+	case born > g.Incarnation.Birth, born == g.Incarnation.Birth && rec.Deleted != 0:
+		return s.removeEnded(ctx, g)
+	}
+	return nil
+}
+
+func (s *Service) removeEnded(ctx context.Context, g id.Group) error {
+	s.log.Info("removing the replica of a structure that was deleted", "group", g.String())
+	if err := s.cfg.Engine.RemoveEnded(ctx, g); err != nil {
+		return fmt.Errorf("remove the replica of a deleted structure: %w", err)
+	}
+	return nil
+}
+
+// inquireWaiting asks the catalog about a structure that is waited for.
+func (s *Service) inquireWaiting(a *afterlife, w id.Structure) error {
+	if a.budget--; a.budget < 0 || w == ID {
+		return nil
+	}
+	ctx, cancel := s.tasks.Within(s.ctx, 2*s.cfg.CallTimeout)
+	defer cancel()
+	rec, _, err := s.lookup(ctx, w)
+	if err == nil && rec.Deleted != 0 {
+		s.log.Info("not waiting any more for a structure that was deleted", "structure", w.String())
+		s.cfg.Engine.GiveUp(w)
+	}
+	return err
+}
