@@ -128,7 +128,9 @@ func (g *Group) run(now time.Time) {
 
 	clear(events)
 	m.mu.Lock()
-	m.spare = events[:0]
+	if !g.quietness.quiet {
+		m.spare = events[:0]
+	}
 	again := (len(m.events) > 0 || m.ticks > 0 || m.woken) && !m.closed
 	m.scheduled = again
 	m.mu.Unlock()

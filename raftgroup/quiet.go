@@ -195,9 +195,23 @@ func (g *Group) rest(agreed bool) {
 		return
 	}
 	q.quiet, g.statusDirty = true, true
+	g.trim()
 	g.log.Debug("quiet", "index", g.last)
 	g.host.watch.rest(g, relies, quietLed{term: g.term(), led: !g.isLeader()})
 	g.host.asleep(g)
+}
+
+// trim lets go of room that only busy times need: a node may hold ten thousand
+// quiet replicas.
+func (g *Group) trim() {
+	g.seen = nil // all members are known from the log by now
+	m := &g.mailbox
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.spare = nil
+	if len(m.events) == 0 {
+		m.events = nil
+	}
 }
 
 // awaken ends the rest. doubted is a node that may have stopped leading: the

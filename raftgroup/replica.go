@@ -116,7 +116,6 @@ func (h *Host) newGroup(local uint64, meta grouppb.Replica, genesis Genesis) *Gr
 		bySession: make(map[uint64]*Subscription),
 		byNonce:   make(map[[16]byte]*Subscription),
 		waiters:   make(map[[16]byte]waiter),
-		seen:      make(map[id.Replica]id.Node),
 		hard:      &raftpb.HardState{},
 		tail:      tail{limit: h.cfg.CompactionBytes},
 		now:       h.cfg.Clock.Now(),

@@ -266,6 +266,9 @@ func (h *Host) tickWatch() {
 	for _, p := range pings {
 		h.sendNode(p.to, wirePing, &grouppb.NodePing{Led: p.led})
 	}
+	if len(pings) > 0 {
+		h.net.Flush() // no worker does it for the ticker
+	}
 	for _, d := range wakes {
 		d.g.call(func() { d.g.awaken(d.doubted) })
 	}
@@ -338,6 +341,7 @@ func (h *Host) answerPing(from id.Node, m *grouppb.NodePing) error {
 		pong.Refused = append(pong.Refused, l)
 	}
 	h.sendNode(from, wirePong, &pong)
+	h.net.Flush()
 	return nil
 }
 

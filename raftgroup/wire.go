@@ -87,6 +87,17 @@ func (g *Group) nodeOf(r id.Replica) (id.Node, bool) {
 	return n, ok
 }
 
+// see notes where a replica speaks from, if the log does not tell.
+func (g *Group) see(r id.Replica, node id.Node) {
+	if g.state.members[r] == node {
+		return
+	}
+	if g.seen == nil {
+		g.seen = make(map[id.Replica]id.Node)
+	}
+	g.seen[r] = node
+}
+
 // receive takes a message off the network: decoded and checked outside the
 // step, queued for it. It never blocks.
 func (g *Group) receive(from id.Node, m Message) error {
@@ -237,7 +248,7 @@ func (g *Group) onMessage(m *raftpb.Message, from id.Node) {
 	if g.rn == nil || g.failure != nil || g.stalled {
 		return
 	}
-	g.seen[id.Replica(m.GetFrom())] = from
+	g.see(id.Replica(m.GetFrom()), from)
 	if g.quietness.quiet && g.stirs(m) {
 		g.awaken(id.Node{})
 	}
