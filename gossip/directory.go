@@ -157,6 +157,7 @@ func (d *directory) apply(u *update, now int64) (outcome, error) {
 		if l.cover.add(u.from, u.to) {
 			out.fresh = true
 			if l.cover.prefix > reached {
+				h.movedAt = max(now, 1)
 				h.asks, h.askedAt = 0, max(now, 1) // someone answers: be patient, but not ever more
 			}
 			for _, c := range u.changes {

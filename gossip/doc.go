@@ -14,6 +14,7 @@
 //   - delegate.go, inbox.go: memberlist's callbacks. They copy, put in and return.
 //   - loop.go: the one goroutine that takes in what the callbacks brought, under
 //     one lock (Gossip.mu) that is never held over a call into memberlist.
+//   - remind.go: what the broadcasts missed.
 //   - send.go: requests and pages, over streams, by goroutines of their own.
 //   - scout.go, contact.go, contacts.go: finding a cluster, and finding back to it.
 //   - sockets.go: UDP and TCP for memberlist.
@@ -55,11 +56,14 @@
 // starts a new generation with a fresh list. So a list at most doubles, and nobody
 // has to agree on when a mark may go.
 //
-// News travel in three ways:
+// News travel in four ways:
 //
-//   - Deltas: up to 128 changes of a publish are broadcast in packets of at most
+//   - Deltas: up to 16 changes of a publish are broadcast in packets of at most
 //     1,024 bytes; who hears something new passes it on. Of more changes only the
-//     new head is broadcast.
+//     new head is broadcast, and everyone fetches them.
+//   - Reminders (remind.go): a broadcast misses someone now and then. So every
+//     second a node tells three others, in a packet, how far it has the lists that
+//     changed in the last minute. While nothing changes there are none.
 //   - Vectors: every push/pull carries how far each known list reaches (about 27
 //     bytes per node, nothing per replica).
 //   - Pages: who is behind asks the owner, or whoever told, for what it lacks
@@ -78,18 +82,23 @@
 //   - the list of an older incarnation, keep after its node restarted, if the new
 //     process never published.
 //
-// At most 4,096 nodes and 262,144 entries per node are held. Measured with 20
-// nodes, 10,000 structures and 3 replicas each: 4.5 MB per node; one change costs
-// 13 KB of packets in the whole cluster; in steady state a push/pull carries 540
-// bytes per side.
+// At most 4,096 nodes and 262,144 entries per node are held.
+//
+// Measured with 20 nodes, 10,000 structures and 3 replicas each, LAN profile, in
+// virtual time, every byte that a node sends counted, headers included
+// (TestTown): 4.7 MB of memory per node; nothing changes: 1 kB/s per node; ten
+// changes a second: 9 kB/s; one replica moves: known everywhere within 1 s; 1,500
+// replicas move at once: 1 s, 55 KB sent per node; from nothing: 2 s, 0.9 MB sent
+// per node; after a partition of 12 minutes: 10 s. With the WAN profile a change
+// takes 1.6 s on average, and 3.5 s at worst of 500.
 //
 // # Wire format
 //
 // A message is a version byte (1), a kind byte, and the protobuf message of that
-// kind in package gossippb: Hello (push/pull state), Delta (packet), Want and Page
-// (stream). Unknown kinds and unknown fields are skipped: that is a minor version.
-// Another version byte is ErrVersion: such a node is not let in. Whatever is
-// larger than 256 KiB is not decoded.
+// kind in package gossippb: Hello (push/pull state, and in part as a reminder, in a
+// packet), Delta (packet), Want and Page (stream). Unknown kinds and unknown fields
+// are skipped: that is a minor version. Another version byte is ErrVersion: such a
+// node is not let in. Whatever is larger than 256 KiB is not decoded.
 //
 // # Rejected
 //

@@ -40,6 +40,7 @@ type Gossip struct {
 	leaving  sync.WaitGroup // Leave's goroutine
 	contacts contacts
 	counters counters
+	reminded time.Time // when peers were last reminded; of the loop's goroutine
 
 	membership atomic.Pointer[id.Cluster] // zero: looking
 	meta       atomic.Pointer[[]byte]     // encoded identity, replaced with membership and leaving
@@ -70,8 +71,8 @@ type member struct {
 }
 
 type counters struct {
-	deltasSent, deltasReceived, wantsSent, wantsReceived, pagesSent, pagesReceived, bytesSent atomic.Uint64
-	sendFailures, malformed, foreign, dropped, refused, contacts                              atomic.Uint64
+	deltasSent, deltasReceived, reminders, wantsSent, wantsReceived, pagesSent, pagesReceived, bytesSent atomic.Uint64
+	sendFailures, malformed, foreign, dropped, refused, contacts                                         atomic.Uint64
 }
 
 // cluster is the cluster this node is in, zero while it looks for one.
@@ -238,6 +239,7 @@ func (g *Gossip) Publish(replicas []Replica) {
 	var updates []update
 	if to > from || whole {
 		updates = g.directory.announce(from, to, whole)
+		g.directory.own.movedAt = time.Now().UnixNano()
 		g.notifyLocked()
 	}
 	g.mu.Unlock()
@@ -284,7 +286,7 @@ func (g *Gossip) notifyLocked() {
 func (g *Gossip) Stats() Stats {
 	c := &g.counters
 	s := Stats{
-		DeltasSent: c.deltasSent.Load(), DeltasReceived: c.deltasReceived.Load(), WantsSent: c.wantsSent.Load(),
+		DeltasSent: c.deltasSent.Load(), DeltasReceived: c.deltasReceived.Load(), Reminders: c.reminders.Load(), WantsSent: c.wantsSent.Load(),
 		WantsReceived: c.wantsReceived.Load(), PagesSent: c.pagesSent.Load(), PagesReceived: c.pagesReceived.Load(),
 		BytesSent: c.bytesSent.Load(), SendFailures: c.sendFailures.Load(), Malformed: c.malformed.Load(),
 		Foreign: c.foreign.Load(), Dropped: c.dropped.Load(), Refused: c.refused.Load(), Contacts: c.contacts.Load(),

@@ -101,6 +101,7 @@ type hosted struct {
 	lostAt      int64  // when alive became false
 	incarnation uint64 // of the process, as membership tells
 	restartedAt int64  // when incarnation was first seen
+	movedAt     int64  // when our copy of the list last got longer; 0: never
 
 	// asking
 	answered bool    // the owner, in this incarnation, has told what it has

@@ -27,6 +27,7 @@ func (g *Gossip) run() {
 			g.digest(g.inbox.take())
 		case <-tick.C:
 			g.expire()
+			g.remind(time.Now())
 		}
 		g.ask()
 	}

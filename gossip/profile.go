@@ -8,12 +8,16 @@ import (
 
 // timing is what a profile stands for, beyond memberlist's own settings.
 type timing struct {
-	tick    time.Duration // how often the loop looks for overdue requests and lists to drop
-	retry   time.Duration // between requests for the same list: a round trip and a page
-	settle  time.Duration // for deltas that overtake each other: some gossip intervals
-	contact time.Duration // to reach one peer and exchange states
-	rejoin  time.Duration // between attempts to reach lost peers, ± a quarter
-	pause   time.Duration // between rounds of Join over all peers, ± a quarter
+	tick   time.Duration // how often the loop looks for overdue requests and lists to drop
+	retry  time.Duration // between requests for the same list: a round trip and a page
+	settle time.Duration // for deltas that overtake each other: some gossip intervals
+	// remind is how often a few peers are told how far the lists reach that
+	// changed in the last remindFor: about as long as push/pulls take to come
+	// round to everyone.
+	remind, remindFor time.Duration
+	contact           time.Duration // to reach one peer and exchange states
+	rejoin            time.Duration // between attempts to reach lost peers, ± a quarter
+	pause             time.Duration // between rounds of Join over all peers, ± a quarter
 	// keep is how long dead nodes are listed and lists of dead nodes and of
 	// older incarnations are kept.
 	keep time.Duration
@@ -30,17 +34,17 @@ func (p Profile) timing() timing {
 	switch p {
 	case WAN:
 		return timing{
-			tick: time.Second, retry: 10 * time.Second, settle: 2 * time.Second, contact: 30 * time.Second, rejoin: 30 * time.Second, pause: 2 * time.Second,
+			tick: time.Second, retry: 10 * time.Second, settle: 2 * time.Second, remind: time.Second, remindFor: 2 * time.Minute, contact: 30 * time.Second, rejoin: 30 * time.Second, pause: 2 * time.Second,
 			keep: 30 * time.Minute, forget: 7 * 24 * time.Hour, leave: 10 * time.Second, reclaim: 10 * time.Second,
 		}
 	case Local:
 		return timing{
-			tick: 50 * time.Millisecond, retry: 500 * time.Millisecond, settle: 100 * time.Millisecond, contact: 2 * time.Second, rejoin: 500 * time.Millisecond,
+			tick: 50 * time.Millisecond, retry: 500 * time.Millisecond, settle: 100 * time.Millisecond, remind: 200 * time.Millisecond, remindFor: 4 * time.Second, contact: 2 * time.Second, rejoin: 500 * time.Millisecond,
 			pause: 100 * time.Millisecond, keep: time.Minute, forget: time.Hour, leave: 2 * time.Second, reclaim: 100 * time.Millisecond,
 		}
 	}
 	return timing{
-		tick: 200 * time.Millisecond, retry: 2 * time.Second, settle: 600 * time.Millisecond, contact: 10 * time.Second, rejoin: 15 * time.Second, pause: time.Second,
+		tick: 200 * time.Millisecond, retry: 2 * time.Second, settle: 600 * time.Millisecond, remind: time.Second, remindFor: time.Minute, contact: 10 * time.Second, rejoin: 15 * time.Second, pause: time.Second,
 		keep: 10 * time.Minute, forget: 7 * 24 * time.Hour, leave: 5 * time.Second, reclaim: 5 * time.Second,
 	}
 }

@@ -54,6 +54,7 @@ type Stats struct {
 
 	DeltasSent     uint64 // broadcasts queued, relayed ones included
 	DeltasReceived uint64
+	Reminders      uint64 // packets that told a peer how far recent lists reach
 	WantsSent      uint64
 	WantsReceived  uint64
 	PagesSent      uint64
