@@ -140,7 +140,7 @@ func (n *node) listen(self identity, bind string) error {
 		n.transport, err = transport.New(transport.Config{
 			Node: self.node, Incarnation: self.Incarnation, Cluster: n.clusterWhenReady,
 			BindAddress: bind, Port: port, TLS: n.cfg.TLS, Key: n.cfg.ClusterKey,
-			Resolve: n.resolve, Handler: inbound{n}, Logger: n.log,
+			Resolve: n.resolve, Handler: inbound{n}, Logger: n.log, Compress: n.far,
 		})
 		return err
 	})
@@ -175,6 +175,7 @@ func (n *node) startEngine(self identity) error {
 	h, err := raftgroup.NewHost(raftgroup.Config{
 		Node: self.node, Incarnation: self.Incarnation, Log: n.wal, Snapshots: n.snapshots,
 		Network: outbound{n.transport}, Directory: directory{n.gossip.Load()}, Clock: systemClock{}, Logger: n.log,
+		RTT: n.transport.RTT,
 	})
 	if err != nil {
 		return fmt.Errorf("%w: %s: %w", ErrDataDir, n.cfg.CopyCatDataDir, err)
@@ -269,6 +270,17 @@ func (n *node) resolve(other id.Node) (string, bool) {
 	}
 	found, ok := g.Node(other)
 	return found.Transport, ok && found.Transport != ""
+}
+
+// far tells whether a node is in another data center: what goes there crosses
+// a link that is dearer than the processor time of compression.
+func (n *node) far(other id.Node) bool {
+	g := n.gossip.Load()
+	if g == nil {
+		return false
+	}
+	found, ok := g.Node(other)
+	return ok && found.DataCenter != n.cfg.DataCenter
 }
 
 // remember keeps the addresses of peers for the next start.

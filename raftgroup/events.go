@@ -82,7 +82,7 @@ func (g *Group) watchQuorum() {
 	case g.lead != raft.None || g.quorumLost || g.state.deleted:
 	case g.leaderless.IsZero():
 		g.leaderless = g.now
-	case g.now.Sub(g.leaderless) >= quorumPatience*time.Duration(g.host.cfg.ElectionTicks)*g.host.cfg.TickInterval:
+	case g.now.Sub(g.leaderless) >= quorumPatience*g.election():
 		g.quorumLost, g.statusDirty = true, true
 		g.emit(Event{Kind: EventQuorumLost})
 	}

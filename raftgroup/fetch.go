@@ -1,11 +1,13 @@
 package raftgroup
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -68,7 +70,7 @@ func (h *Host) fetch(g *Group, ref SnapshotRef, holder id.Node, members []id.Nod
 }
 
 // sources orders who may have a snapshot: those in this node's data center
-// first, since the WAN is what a snapshot should cross least.
+// first, since the WAN is what a snapshot should cross least, then the nearest.
 func (h *Host) sources(s id.Structure, holder id.Node, members []id.Node) []id.Node {
 	dc := make(map[id.Node]string)
 	for _, n := range h.dir.Nodes() {
@@ -87,7 +89,23 @@ func (h *Host) sources(s id.Structure, holder id.Node, members []id.Node) []id.N
 			far = append(far, n)
 		}
 	}
-	return append(near, far...)
+	return append(near, h.nearestFirst(far)...)
+}
+
+// nearestFirst orders nodes by their round trips, those that are not known last.
+func (h *Host) nearestFirst(nodes []id.Node) []id.Node {
+	if h.cfg.RTT == nil {
+		return nodes
+	}
+	away := make(map[id.Node]time.Duration, len(nodes))
+	for _, n := range nodes {
+		away[n] = math.MaxInt64
+		if rtt, ok := h.cfg.RTT(n); ok {
+			away[n] = rtt
+		}
+	}
+	slices.SortStableFunc(nodes, func(a, b id.Node) int { return cmp.Compare(away[a], away[b]) })
+	return nodes
 }
 
 func (h *Host) fetchFrom(g *Group, ref SnapshotRef, node id.Node) (came int64, err error) {

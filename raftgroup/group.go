@@ -84,6 +84,7 @@ type Group struct {
 
 	snaps     snapshotKeeper
 	leader    leaderDuties
+	pace      pace
 	lastError error
 
 	firstborn   int       // ticks for which this replica, of a group just born, asks to lead
@@ -171,7 +172,7 @@ func (g *Group) step(events []event, ticks int) {
 		ticks = 0 // of before it fell quiet
 	}
 	if !g.stalled {
-		for range ticks {
+		for range g.pace.ticks(ticks) {
 			g.rn.Tick()
 		}
 	}
@@ -375,6 +376,7 @@ func (g *Group) apply(m *raftpb.Message) {
 func (g *Group) react(o *outcome) {
 	switch o.kind {
 	case KindBatch:
+		g.leader.pull.onBatch(g, o)
 		if sub := g.bySession[o.session]; sub != nil {
 			g.onOwnBatch(sub, o)
 		}

@@ -44,6 +44,11 @@ type Config struct {
 	// 10 and 1: with a tick of 100 ms a dead leader is noticed after 1 to 2 s.
 	ElectionTicks  int
 	HeartbeatTicks int
+	// RTT gives the round-trip time to a node, where it has been measured.
+	// Election time-outs follow it: they last five of those to the farthest voter,
+	// up to five times ElectionTicks. Nil: they do not. It is called from the
+	// groups' steps, several at a time, and must not block.
+	RTT func(id.Node) (time.Duration, bool)
 	// TickInterval is how often Start calls Tick. Default 100 ms.
 	TickInterval time.Duration
 	// CompactionTail is how many log entries before a snapshot stay, for

@@ -50,6 +50,7 @@ type leaderDuties struct {
 	placed         map[id.Node]time.Time
 	missing        map[uint64]time.Time // sessions whose node is not seen, since when
 	offered        map[uint64]time.Time // followers that are to take a snapshot, since when
+	pull           pull
 }
 
 func (d *leaderDuties) onRole(g *Group, leading bool) {
@@ -75,6 +76,9 @@ func (d *leaderDuties) tick(g *Group) {
 	d.repeatOffers(g)
 	d.requestSnapshot(g, nodes)
 	d.expireSessions(g, nodes)
+	if !g.state.deleted {
+		d.pull.tick(g, nodes)
+	}
 	if !g.state.deleted {
 		d.grow(g, nodes)
 	}

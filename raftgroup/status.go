@@ -46,6 +46,7 @@ func (g *Group) onTick() {
 		g.resume()
 		return
 	}
+	g.pace.tick(g)
 	g.watchQuorum()
 	g.leadFirst()
 	g.expireWaiters()
