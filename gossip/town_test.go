@@ -239,6 +239,7 @@ func TestMissedBroadcast(t *testing.T) {
 		}
 		w.until(time.Minute, "everyone knows everything", func() bool { return w.agree(everyone) })
 		var worst time.Duration
+		missed := 0
 		for i := range 10 {
 			time.Sleep(2 * time.Minute) // longer than it is reminded of
 			reminders := w.nodes[0].Stats().Reminders
@@ -250,13 +251,16 @@ func TestMissedBroadcast(t *testing.T) {
 			w.host(0, 100+i, 1)
 			w.publish(0)
 			time.Sleep(2 * time.Second)
-			if len(w.nodes[4].Holders(testStructure(100+i))) != 1 || len(w.nodes[3].Holders(testStructure(100+i))) != 0 {
-				t.Fatal("the broadcast reached all, or none")
-			}
 			w.wire.deafen("")
+			if len(w.nodes[3].Holders(testStructure(100+i))) == 0 { // or a push/pull came at that very time
+				missed++
+			}
 			worst = max(worst, w.until(10*time.Second, "the one that missed it knows it, too", func() bool { return w.agree(everyone) }))
 		}
-		t.Logf("known %v after the network was whole again, at worst of 10", worst)
+		t.Logf("missed %d times; known %v after the network was whole again, at worst", missed, worst)
+		if missed < 3 {
+			t.Errorf("only %d broadcasts were missed: the test shows nothing", missed)
+		}
 	})
 }
 
