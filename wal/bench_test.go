@@ -32,13 +32,15 @@ func BenchmarkAppend(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			list := entries(g, 1, uint64(c.count), 1, c.size)
+			data := make([]byte, c.size)
 			next := uint64(1)
 			b.SetBytes(int64(c.size * c.count))
 			b.ReportAllocs()
 			for b.Loop() {
-				for _, e := range list {
-					*e.Index = next
+				list := make([]*raftpb.Entry, 0, c.count) // the log keeps what it gets
+				slots := make([]entrySlot, c.count)
+				for i := range slots {
+					list = append(list, slots[i].fill(next, 1, raftpb.EntryNormal, data))
 					next++
 				}
 				hs := hard(1, 1, next-1)
@@ -79,17 +81,14 @@ func BenchmarkThousandGroups(b *testing.B) {
 	for i := range groups {
 		groups[i], _ = l.NewGroup()
 	}
-	e := make([]*raftpb.Entry, n)
-	for i := range e {
-		e[i] = entry(groups[i], 1, 1, 128)
-	}
+	data := make([]byte, 128)
 	index := uint64(0)
 	b.ReportAllocs()
 	for b.Loop() {
 		index++
+		slots := make([]entrySlot, n)
 		for i, g := range groups {
-			*e[i].Index = index
-			u := []Update{{Group: g, Entries: e[i : i+1 : i+1]}}
+			u := []Update{{Group: g, Entries: []*raftpb.Entry{slots[i].fill(index, 1, raftpb.EntryNormal, data)}}}
 			l.Submit(u, func(err error) {
 				if err != nil {
 					b.Fatal(err)

@@ -21,6 +21,10 @@ type writer struct {
 	lastEnd    int64  // of the segment before, if active is nil
 	sinceTable int64  // bytes written since the last table
 
+	// The free space is looked at when look is set, or so much was written.
+	look      bool
+	sinceLook uint64
+
 	buf     []byte
 	frames  uint32
 	changes []change
@@ -42,9 +46,13 @@ type writer struct {
 // if none was waiting. The error is the log's, if nothing of the batch could
 // be written: ErrFailed for good, ErrDiskFull if no segment could be made.
 // Refusals of single updates are told to done alone.
-func (l *Log) Flush() (n int, err error) {
+func (l *Log) Flush() (n int, err error) { return l.flush(true) }
+
+// flush is Flush. look says whether the free space is looked at in every case.
+func (l *Log) flush(look bool) (n int, err error) {
 	l.flushMu.Lock()
 	w := &l.writer
+	w.look = w.look || look
 	n, err = l.flushLocked()
 	settled := w.settled
 	w.settled = nil
@@ -116,7 +124,7 @@ func (l *Log) flushTaken() error {
 			size += w.taken[i].size
 		}
 	}
-	low := l.checkSpace()
+	low := l.spaceIsLow(size)
 	if err := l.beginLocked(size); err != nil {
 		for i := range w.taken {
 			if u := w.taken[i].update; u != nil && errors.Is(err, ErrDiskFull) {
@@ -229,9 +237,7 @@ func (l *Log) writeLocked(flags uint32) error {
 	for i := range w.changes {
 		if c := &w.changes[i]; c.typ == frameUpdate {
 			c.places = w.places[w.ranges[i][0]:w.ranges[i][1]]
-			if l.cacheable(c.entries) {
-				c.entries = cloneEntries(make([]*raftpb.Entry, 0, len(c.entries)), c.entries)
-			} else {
+			if !l.cacheable(c.entries) {
 				c.entries = nil
 			}
 		}

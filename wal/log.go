@@ -121,7 +121,10 @@ func (l *Log) usableLocked() error {
 // is called in that order for submissions that share a group; a submission of
 // another group may be answered earlier when one group exceeds its quota.
 //
-// The updates and all they point to belong to the log until done is called.
+// The updates and all they point to belong to the log until done is called. The
+// entries, with their data, belong to it for good: it keeps the newest in memory
+// as they are, and shares them with whoever reads, so that nobody may change
+// them any more.
 // done must not block for long (it holds up the committer) and may call any
 // method but Flush and Close. After Close, done is called with ErrClosed before
 // Submit returns.
@@ -237,6 +240,25 @@ func (l *Log) Health() error {
 		err = fmt.Errorf("%w: less than %d bytes are free in %s", ErrDiskFull, l.opts.ReserveBytes, l.dir)
 	}
 	return err
+}
+
+// spaceShare is the part of the reserve that may be written between two looks
+// at the free space: what this log writes cannot use the reserve up unseen.
+const spaceShare = 16
+
+// spaceIsLow reports whether the space is low, for a batch of size bytes. A look
+// costs a system call, so there is not one for each batch.
+func (l *Log) spaceIsLow(size int) bool {
+	w := &l.writer
+	w.sinceLook += uint64(size)
+	l.mu.RLock()
+	low := l.low
+	l.mu.RUnlock()
+	if !w.look && !low && w.sinceLook < l.opts.ReserveBytes/spaceShare {
+		return false
+	}
+	w.look, w.sinceLook = false, 0
+	return l.checkSpace()
 }
 
 // checkSpace looks at the free space and reports whether it is low. It takes

@@ -92,26 +92,6 @@ func (s *entrySlot) fill(index, term uint64, typ raftpb.EntryType, data []byte) 
 	return &s.entry
 }
 
-// cloneEntries appends deep copies of entries to dst: two allocations in all.
-func cloneEntries(dst, entries []*raftpb.Entry) []*raftpb.Entry {
-	total := 0
-	for _, e := range entries {
-		total += len(e.Data)
-	}
-	slots := make([]entrySlot, len(entries))
-	slab := make([]byte, 0, total)
-	for i, e := range entries {
-		var data []byte
-		if len(e.Data) > 0 {
-			start := len(slab)
-			slab = append(slab, e.Data...)
-			data = slab[start:len(slab):len(slab)]
-		}
-		dst = append(dst, slots[i].fill(e.GetIndex(), e.GetTerm(), e.GetType(), data))
-	}
-	return dst
-}
-
 // entrySize is what an entry counts for maxBytes and for the cache.
 func entrySize(e *raftpb.Entry) int { return len(e.Data) + entryOverhead }
 
