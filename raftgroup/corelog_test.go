@@ -257,7 +257,7 @@ func (m *logMaker) batch() {
 			list[i].payload = []byte{}
 		}
 	}
-	m.append(encodeBatch(session, first, uint32(r.IntN(4)), list))
+	m.append(encodeBatch(nil, session, first, uint32(r.IntN(4)), list))
 }
 
 func (m *logMaker) announce() {

@@ -20,14 +20,14 @@ func BenchmarkEncodeBatch128x64(b *testing.B) {
 	b.ReportAllocs()
 	b.SetBytes(64 * 128)
 	for b.Loop() {
-		encodeBatch(1, 1, 0, list)
+		encodeBatch(nil, 1, 1, 0, list)
 	}
 }
 
 func BenchmarkApplyBatch128x64(b *testing.B) {
 	s, log := newTestState(), newMemLog()
 	mustApply(b, s, log.add(openRecord(b, 1, nodeN(1), 1)))
-	data := encodeBatch(1, 1, 0, benchItems(64, 128))
+	data := encodeBatch(nil, 1, 1, 0, benchItems(64, 128))
 	e := &raftpb.Entry{Term: new(uint64(1)), Index: new(uint64(0)), Type: raftpb.EntryNormal.Enum(), Data: data}
 	b.ReportAllocs()
 	b.SetBytes(64 * 128)
@@ -55,7 +55,7 @@ func BenchmarkCursorNext128x64(b *testing.B) {
 	log := newMemLog()
 	c := &cursor{state: newTestState()}
 	mustApply(b, c.state, log.add(openRecord(b, 1, nodeN(1), 1)))
-	data := encodeBatch(1, 1, 0, benchItems(64, 128))
+	data := encodeBatch(nil, 1, 1, 0, benchItems(64, 128))
 	l := &endless{}
 	for range 100 {
 		l.list = append(l.list, &raftpb.Entry{Term: new(uint64(1)), Index: new(uint64(0)), Type: raftpb.EntryNormal.Enum(), Data: data})
@@ -82,7 +82,7 @@ func BenchmarkProposerCycle128x64(b *testing.B) {
 		for range 64 {
 			p.add(payload, time.Time{})
 		}
-		data, n := p.next(maxBatchBytes)
+		data, n := p.next(nil, maxBatchBytes)
 		p.accepted(n, t0)
 		batch, err := decodeBatch(data)
 		if err != nil {

@@ -107,25 +107,33 @@ const slab = 16 << 10
 // copyPayloads copies out the payloads that count, since the log's bytes are
 // shared and the consumer's slices are its own. Voids are left out.
 func copyPayloads(b *batch, from uint64) [][]byte {
-	out := make([][]byte, 0, b.count)
+	out := make([][]byte, 0, b.count-uint32(from-b.first))
 	body := b.body
 	for i := uint32(0); i < uint32(from-b.first); i++ {
 		body = body[b.length(i):]
 	}
-	var room []byte
-	for i := uint32(from - b.first); i < b.count; i++ {
-		n := int(b.length(i))
+	for i := uint32(from - b.first); i < b.count; {
+		// The next payloads lie one behind the other: as many as fit are copied
+		// as one. A void one takes no room.
+		end, n := i, 0
+		for ; end < b.count; end++ {
+			size := int(b.length(end))
+			if n > 0 && n+size > slab {
+				break
+			}
+			n += size
+		}
 		src := body[:n]
 		body = body[n:]
-		if b.void(i) {
-			continue
+		room := make([]byte, len(src)) // of no bytes it is not nil, and an empty payload is not either
+		copy(room, src)
+		for ; i < end; i++ {
+			size := int(b.length(i))
+			if !b.void(i) {
+				out = append(out, room[:size:size])
+			}
+			room = room[size:]
 		}
-		if n > cap(room)-len(room) || room == nil {
-			room = make([]byte, 0, max(n, min(slab, n+len(body)), 1))
-		}
-		at := len(room)
-		room = append(room, src...)
-		out = append(out, room[at:at+n:at+n])
 	}
 	return out
 }

@@ -113,7 +113,7 @@ func TestDeliveredSlicesAreTheConsumers(t *testing.T) {
 	payloads := []string{"one", "", "three", string(bytes.Repeat([]byte("x"), slab+1)), "five", "", "seven"}
 	list := items(payloads...)
 	list = append(list[:3:3], append([]item{{void: true, payload: []byte("void")}}, list[3:]...)...)
-	log.add(encodeBatch(1, 1, 0, list))
+	log.add(encodeBatch(nil, 1, 1, 0, list))
 	before := proto.Clone(log.at(2)).(*raftpb.Entry)
 	c := &cursor{state: newTestState()}
 	var d delivery
@@ -149,10 +149,10 @@ func TestHalfDuplicateDeliversItsRest(t *testing.T) {
 	t.Parallel()
 	log := newMemLog()
 	log.add(openRecord(t, 1, nodeN(1), 1))
-	log.add(encodeBatch(1, 1, 0, items("a", "b")))
-	log.add(encodeBatch(1, 1, 1, items("a", "b", "c")))
-	log.add(encodeBatch(1, 5, 1, items("gap")))
-	log.add(encodeBatch(2, 1, 1, items("nobody's")))
+	log.add(encodeBatch(nil, 1, 1, 0, items("a", "b")))
+	log.add(encodeBatch(nil, 1, 1, 1, items("a", "b", "c")))
+	log.add(encodeBatch(nil, 1, 5, 1, items("gap")))
+	log.add(encodeBatch(nil, 2, 1, 1, items("nobody's")))
 	got := drain(t, &cursor{state: newTestState()}, reader{log: log}, 5)
 	want := []string{`2: commit 1 "a"`, `2: commit 2 "b"`, `3: commit 3 "c"`}
 	if !reflect.DeepEqual(got, want) {
@@ -168,7 +168,7 @@ func TestMakeAndBaseByWho(t *testing.T) {
 	log.add(openRecord(t, 1, nodeN(1), 1))
 	log.add(openRecord(t, 2, nodeN(2), 1))
 	log.add(record(t, KindBase, &grouppb.Base{Session: 1, Data: []byte("base")}))
-	log.add(encodeBatch(2, 1, 0, items("x")))
+	log.add(encodeBatch(nil, 2, 1, 0, items("x")))
 	log.add(record(t, KindSnapshotRequest, &grouppb.SnapshotRequest{Session: 2}))
 	log.add(record(t, KindSnapshotRequest, &grouppb.SnapshotRequest{Session: 3}))
 	for mine, want := range map[uint64][]string{
@@ -197,9 +197,9 @@ func TestMakeThatFailedIsNotMetAgain(t *testing.T) {
 	t.Parallel()
 	log := newMemLog()
 	log.add(openRecord(t, 1, nodeN(1), 1))
-	log.add(encodeBatch(1, 1, 0, items("x")))
+	log.add(encodeBatch(nil, 1, 1, 0, items("x")))
 	log.add(record(t, KindSnapshotRequest, &grouppb.SnapshotRequest{Session: 1}))
-	log.add(encodeBatch(1, 2, 0, items("y")))
+	log.add(encodeBatch(nil, 1, 2, 0, items("y")))
 	log.add(record(t, KindSnapshotRequest, &grouppb.SnapshotRequest{Session: 1, Attempt: 1}))
 	c := &cursor{state: newTestState(), mine: 1}
 	drain(t, c, reader{log: log}, 3)
@@ -228,7 +228,7 @@ func TestCursorErrors(t *testing.T) {
 	log := newMemLog()
 	log.add(openRecord(t, 1, nodeN(1), 1))
 	log.add([]byte{entryVersion + 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
-	log.add(encodeBatch(1, 1, 0, items("x")))
+	log.add(encodeBatch(nil, 1, 1, 0, items("x")))
 	r := &failingReader{reader: reader{log: log}, err: errors.New("disk")}
 	c := &cursor{state: newTestState()}
 	if _, ok, err := c.next(r, 3); ok || !errors.Is(err, r.err) {

@@ -81,30 +81,36 @@ type batch struct {
 	body    []byte
 }
 
-// encodeBatch lays the items out as one entry: the only copy of the payloads
-// that the proposer makes.
-func encodeBatch(session, first uint64, attempt uint32, items []item) []byte {
+// encodeBatch lays the items out as one entry, in buf if that has the room: the
+// only copy of the payloads that the proposer makes.
+func encodeBatch(buf []byte, session, first uint64, attempt uint32, items []item) []byte {
 	size := batchHeaderSize + 4*len(items)
 	for i := range items {
 		if !items[i].void {
 			size += len(items[i].payload)
 		}
 	}
-	data := make([]byte, size)
-	data[0], data[1] = entryVersion, byte(KindBatch)
-	binary.LittleEndian.PutUint64(data[12:], session)
-	binary.LittleEndian.PutUint64(data[20:], first)
-	binary.LittleEndian.PutUint32(data[28:], uint32(len(items)))
-	binary.LittleEndian.PutUint32(data[32:], attempt)
-	lengths, body := data[batchHeaderSize:], data[batchHeaderSize+4*len(items):]
+	data := buf[:0]
+	if cap(data) < size {
+		data = make([]byte, 0, size)
+	}
+	data = append(data, entryVersion, byte(KindBatch), 0, 0)
+	data = binary.LittleEndian.AppendUint64(data, 0) // the leader's clock
+	data = binary.LittleEndian.AppendUint64(data, session)
+	data = binary.LittleEndian.AppendUint64(data, first)
+	data = binary.LittleEndian.AppendUint32(data, uint32(len(items)))
+	data = binary.LittleEndian.AppendUint32(data, attempt)
 	for i := range items {
-		if items[i].void {
-			binary.LittleEndian.PutUint32(lengths[4*i:], voidBit)
-			continue
+		length := voidBit
+		if !items[i].void {
+			length = uint32(len(items[i].payload))
 		}
-		n := copy(body, items[i].payload)
-		body = body[n:]
-		binary.LittleEndian.PutUint32(lengths[4*i:], uint32(n))
+		data = binary.LittleEndian.AppendUint32(data, length)
+	}
+	for i := range items {
+		if !items[i].void {
+			data = append(data, items[i].payload...)
+		}
 	}
 	return data
 }

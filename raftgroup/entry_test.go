@@ -21,7 +21,7 @@ func TestBatchRoundTrip(t *testing.T) {
 			list[i] = item{payload: bytes.Repeat([]byte{byte(i)}, rng.IntN(50)), void: rng.IntN(4) == 0}
 		}
 		session, first, attempt := rng.Uint64(), rng.Uint64N(1<<60)+1, rng.Uint32()
-		b, err := decodeBatch(encodeBatch(session, first, attempt, list))
+		b, err := decodeBatch(encodeBatch(nil, session, first, attempt, list))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -60,7 +60,7 @@ func TestRecordRoundTrip(t *testing.T) {
 // Whatever is cut off a batch, the rest is not mistaken for one.
 func TestTruncatedBatch(t *testing.T) {
 	t.Parallel()
-	data := encodeBatch(1, 1, 0, items("one", "", "three"))
+	data := encodeBatch(nil, 1, 1, 0, items("one", "", "three"))
 	for n := 1; n < len(data); n++ {
 		if _, err := decodeBatch(data[:n]); !errors.Is(err, ErrMalformedEntry) {
 			t.Fatalf("first %d bytes of %d: %v", n, len(data), err)
@@ -74,7 +74,7 @@ func TestTruncatedBatch(t *testing.T) {
 // A header may claim anything; nothing is allocated on its word.
 func TestHostileBatchHeader(t *testing.T) { // not parallel: it counts allocations
 	patch := func(f func(data []byte)) []byte {
-		data := encodeBatch(1, 1, 0, items("a", "b"))
+		data := encodeBatch(nil, 1, 1, 0, items("a", "b"))
 		f(data)
 		return data
 	}
@@ -142,7 +142,7 @@ func TestEntryHeader(t *testing.T) {
 
 func TestStampClock(t *testing.T) {
 	t.Parallel()
-	data := encodeBatch(1, 2, 3, items("x"))
+	data := encodeBatch(nil, 1, 2, 3, items("x"))
 	want := bytes.Clone(data)
 	stampClock(data, 0x0102030405060708)
 	copy(want[4:], []byte{8, 7, 6, 5, 4, 3, 2, 1})
@@ -168,8 +168,8 @@ func forwarded(data []byte) error {
 func FuzzEntry(f *testing.F) {
 	node := nodeN(3)
 	f.Add([]byte{})
-	f.Add(encodeBatch(1, 1, 0, items("a", "", "ccc")))
-	f.Add(encodeBatch(1, 1, 7, []item{{void: true}, {payload: []byte("x")}}))
+	f.Add(encodeBatch(nil, 1, 1, 0, items("a", "", "ccc")))
+	f.Add(encodeBatch(nil, 1, 1, 7, []item{{void: true}, {payload: []byte("x")}}))
 	f.Add(openRecord(f, 1, node, 2))
 	f.Add(record(f, KindSessionExpire, &grouppb.SessionExpire{Session: 1, Last: 4}))
 	f.Add(record(f, KindBase, &grouppb.Base{Session: 1, Data: []byte("base")}))

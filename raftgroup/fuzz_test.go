@@ -14,7 +14,7 @@ import (
 func FuzzMessage(f *testing.F) {
 	for _, m := range []*raftpb.Message{
 		{Type: raftpb.MsgHeartbeat.Enum(), From: u64(2), To: u64(1), Term: u64(1)},
-		{Type: raftpb.MsgProp.Enum(), From: u64(2), To: u64(1), Entries: []*raftpb.Entry{{Data: encodeBatch(1, 1, 0, items("x"))}}},
+		{Type: raftpb.MsgProp.Enum(), From: u64(2), To: u64(1), Entries: []*raftpb.Entry{{Data: encodeBatch(nil, 1, 1, 0, items("x"))}}},
 		{Type: raftpb.MsgApp.Enum(), From: u64(2), To: u64(1), Term: u64(1), Entries: []*raftpb.Entry{normal(1, 1, nil)}},
 		{Type: raftpb.MsgSnap.Enum(), From: u64(2), To: u64(1), Term: u64(1), Snapshot: &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
 			Index: u64(5), Term: u64(1), ConfState: &raftpb.ConfState{Voters: []uint64{1, 2}, VotersOutgoing: []uint64{1, 3}, LearnersNext: []uint64{3}, AutoLeave: new(bool)},
@@ -66,7 +66,7 @@ func FuzzState(f *testing.F) {
 		s.index = 0
 		log := newMemLog()
 		mustApply(t, s, log.add(openRecord(t, 1, nodeN(1), 1)))
-		mustApply(t, s, log.add(encodeBatch(1, 1, 0, items("x"))))
+		mustApply(t, s, log.add(encodeBatch(nil, 1, 1, 0, items("x"))))
 		mustApply(t, s, log.add(intentRecord(t, 1, nodeN(9))))
 		mustApply(t, s, confEntry(t, log, raftpb.ConfChangeAddLearnerNode, uint64(s.next)-1))
 	})

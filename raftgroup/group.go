@@ -17,17 +17,18 @@ import (
 const (
 	// maxBatchBytes is the payload of one batch entry, unless one proposal is
 	// larger. Beyond some 100 KiB the cost per proposal does not fall any more,
-	// while the latency of what shares a link rises.
-	maxBatchBytes = 256 << 10
+	// while the latency of what shares a link rises. With its header and lengths
+	// it fits into one of the transport's pieces of 256 KiB.
+	maxBatchBytes = 192 << 10
 	maxBatchCount = 4096
 	// maxAppendsInFlight is how many small batches a leader has on their way to
 	// its own disk: one being synced, one being collected. What comes meanwhile
 	// goes into the next batch; full batches do not wait.
 	maxAppendsInFlight = 2
 
-	maxMessageBytes   = 1 << 20  // of entries in one append message
-	maxInflightBytes  = 64 << 20 // 64 MiB at 300 ms is 200 MB/s for one follower
-	maxInflight       = 512      // messages
+	maxMessageBytes   = 240 << 10 // of entries in one append message: it travels in one piece
+	maxInflightBytes  = 64 << 20  // 64 MiB at 300 ms is 200 MB/s for one follower
+	maxInflight       = 512       // messages
 	maxUncommitted    = 128 << 20
 	maxMailboxBytes   = 64 << 20 // from the network; above, messages are dropped and raft sends again
 	maxCommittedBytes = 16 << 20 // handed out to be applied at once

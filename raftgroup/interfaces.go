@@ -3,6 +3,7 @@ package raftgroup
 import (
 	"context"
 	"io"
+	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -32,7 +33,18 @@ type Message struct {
 	Group    id.Group
 	From, To id.Replica
 	Payload  []byte
-	Urgent   bool
+	// Parts follow the payload. They are shared with the log, and must not be
+	// changed. A message that comes in has none: its payload is the receiver's.
+	Parts  [][]byte
+	Urgent bool
+}
+
+// Bytes returns the payload with all its parts.
+func (m Message) Bytes() []byte {
+	if len(m.Parts) == 0 {
+		return m.Payload
+	}
+	return slices.Concat(append([][]byte{m.Payload}, m.Parts...)...)
 }
 
 // Network carries messages, calls and bulk streams between nodes.

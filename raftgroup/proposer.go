@@ -16,6 +16,7 @@ type proposer struct {
 	session  uint64 // 0: no session yet
 	settled  uint64 // last number whose fate the log has decided
 	window   []pending
+	store    []pending // whose end the window is, so that its beginning is used again
 	sent     int
 	everSent int    // window[:everSent] were proposed in some attempt
 	attempt  uint32 // counts rewinds
@@ -70,9 +71,29 @@ func (w *pending) size() int {
 const minPatience = 2 * time.Second
 
 func (p *proposer) add(payload []byte, deadline time.Time) {
+	if len(p.window) == cap(p.window) {
+		p.makeRoom()
+	}
 	p.window = append(p.window, pending{payload: payload, deadline: deadline})
 	p.expireBy(deadline)
 }
+
+// makeRoom moves the window to the beginning of its store, or to a larger one.
+// Each proposal is moved about once, since half of the store is free afterwards.
+func (p *proposer) makeRoom() {
+	n := len(p.window)
+	if 2*n > cap(p.store) {
+		p.store = make([]pending, max(2*n, 16))
+		copy(p.store, p.window)
+	} else {
+		copy(p.store, p.window)
+		clear(p.window) // that is the end of the store, which no proposal shall be pinned by
+	}
+	p.window = p.store[:n]
+}
+
+// keepWindow is the room that a window without proposals keeps.
+const keepWindow = 64
 
 // unsent tells how many proposals wait to be sent in this attempt.
 func (p *proposer) unsent() int { return len(p.window) - p.sent }
@@ -90,8 +111,9 @@ func (p *proposer) fills(maxBytes int) bool {
 }
 
 // next packs the next batch of at most maxBytes of payload (one proposal at
-// least), or returns nil if all is sent or there is no session.
-func (p *proposer) next(maxBytes int) (data []byte, n int) {
+// least) into buf, which grows as needed, or returns nil if all is sent or there
+// is no session.
+func (p *proposer) next(buf []byte, maxBytes int) (data []byte, n int) {
 	if p.session == 0 || p.sent == len(p.window) {
 		return nil, 0
 	}
@@ -104,7 +126,7 @@ func (p *proposer) next(maxBytes int) (data []byte, n int) {
 		items = append(items, item{payload: w.payload, void: w.void})
 		size += w.size()
 	}
-	data, n = encodeBatch(p.session, p.settled+uint64(p.sent)+1, p.attempt, items), len(items)
+	data, n = encodeBatch(buf, p.session, p.settled+uint64(p.sent)+1, p.attempt, items), len(items)
 	clear(items) // pins no payloads
 	p.scratch = items
 	return data, n
@@ -183,6 +205,9 @@ func (p *proposer) rewind() bool {
 func (p *proposer) tick(now time.Time) {
 	if !p.due.IsZero() && !now.Before(p.due) {
 		p.voidExpired(now)
+	}
+	if len(p.window) == 0 && cap(p.store) > keepWindow {
+		p.window, p.store = nil, nil
 	}
 	if p.sent == 0 {
 		return

@@ -138,7 +138,7 @@ func (c *simClient) open() {
 // pump proposes what waits.
 func (c *simClient) pump() {
 	for c.prop.unsent() > 0 {
-		data, n := c.prop.next(60)
+		data, n := c.prop.next(nil, 60)
 		if n == 0 || (c.w.faults && c.w.rng.IntN(8) == 0) { // no session, or raft refuses it
 			return
 		}

@@ -23,7 +23,7 @@ func proposerWith(n, size int) *proposer {
 // sendOne sends the next batch and returns it decoded.
 func sendOne(t testing.TB, p *proposer, maxBytes int, now time.Time) batch {
 	t.Helper()
-	data, n := p.next(maxBytes)
+	data, n := p.next(nil, maxBytes)
 	if n == 0 {
 		t.Fatal("nothing to send")
 	}
@@ -226,7 +226,7 @@ func TestBatchBounds(t *testing.T) {
 	if b := sendOne(t, p, 1, t0); b.count != maxBatchCount {
 		t.Errorf("%d in a batch of empty proposals", b.count)
 	}
-	if data, n := (&proposer{}).next(1); data != nil || n != 0 {
+	if data, n := (&proposer{}).next(nil, 1); data != nil || n != 0 {
 		t.Error("a batch without a session")
 	}
 }

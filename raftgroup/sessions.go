@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -211,12 +212,9 @@ func (g *Group) propose() {
 			if g.isLeader() && len(g.appends) >= maxAppendsInFlight && !sub.prop.fills(maxBatchBytes) {
 				break // the next batch collects while the disk works
 			}
-			data, n := sub.prop.next(maxBatchBytes)
-			if n == 0 {
-				break
-			}
-			if err := g.proposeData(data); err != nil {
-				break // raft is full or has no leader; the next tick tries again
+			n, err := g.proposeNext(&sub.prop)
+			if n == 0 || err != nil {
+				break // nothing left; or raft is full or has no leader, and the next tick tries again
 			}
 			sub.prop.accepted(n, g.now)
 			if g.isLeader() && len(g.appends) < maxAppendsInFlight {
@@ -224,6 +222,36 @@ func (g *Group) propose() {
 			}
 		}
 	}
+}
+
+// layouts are the buffers in which leaders lay out large batches: raft copies
+// what is proposed to its leader, so that they are free again at once.
+var layouts = sync.Pool{New: func() any { return new([]byte) }}
+
+// pooledBytes is the size from which a batch is laid out in such a buffer.
+const pooledBytes = 16 << 10
+
+// proposeNext proposes the next batch of a proposer, of n proposals.
+func (g *Group) proposeNext(p *proposer) (n int, err error) {
+	// What is forwarded is kept by raft until it is sent. And raft may have
+	// stepped down in this very step, without having said so yet.
+	if !g.isLeader() || !p.fills(pooledBytes) || g.rn.BasicStatus().RaftState != raft.StateLeader {
+		data, n := p.next(nil, maxBatchBytes)
+		if n == 0 {
+			return 0, nil
+		}
+		return n, g.proposeData(data)
+	}
+	box := layouts.Get().(*[]byte)
+	data, n := p.next(*box, maxBatchBytes)
+	if n > 0 {
+		err = g.proposeData(data)
+		if cap(data) <= 2*maxBatchBytes {
+			*box = data[:0]
+		}
+	}
+	layouts.Put(box)
+	return n, err
 }
 
 // tickSessions drives everything of sessions that waits for time to pass.

@@ -339,9 +339,9 @@ func (n *stageNode) Send(to id.Node, m Message) error {
 			continue
 		}
 		p := &parcel{from: n.n, to: o.n, message: m}
-		if len(m.Payload) > 0 && m.Payload[0] == wireRaft {
+		if payload := m.Bytes(); len(payload) > 0 && payload[0] == wireRaft {
 			p.raft = new(raftpb.Message)
-			if err := proto.Unmarshal(m.Payload[1:], p.raft); err != nil {
+			if err := proto.Unmarshal(payload[1:], p.raft); err != nil {
 				return err
 			}
 		}

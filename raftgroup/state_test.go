@@ -324,7 +324,7 @@ func TestFirstBaseWins(t *testing.T) {
 	// Commits before any base: there will be none.
 	s, log = newTestState(), newMemLog()
 	mustApply(t, s, log.add(openRecord(t, 1, nodeN(1), 1)))
-	mustApply(t, s, log.add(encodeBatch(1, 1, 0, items("x"))))
+	mustApply(t, s, log.add(encodeBatch(nil, 1, 1, 0, items("x"))))
 	if o := mustApply(t, s, log.add(base(1, "late"))); o.ok {
 		t.Fatal("a base behind a commit")
 	}
@@ -347,14 +347,14 @@ func TestAnnounce(t *testing.T) {
 	s, log := newTestState(), newMemLog()
 	apply := func(data []byte) outcome { t.Helper(); return mustApply(t, s, log.add(data)) }
 	apply(openRecord(t, 1, nodeN(1), 1))
-	apply(encodeBatch(1, 1, 0, items("abc", "de")))
+	apply(encodeBatch(nil, 1, 1, 0, items("abc", "de")))
 	if o := apply(request(99)); o.ok || s.request != nil {
 		t.Fatal("asked a session that is not there")
 	}
 	if o := apply(request(1)); !o.ok || s.request.index != 4 || s.request.commits != 2 || s.request.bytes != 5 {
 		t.Fatalf("request %+v", s.request)
 	}
-	apply(encodeBatch(1, 3, 0, items("fgh")))
+	apply(encodeBatch(nil, 1, 3, 0, items("fgh")))
 	for _, lie := range []struct{ index, commits uint64 }{{6, 3}, {7, 3}, {1 << 60, 3}, {4, 4}, {4, 1 << 60}} {
 		if o := apply(announce(lie.index, lie.commits)); o.ok {
 			t.Fatalf("snapshot %d of commit %d was believed at entry %d, commit %d", lie.index, lie.commits, o.index, s.commits)
@@ -415,7 +415,7 @@ func TestLateMakerDoesNotEndTheNextRequest(t *testing.T) {
 	node := nodeN(1)
 	apply(openRecord(t, 1, node, 1))
 	apply(record(t, KindSnapshotRequest, &grouppb.SnapshotRequest{Session: 1}))
-	apply(encodeBatch(1, 1, 0, items("abc")))
+	apply(encodeBatch(nil, 1, 1, 0, items("abc")))
 	apply(record(t, KindSnapshotRequest, &grouppb.SnapshotRequest{Session: 1, Attempt: 1}))
 	if o := apply(record(t, KindSnapshotAnnounce, &grouppb.SnapshotAnnounce{Ref: encodeRef(SnapshotRef{Index: 2}), Node: node[:]})); !o.ok {
 		t.Fatalf("%+v", o)
@@ -436,7 +436,7 @@ func TestDeletedTakesNothing(t *testing.T) {
 	if o := apply(record(t, KindDeleted, &grouppb.Deleted{})); o.ok {
 		t.Fatal("deleted twice")
 	}
-	if o := apply(encodeBatch(1, 1, 0, items("x"))); o.verdict != verdictUnknown || s.commits != 0 {
+	if o := apply(encodeBatch(nil, 1, 1, 0, items("x"))); o.verdict != verdictUnknown || s.commits != 0 {
 		t.Fatalf("%+v", o)
 	}
 	if o := apply(openRecord(t, 2, nodeN(2), 1)); o.ok {
@@ -500,7 +500,7 @@ func TestSecondCopyOfAnOpen(t *testing.T) {
 	s, log := newTestState(), newMemLog()
 	apply := func(data []byte) outcome { t.Helper(); return mustApply(t, s, log.add(data)) }
 	apply(openRecord(t, 1, nodeN(1), 1))
-	apply(encodeBatch(1, 1, 0, items("a")))
+	apply(encodeBatch(nil, 1, 1, 0, items("a")))
 	if o := apply(openRecord(t, 1, nodeN(1), 1)); o.ok || !o.repeated || len(s.sessions.live) != 1 {
 		t.Fatalf("%+v", o)
 	}
@@ -517,7 +517,7 @@ func TestSecondCopyOfAnOpen(t *testing.T) {
 	if o := apply(openRecord(t, 1, nodeN(1), 1)); !o.ok || o.session != 7 {
 		t.Fatalf("%+v", o)
 	}
-	if o := apply(encodeBatch(1, 2, 0, items("b"))); o.verdict != verdictUnknown {
+	if o := apply(encodeBatch(nil, 1, 2, 0, items("b"))); o.verdict != verdictUnknown {
 		t.Fatalf("%+v", o)
 	}
 }

@@ -94,7 +94,8 @@ type Subscription struct {
 
 	mu      sync.Mutex
 	inbox   [][]byte
-	sealed  bool // the pump has ended: nothing more comes into the inbox
+	spare   [][]byte // an inbox that was worked off, for its room
+	sealed  bool     // the pump has ended: nothing more comes into the inbox
 	due     *rendezvous
 	stopped bool
 	cause   error // why the structure cannot be subscribed to any more; nil: it can
@@ -329,14 +330,23 @@ func (s *Subscription) refuseRest() {
 func (s *Subscription) takeInbox(now time.Time) {
 	s.mu.Lock()
 	inbox := s.inbox
-	s.inbox = nil
+	s.inbox, s.spare = s.spare, nil
 	s.mu.Unlock()
+	if inbox == nil {
+		return
+	}
 	var deadline time.Time
 	if s.cfg.ProposalTimeout > 0 {
 		deadline = now.Add(s.cfg.ProposalTimeout)
 	}
 	for _, p := range inbox {
 		s.prop.add(p, deadline)
+	}
+	clear(inbox)
+	if cap(inbox) <= 4*proposeBuffer {
+		s.mu.Lock()
+		s.spare = inbox[:0]
+		s.mu.Unlock()
 	}
 }
 

@@ -25,7 +25,7 @@ func normal(index, term uint64, data []byte) *raftpb.Entry {
 
 func TestValidateMessage(t *testing.T) {
 	t.Parallel()
-	good := encodeBatch(1, 1, 0, items("x"))
+	good := encodeBatch(nil, 1, 1, 0, items("x"))
 	node := nodeN(1)
 	type change = func(m *raftpb.Message, f *Message)
 	none := func(*raftpb.Message, *Message) {}
@@ -253,7 +253,7 @@ func (h *hostileNode) message() *raftpb.Message {
 		term := m.GetLogTerm()
 		for i := range uint64(r.IntN(3)) {
 			term = min(term+uint64(r.IntN(2)), max(m.GetTerm(), 1))
-			m.Entries = append(m.Entries, normal(m.GetIndex()+1+i, term, encodeBatch(1, 1, 0, items("x"))))
+			m.Entries = append(m.Entries, normal(m.GetIndex()+1+i, term, encodeBatch(nil, 1, 1, 0, items("x"))))
 		}
 	}
 	if r.IntN(3) == 0 {

@@ -6,7 +6,6 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/copycat-replication/copycat/id"
 	"github.com/copycat-replication/copycat/pb/grouppb"
@@ -45,11 +44,9 @@ func (g *Group) send(m *raftpb.Message) {
 		g.leader.snapshotWanted = true
 		return
 	}
-	payload := make([]byte, 1, 1+proto.Size(m))
-	payload[0] = wireRaft
-	payload, err := proto.MarshalOptions{UseCachedSize: true}.MarshalAppend(payload, m)
+	payload, parts, err := encodeMessage(m)
 	if err == nil {
-		err = g.host.net.Send(node, Message{Group: g.key, From: g.self, To: to, Payload: payload, Urgent: urgent(m)})
+		err = g.host.net.Send(node, Message{Group: g.key, From: g.self, To: to, Payload: payload, Parts: parts, Urgent: urgent(m)})
 	}
 	if err != nil {
 		g.log.Debug("message not sent", "to", node, "type", m.GetType().String(), "error", err)
@@ -101,24 +98,25 @@ func (g *Group) see(r id.Replica, node id.Node) {
 // receive takes a message off the network: decoded and checked outside the
 // step, queued for it. It never blocks.
 func (g *Group) receive(from id.Node, m Message) error {
-	if len(m.Payload) == 0 {
+	payload := m.Bytes()
+	if len(payload) == 0 {
 		return fmt.Errorf("%w: empty", errBadMessage)
 	}
-	switch m.Payload[0] {
+	switch payload[0] {
 	case wireRaft:
-		rm := new(raftpb.Message)
-		if err := proto.Unmarshal(m.Payload[1:], rm); err != nil {
+		rm, err := decodeMessage(payload[1:])
+		if err != nil {
 			return fmt.Errorf("%w: %w", errBadMessage, err)
 		}
 		if err := validateMessage(rm, m, g.self); err != nil {
 			return err
 		}
-		if !g.post(event{message: rm, from: from, size: len(m.Payload)}) {
+		if !g.post(event{message: rm, from: from, size: len(payload)}) {
 			return ErrBusy
 		}
 	case wireSnapshotReport:
 		var r grouppb.SnapshotReport
-		if err := r.Unmarshal(m.Payload[1:]); err != nil {
+		if err := r.Unmarshal(payload[1:]); err != nil {
 			return fmt.Errorf("%w: %w", errBadMessage, err)
 		}
 		g.call(func() { g.onSnapshotReport(m.From, &r) })
@@ -129,7 +127,7 @@ func (g *Group) receive(from id.Node, m Message) error {
 		}
 		g.call(func() { g.onQuiet(m.From, from, &q) })
 	default:
-		return fmt.Errorf("%w: kind %d", ErrNewerFormat, m.Payload[0])
+		return fmt.Errorf("%w: kind %d", ErrNewerFormat, payload[0])
 	}
 	return nil
 }

@@ -23,6 +23,10 @@ type Message struct {
 	From, To id.Replica
 	// Payload is opaque here.
 	Payload []byte
+	// Parts follow the payload, and arrive as its end. They save the sender a
+	// copy: nobody may change them after Send, which may share them with others.
+	// A message that arrived has none.
+	Parts [][]byte
 	// Urgent messages (votes, heartbeats, acknowledgements) overtake the
 	// others. One above Config.PieceBytes is treated as an ordinary one.
 	Urgent bool

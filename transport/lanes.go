@@ -125,6 +125,9 @@ func (p *packer) pack(buf []byte) []byte {
 	var last *Message
 	add := func(m Message) {
 		buf = append(appendMessageHead(buf, &m, last), m.Payload...)
+		for _, part := range m.Parts {
+			buf = append(buf, part...)
+		}
 		p.count(&m)
 		previous = m
 		last = &previous
@@ -154,7 +157,7 @@ func (p *packer) pack(buf []byte) []byte {
 // waits takes m out of the way if it is large, or has to stay behind one that
 // is: the first large one becomes the current, everything else is held.
 func (p *packer) waits(m *Message) bool {
-	large := len(m.Payload) > p.piece
+	large := m.size() > p.piece
 	if !p.active {
 		if !large {
 			return false
@@ -178,10 +181,11 @@ func (p *packer) packPiece(buf []byte) []byte {
 		kind = framePiece
 		buf = appendMessageHead(buf, &p.large, nil)
 	}
-	end := min(p.sent+p.piece, len(p.large.Payload))
-	buf = append(buf, p.large.Payload[p.sent:end]...)
+	total := p.large.size()
+	end := min(p.sent+p.piece, total)
+	buf = p.large.appendContent(buf, p.sent, end)
 	buf = p.seal(buf, start, kind)
-	if p.sent = end; p.sent < len(p.large.Payload) {
+	if p.sent = end; p.sent < total {
 		return buf
 	}
 	p.count(&p.large)

@@ -19,7 +19,31 @@ const (
 // than its head on the wire, and about what it takes in memory.
 const messageOverhead = 128
 
-func messageSize(m *Message) int { return len(m.Payload) + messageOverhead }
+func messageSize(m *Message) int { return m.size() + messageOverhead }
+
+// size is that of the payload with its parts.
+func (m *Message) size() int {
+	n := len(m.Payload)
+	for _, p := range m.Parts {
+		n += len(p)
+	}
+	return n
+}
+
+// appendContent appends what is between from and to of the payload with its parts.
+func (m *Message) appendContent(buf []byte, from, to int) []byte {
+	add := func(p []byte) {
+		if from < len(p) && to > 0 {
+			buf = append(buf, p[max(from, 0):min(to, len(p))]...)
+		}
+		from, to = from-len(p), to-len(p)
+	}
+	add(m.Payload)
+	for _, p := range m.Parts {
+		add(p)
+	}
+	return buf
+}
 
 // appendMessageHead appends all of m but the payload. previous is the message
 // before it in the same frame, or nil.
@@ -39,7 +63,7 @@ func appendMessageHead(buf []byte, m, previous *Message) []byte {
 	}
 	buf = binary.AppendUvarint(buf, uint64(m.From))
 	buf = binary.AppendUvarint(buf, uint64(m.To))
-	return binary.AppendUvarint(buf, uint64(len(m.Payload)))
+	return binary.AppendUvarint(buf, uint64(m.size()))
 }
 
 // decodeMessages appends the messages of a frame's body to batch. Payloads are

@@ -10,8 +10,8 @@ import (
 )
 
 // Send queues m for the node, and never blocks. It takes ownership of the
-// payload. nil means that the message is on its way, not that it arrives: if
-// the transport loses it, Handler.PeerDown follows. Any error means that
+// payload, and shares the parts. nil means that the message is on its way, not
+// that it arrives: if the transport loses it, Handler.PeerDown follows. Any error means that
 // nothing was queued: ErrQueueFull, ErrUnknownNode, ErrTooLarge, ErrBusy (too
 // many peers), ErrClosed, or ErrPeerDown while the node is left alone after
 // failed attempts. Messages to this node itself are ErrUnknownNode.
@@ -22,10 +22,11 @@ func (t *Transport) Send(to id.Node, m Message) error { return t.send(to, m, fal
 func (t *Transport) Queue(to id.Node, m Message) error { return t.send(to, m, true) }
 
 func (t *Transport) send(to id.Node, m Message, later bool) error {
-	if len(m.Payload) > t.cfg.MaxFrame {
-		return fmt.Errorf("%w: message of %d bytes of group %s to node %s", ErrTooLarge, len(m.Payload), m.Group, to)
+	size := m.size()
+	if size > t.cfg.MaxFrame {
+		return fmt.Errorf("%w: message of %d bytes of group %s to node %s", ErrTooLarge, size, m.Group, to)
 	}
-	if m.Urgent && len(m.Payload) > t.cfg.PieceBytes {
+	if m.Urgent && size > t.cfg.PieceBytes {
 		m.Urgent = false
 	}
 	p := t.findPeer(to)

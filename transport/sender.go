@@ -3,6 +3,7 @@ package transport
 import (
 	"encoding/binary"
 	"fmt"
+	"sync"
 	"time"
 )
 
@@ -19,6 +20,7 @@ type sender struct {
 	try    func([]byte) (int, error) // writes what the socket takes at once; nil: it cannot tell
 	live   *liveness
 	packer packer
+	box    *[]byte // from buffers, while something is packed: where buf goes back
 	buf    []byte
 	rest   []byte // of buf, packed and not written
 	failed error  // of a write in flush
@@ -27,9 +29,12 @@ type sender struct {
 	readErr error
 }
 
+// buffers are for what is being written, so that connections at rest need none.
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
+
 const (
-	// keepBuffer bounds the write buffer that an unused connection keeps.
-	keepBuffer = 64 << 10
+	// keepBuffer bounds the buffers that are used again.
+	keepBuffer = 1 << 20
 	// directBytes is how much a caller writes itself: some microseconds' work.
 	// More than that is the writer's.
 	directBytes = 64 << 10
@@ -106,7 +111,8 @@ func (s *sender) unfinished() bool {
 
 // writeDirect packs once and writes what the socket takes.
 func (s *sender) writeDirect() {
-	s.buf = s.packer.pack(s.buf[:0])
+	s.open()
+	s.buf = s.packer.pack(s.buf)
 	n, err := s.try(s.buf)
 	s.rest, s.failed = s.buf[n:], err
 	if s.live.use(time.Now()) {
@@ -117,13 +123,24 @@ func (s *sender) writeDirect() {
 	}
 }
 
-// written counts what was packed and is written.
+// written counts what was packed and is written, and gives the buffer back.
 func (s *sender) written() {
 	c := &s.peer.t.counters
 	c.framesSent.Add(1)
 	c.bytesSent.Add(uint64(len(s.buf)))
 	c.messagesSent.Add(uint64(s.packer.packed))
 	s.packer.packed = 0
+	if cap(s.buf) <= keepBuffer {
+		*s.box = s.buf
+		buffers.Put(s.box)
+	}
+	s.box, s.buf = nil, nil
+}
+
+// open begins a write.
+func (s *sender) open() {
+	s.box = buffers.Get().(*[]byte)
+	s.buf = (*s.box)[:0]
 }
 
 // own makes the caller, the writer, the sender's owner.
@@ -162,11 +179,7 @@ func (s *sender) run() error {
 				return s.bye()
 			}
 		}
-		s.buf = s.buf[:0]
-		if verdict == sendPing {
-			s.buf = appendFrame(s.buf, framePing, binary.LittleEndian.AppendUint64(nil, number))
-		}
-		if !p.takeOrRelease(s, len(s.buf) > 0) {
+		if !p.takeOrRelease(s, verdict == sendPing) {
 			timer.Reset(s.live.wait(now, false))
 			select {
 			case <-p.wake:
@@ -180,6 +193,10 @@ func (s *sender) run() error {
 			}
 			s.own()
 			continue
+		}
+		s.open()
+		if verdict == sendPing {
+			s.buf = appendFrame(s.buf, framePing, binary.LittleEndian.AppendUint64(nil, number))
 		}
 		if s.packer.loaded() {
 			s.buf = s.packer.pack(s.buf)
@@ -226,9 +243,7 @@ func (p *peer) takeOrRelease(s *sender, more bool) bool {
 	if s.packer.take(&p.inbox) || more {
 		return true
 	}
-	if cap(s.buf) > keepBuffer {
-		s.buf, s.packer.scratch = nil, nil
-	}
+	s.packer.scratch = nil
 	p.waiting, p.busy, p.wanted = true, false, false
 	return false
 }

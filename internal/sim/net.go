@@ -58,7 +58,7 @@ func (e endpoint) Send(to id.Node, m raftgroup.Message) error {
 			}
 			s.net.delivered++
 			target.when(func() {
-				s.note(uint64(target.number), uint64(len(m.Payload)))
+				s.note(uint64(target.number), uint64(len(m.Bytes())))
 				target.host.HandleMessage(from.id, m)
 				target.work()
 			})
