@@ -21,9 +21,10 @@ const (
 	// it fits into one of the transport's pieces of 256 KiB.
 	maxBatchBytes = 192 << 10
 	maxBatchCount = 4096
-	// maxAppendsInFlight is how many small batches a leader has on their way to
-	// its own disk: one being synced, one being collected. What comes meanwhile
-	// goes into the next batch; full batches do not wait.
+	// maxAppendsInFlight is how many small batches a replica has on their way to
+	// its own disk before it holds proposals back: one being synced, one being
+	// collected. What comes meanwhile goes into the next batch; full batches do
+	// not wait.
 	maxAppendsInFlight = 2
 
 	maxMessageBytes   = 240 << 10 // of entries in one append message: it travels in one piece

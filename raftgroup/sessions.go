@@ -209,8 +209,11 @@ func (g *Group) propose() {
 	}
 	for _, sub := range g.subs {
 		for sub.prop.unsent() > 0 && g.state.baseSet {
-			if g.isLeader() && len(g.appends) >= maxAppendsInFlight && !sub.prop.fills(maxBatchBytes) {
-				break // the next batch collects while the disk works
+			if len(g.appends) >= maxAppendsInFlight && !sub.prop.fills(maxBatchBytes) {
+				// The next batch collects while the disk works. A follower's does
+				// too: as much as it appends is under way already, and what it
+				// forwards meanwhile would be an entry for each few proposals.
+				break
 			}
 			n, err := g.proposeNext(&sub.prop)
 			if n == 0 || err != nil {
