@@ -158,6 +158,11 @@ type CopyCat interface {
 	// Status says how this node and its replicas do. It does not block.
 	Status() Status
 
+	// Events subscribes to what happens to the structures of which this node
+	// holds a replica, from now on. buffer is how many events wait to be read (1
+	// at least): above, the oldest are dropped and counted. Close ends it.
+	Events(buffer int) *EventSubscription
+
 	// Shutdown ends the node, for a restart or for good: subscriptions end,
 	// with their unresolved proposals reported; when it returns, goroutines
 	// have ended and ports and files are free. It waits about a second for

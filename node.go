@@ -45,6 +45,7 @@ type node struct {
 	catalog   atomic.Pointer[catalog.Service]
 	ready     atomic.Bool // the node belongs to a cluster and answers
 
+	events eventBus
 	births singleflight.Group // subscriptions to one structure that nobody knows yet
 
 	ctx      context.Context // of calls that wait: ends with Shutdown
@@ -175,7 +176,7 @@ func (n *node) startEngine(self identity) error {
 	h, err := raftgroup.NewHost(raftgroup.Config{
 		Node: self.node, Incarnation: self.Incarnation, Log: n.wal, Snapshots: n.snapshots,
 		Network: outbound{n.transport}, Directory: directory{n.gossip.Load()}, Clock: systemClock{}, Logger: n.log,
-		RTT: n.transport.RTT,
+		RTT: n.transport.RTT, Events: n.events.tell,
 	})
 	if err != nil {
 		return fmt.Errorf("%w: %s: %w", ErrDataDir, n.cfg.CopyCatDataDir, err)
@@ -431,6 +432,7 @@ func (n *node) Shutdown() {
 		if h := n.host.Load(); h != nil {
 			errs = append(errs, h.Close())
 		}
+		n.events.close()
 		n.ready.Store(false)
 		if g := n.gossip.Load(); g != nil {
 			errs = append(errs, g.Close())
@@ -476,7 +478,9 @@ func (n *node) Status() Status {
 		})
 	}
 	for _, g := range n.host.Load().Groups() {
-		s.Structures = append(s.Structures, structureStatus(g))
+		one := structureStatus(g)
+		one.describeMembers(g, s.Nodes)
+		s.Structures = append(s.Structures, one)
 	}
 	return s
 }

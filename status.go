@@ -66,6 +66,17 @@ type StructureStatus struct {
 	// Quiet: nothing is to be done, so the replica neither sends nor expects
 	// heartbeats until something is.
 	Quiet bool
+	// ReplicaID names this replica in its group, for good; Term is raft's.
+	ReplicaID uint64
+	Term      uint64
+	// Lag is how many log entries are committed and not applied here.
+	Lag uint64
+	// LeaderDataCenter is where the leader is, as far as gossip knows.
+	LeaderDataCenter string
+	// Members are all replicas of the group, as this one knows them.
+	Members []MemberStatus
+	// Deleted: the structure was deleted, and this replica is about to go.
+	Deleted bool
 	// LastError is the last thing that went wrong with this replica.
 	LastError error
 }

@@ -2,9 +2,11 @@ package raftgroup
 
 import (
 	"fmt"
+	"maps"
 	"time"
 
 	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/tracker"
 
 	"github.com/copycat-replication/copycat/id"
 )
@@ -85,5 +87,30 @@ func (g *Group) watchQuorum() {
 	case g.now.Sub(g.leaderless) >= quorumPatience*g.election():
 		g.quorumLost, g.statusDirty = true, true
 		g.emit(Event{Kind: EventQuorumLost})
+	}
+}
+
+// progressInterval is how old a leader's word about the others' progress may be.
+const progressInterval = 500 * time.Millisecond
+
+// progress says up to where each member has the log, as its leader knows it.
+func (g *Group) progress() map[id.Replica]uint64 {
+	if !g.isLeader() {
+		return nil
+	}
+	out := make(map[id.Replica]uint64)
+	g.rn.WithProgress(func(r uint64, _ raft.ProgressType, pr tracker.Progress) { out[id.Replica(r)] = pr.Match })
+	return out
+}
+
+// watchProgress has the status show how far the others are, also when nothing
+// new is committed.
+func (g *Group) watchProgress() {
+	if !g.isLeader() || g.now.Sub(g.progressAt) < progressInterval {
+		return
+	}
+	g.progressAt = g.now
+	if !maps.Equal(g.status.Load().Match, g.progress()) {
+		g.statusDirty = true
 	}
 }

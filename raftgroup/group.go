@@ -90,6 +90,7 @@ type Group struct {
 	lastError error
 
 	firstborn   int       // ticks for which this replica, of a group just born, asks to lead
+	progressAt  time.Time // when the leader last looked at how far the others are
 	leaderless  time.Time // since when no leader is known; zero: one is
 	quorumLost  bool      // for so long that it was said
 	statusDirty bool      // something that GroupStatus shows has changed

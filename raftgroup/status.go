@@ -23,9 +23,10 @@ type GroupStatus struct {
 	Voters        map[id.Replica]id.Node
 	Learners      map[id.Replica]id.Node
 	Joint         bool
-	Commit        uint64 // raft index
-	Applied       uint64 // raft index
-	Commits       uint64 // N
+	Match         map[id.Replica]uint64 // at the leader: up to where each member has the log; else nil
+	Commit        uint64                // raft index
+	Applied       uint64                // raft index
+	Commits       uint64                // N
 	Snapshot      SnapshotRef
 	Sessions      int
 	EndedSessions int // that are remembered
@@ -48,6 +49,7 @@ func (g *Group) onTick() {
 	}
 	g.pace.tick(g)
 	g.watchQuorum()
+	g.watchProgress()
 	g.leadFirst()
 	g.expireWaiters()
 	g.tickSessions()
@@ -77,6 +79,7 @@ func (g *Group) publishStatus(ticked bool) {
 		basic := g.rn.BasicStatus()
 		st.Term, st.Commit, st.Leader = basic.GetTerm(), basic.GetCommit(), id.Replica(g.lead)
 		st.LeaderNode = g.state.members[st.Leader]
+		st.Match = g.progress()
 	}
 	_, learner := st.Learners[g.self]
 	g.member.Store(st.Voter || learner)
