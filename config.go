@@ -70,6 +70,15 @@ type Config struct {
 	// Profile picks the time-outs of gossip. Default LAN.
 	Profile Profile
 
+	// ReplaceAfter is how long a node must be gone, by gossip and by raft,
+	// before its replicas are replaced by others elsewhere. Longer than a restart
+	// takes. Default one minute.
+	ReplaceAfter time.Duration
+	// SnapshotBandwidth bounds the bytes of snapshots that this node sends in a
+	// second, and those that it receives, so that healing leaves room for
+	// changes. Default 64 MiB: half of a link of 1 Gbit/s.
+	SnapshotBandwidth int64
+
 	// A snapshot of a structure is due after that many commits, or that many
 	// bytes of them, whichever comes first. They are stored with a structure
 	// when it is created. Defaults 100,000 and 64 MiB.
@@ -125,6 +134,8 @@ func (c *Config) withDefaults() *Config {
 	setDefault(&d.DataCenter, defaultPlace)
 	setDefault(&d.Rack, defaultPlace)
 	setDefault(&d.Capacity, 1)
+	setDefault(&d.ReplaceAfter, time.Minute)
+	setDefault(&d.SnapshotBandwidth, 64<<20)
 	setDefault(&d.SnapshotEntries, 100_000)
 	setDefault(&d.SnapshotBytes, 64<<20)
 	setDefault(&d.MaxProposalBytes, 8<<20)
@@ -159,6 +170,8 @@ func (c *Config) validate() error {
 	check(validPort(c.GossipPort), "GossipPort %d is not a port", c.GossipPort)
 	check(c.CopyCatPort == 0 || c.CopyCatPort != c.GossipPort, "CopyCatPort and GossipPort are both %d", c.CopyCatPort)
 	check(c.JoinTimeout > 0, "JoinTimeout %s is not positive", c.JoinTimeout)
+	check(c.ReplaceAfter > 0, "ReplaceAfter %s is not positive", c.ReplaceAfter)
+	check(c.SnapshotBandwidth > 0, "SnapshotBandwidth %d is not positive", c.SnapshotBandwidth)
 	check(c.ProposalTimeout >= 0, "ProposalTimeout %s is negative", c.ProposalTimeout)
 	check(c.MaxProposalBytes > 0 && c.MaxProposalBytes <= maxProposalCeiling, "MaxProposalBytes %d is not between 1 and %d", c.MaxProposalBytes, maxProposalCeiling)
 	check(c.WindowBytes > 0, "WindowBytes %d is not positive", c.WindowBytes)

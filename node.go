@@ -177,6 +177,7 @@ func (n *node) startEngine(self identity) error {
 		Node: self.node, Incarnation: self.Incarnation, Log: n.wal, Snapshots: n.snapshots,
 		Network: outbound{n.transport}, Directory: directory{n.gossip.Load()}, Clock: systemClock{}, Logger: n.log,
 		RTT: n.transport.RTT, Events: n.events.tell,
+		ReplaceAfter: n.cfg.ReplaceAfter, SnapshotBandwidth: n.cfg.SnapshotBandwidth,
 	})
 	if err != nil {
 		return fmt.Errorf("%w: %s: %w", ErrDataDir, n.cfg.CopyCatDataDir, err)
@@ -489,7 +490,8 @@ func structureStatus(g raftgroup.GroupStatus) StructureStatus {
 	s := StructureStatus{
 		ID: g.Group.Structure, Incarnation: g.Group.Incarnation, Catalog: g.Group.Structure == catalog.ID,
 		Role: g.Role, Interactive: g.Interactive, Quiet: g.Quiet, Options: publicOptions(g.Options), QuorumLost: g.QuorumLost,
-		Commit: g.Commit, Applied: g.Applied, Commits: g.Commits, Snapshot: g.Snapshot.Commits, Sessions: g.Sessions, LastError: g.LastError,
+		Commit: g.Commit, Applied: g.Applied, Commits: g.Commits, Snapshot: g.Snapshot.Commits, Sessions: g.Sessions,
+		LastError: g.LastError, Waits: g.Waits,
 	}
 	if !g.LeaderNode.IsZero() {
 		s.Leader = g.LeaderNode.String()

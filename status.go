@@ -79,6 +79,10 @@ type StructureStatus struct {
 	Deleted bool
 	// LastError is the last thing that went wrong with this replica.
 	LastError error
+	// Waits says, at the leader and for people, why the structure's replicas
+	// are not (yet) where they should be: "no node can take its place". Empty:
+	// they are, or this replica does not lead.
+	Waits string
 }
 
 // Options are those of a data structure: see the options of

@@ -90,7 +90,7 @@ func (d directory) Nodes() []raftgroup.Node {
 	out := make([]raftgroup.Node, 0, len(nodes))
 	for _, n := range nodes {
 		if n.Alive {
-			out = append(out, raftgroup.Node{ID: n.ID, Incarnation: n.Incarnation, DataCenter: n.DataCenter, Rack: n.Rack, Capacity: n.Capacity})
+			out = append(out, raftgroup.Node{ID: n.ID, Incarnation: n.Incarnation, DataCenter: n.DataCenter, Rack: n.Rack, Capacity: n.Capacity, Leaving: n.Left})
 		}
 	}
 	return out
@@ -133,6 +133,9 @@ func (n *node) place(s id.Structure, opt raftgroup.Options) []id.Node {
 	nodes := directory{n.gossip.Load()}.Nodes()
 	candidates := make([]placement.Node, 0, len(nodes))
 	for _, o := range nodes {
+		if o.Leaving {
+			continue
+		}
 		candidates = append(candidates, placement.Node{ID: o.ID, DataCenter: o.DataCenter, Rack: o.Rack, Capacity: o.Capacity})
 	}
 	return placement.Choose(s, candidates, opt.Placement()).Voters

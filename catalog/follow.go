@@ -24,6 +24,8 @@ func (s *Service) subscription() raftgroup.SubscriptionConfig {
 		// Nobody waits for a command after that: it is not to take effect much
 		// later, when a quorum returns, along with all its retries.
 		ProposalTimeout: 2 * s.cfg.CallTimeout,
+		// The leader of the catalog says which nodes hold it.
+		Passive: true,
 	}
 }
 

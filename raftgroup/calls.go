@@ -16,6 +16,10 @@ const (
 	methodJoin  uint16 = 1 // a node asks a group for a replica of its own
 	methodReady uint16 = 2 // the replica is there: make it a member
 	methodPlace uint16 = 3 // a leader asks a node to get a replica
+	// methodStanding is a replica's question to its group: am I still wanted?
+	methodStanding uint16 = 8
+	// methodHosting is a leader's question to a node: have you this replica?
+	methodHosting uint16 = 9
 
 	methodAlter  uint16 = 16 // change a structure's options
 	methodDelete uint16 = 17 // end a structure
@@ -31,6 +35,7 @@ const (
 	codeRefused
 	codeFailed
 	codeGone
+	codeBusy
 
 	codeInvalidOptions uint32 = 16
 )
@@ -52,6 +57,10 @@ func (h *Host) HandleCall(ctx context.Context, from id.Node, method uint16, requ
 		body, err = h.serveAlter(ctx, request)
 	case methodDelete:
 		body, err = h.serveDelete(ctx, request)
+	case methodStanding:
+		body, err = h.serveStanding(ctx, request)
+	case methodHosting:
+		body, err = h.serveHosting(request)
 	default:
 		err = fmt.Errorf("%w: method %d", ErrNewerFormat, method)
 	}
@@ -91,6 +100,8 @@ func answerFor(err error) grouppb.Answer {
 		a.Code = codeGone
 	case errors.Is(err, ErrInvalidOptions):
 		a.Code = codeInvalidOptions
+	case errors.Is(err, ErrBusy):
+		a.Code = codeBusy
 	}
 	return a
 }
@@ -140,6 +151,8 @@ func (h *Host) ask(ctx context.Context, node id.Node, method uint16, request, re
 		return &remoteError{kind: ErrInvalidOptions, text: a.Message}
 	case codeRefused:
 		return fmt.Errorf("%w: node %s: %s", errRefused, node, a.Message)
+	case codeBusy:
+		return fmt.Errorf("%w: node %s: %s", ErrBusy, node, a.Message)
 	}
 	return fmt.Errorf("node %s: %s", node, a.Message)
 }
@@ -238,6 +251,7 @@ func (g *Group) expireWaiters() {
 			w.done(outcome{}, fmt.Errorf("group %s: %w", g.key, context.DeadlineExceeded))
 		}
 	}
+	g.expireReads()
 }
 
 func (h *Host) serveReady(ctx context.Context, request []byte) (protoMessage, error) {
@@ -329,13 +343,16 @@ func (g *Group) refuseReplica(replica uint64, why string, reply func(protoMessag
 	}
 }
 
-// askToHost asks a node, without waiting, to get a replica of a structure, unless
+// askToHost asks a node, without waiting, to get a replica of a group, unless
 // it is being asked.
-func (h *Host) askToHost(node id.Node, s id.Structure) {
+func (h *Host) askToHost(g *Group, node id.Node) {
+	s := g.key.Structure
 	h.jobs.calls.addAlone(hostRequest{node, s}, func() {
-		if err := h.ask(h.ctx, node, methodPlace, &grouppb.PlaceRequest{Structure: s[:]}, &grouppb.PlaceResponse{}); err != nil {
+		err := h.ask(h.ctx, node, methodPlace, &grouppb.PlaceRequest{Structure: s[:]}, &grouppb.PlaceResponse{})
+		if err != nil {
 			h.cfg.Logger.Debug("node does not take a replica now", "node", node.String(), "structure", s.String(), "error", err)
 		}
+		g.call(func() { g.leader.care.onPlaced(g, node, err) })
 	})
 }
 
@@ -348,11 +365,24 @@ func (h *Host) servePlace(from id.Node, request []byte) (protoMessage, error) {
 	if err != nil {
 		return nil, err
 	}
+	if h.leaving.Load() {
+		return nil, fmt.Errorf("structure %s: %w: this node leaves", s, errRefused)
+	}
+	if err := h.log.Health(); err != nil {
+		return nil, fmt.Errorf("structure %s: %w: %w", s, errRefused, err)
+	}
 	h.mu.Lock()
+	_, already := h.joining[s]
+	placed := 0
+	for _, j := range h.joining {
+		if j.placed {
+			placed++
+		}
+	}
 	joining := len(h.joining)
 	h.mu.Unlock()
-	if joining >= maxJoins {
+	if !already && (joining >= maxJoins || placed >= maxPlaced) {
 		return nil, fmt.Errorf("structure %s: %w: %d replicas are being made", s, ErrBusy, joining) // the leader asks again
 	}
-	return &grouppb.PlaceResponse{}, h.Join(s, from)
+	return &grouppb.PlaceResponse{}, h.beginJoin(s, from, joinWish{wanted: true, placed: true})
 }

@@ -51,6 +51,8 @@ var (
 	ErrUnknownGroup = errors.New("no replica of this data structure on this node")
 	// ErrGroupFailed says that this node's replica stopped; the cause is wrapped.
 	ErrGroupFailed = errors.New("replica stopped")
+	// ErrLeaving says that this node leaves its cluster and gets no new replicas.
+	ErrLeaving = errors.New("node leaves the cluster")
 	// ErrBusy says that a bounded queue is full.
 	ErrBusy = errors.New("busy")
 )

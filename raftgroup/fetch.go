@@ -146,7 +146,7 @@ func (h *Host) receiveFrom(r *snapshot.Receiver, key id.Group, ref SnapshotRef, 
 			<-closed
 		}
 	}()
-	came, err = io.Copy(r, &movingReader{in, func() { stall.Reset(fetchStall) }})
+	came, err = io.Copy(r, &pacedReader{ctx, h, &movingReader{in, func() { stall.Reset(fetchStall) }}})
 	if err != nil {
 		err = errors.Join(err, context.Cause(ctx))
 	}
@@ -193,7 +193,7 @@ func (h *Host) HandleStream(ctx context.Context, _ id.Node, request []byte, w io
 		return err
 	}
 	defer in.Close()
-	if _, err := io.Copy(w, in); err != nil {
+	if _, err := io.Copy(&pacedWriter{ctx, h, w}, in); err != nil {
 		return fmt.Errorf("group %s: serve snapshot %d: %w", key, ref.Index, err)
 	}
 	return ctx.Err()

@@ -87,6 +87,9 @@ type Group struct {
 	snaps     snapshotKeeper
 	leader    leaderDuties
 	pace      pace
+	reads     []*reading
+	swap      swap
+	lonely    lonely
 	lastError error
 
 	firstborn   int       // ticks for which this replica, of a group just born, asks to lead
@@ -201,6 +204,7 @@ func (g *Group) drainReady() {
 		if rd.SoftState != nil {
 			g.onSoftState(rd.SoftState)
 		}
+		g.onReadStates(rd.ReadStates)
 		var applies []*raftpb.Message
 		for _, m := range rd.Messages {
 			switch m.GetTo() {
@@ -364,6 +368,7 @@ func (g *Group) apply(m *raftpb.Message) {
 		}
 	}
 	g.applied.Store(g.state.index)
+	g.answerReads()
 	for _, sub := range g.subs {
 		g.maybeStartDelivery(sub)
 		sub.notify()
@@ -418,6 +423,7 @@ func (g *Group) onConfChange(o *outcome) {
 		return
 	}
 	g.statusDirty, g.leader.changing = true, time.Time{}
+	g.noteMembers(o)
 	g.log.Info("membership changed", "index", o.index, "voters", got.GetVoters(), "learners", got.GetLearners(), "outgoing", got.GetVotersOutgoing())
 	g.host.hostedChanged()
 }

@@ -11,6 +11,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/copycat-replication/copycat/id"
@@ -67,6 +68,14 @@ type Config struct {
 	// QuietAfter is how long a group must have had nothing to do before it
 	// falls quiet. Default 3 s; negative: never.
 	QuietAfter time.Duration
+	// ReplaceAfter is how long neither raft nor gossip may have heard of a
+	// replica, by its leader's clock, before it is replaced. Default one minute:
+	// longer than a restart. A move for a better spread waits as long.
+	ReplaceAfter time.Duration
+	// SnapshotBandwidth bounds the bytes of snapshots that this node sends in a
+	// second, and those that it receives, so that commits have room beside them.
+	// Default 64 MiB: half of a link of 1 Gbit/s. Negative: no bound.
+	SnapshotBandwidth int64
 }
 
 func (c Config) withDefaults() Config {
@@ -89,6 +98,8 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.SnapshotTimeout, 30*time.Second)
 	setDefault(&c.CallTimeout, 5*time.Second)
 	setDefault(&c.QuietAfter, 3*time.Second)
+	setDefault(&c.ReplaceAfter, time.Minute)
+	setDefault(&c.SnapshotBandwidth, 64<<20)
 	return c
 }
 
@@ -124,6 +135,10 @@ type Host struct {
 
 	joinSlots chan struct{} // one for each attempt to get a replica
 
+	leaving           atomic.Bool // this node must not hold replicas any more
+	moves             tokens      // replicas that leaders here have others get
+	inbound, outbound pacer       // of snapshots
+
 	randMu sync.Mutex // guards cfg.Random
 
 	mu        sync.Mutex
@@ -137,7 +152,7 @@ type Host struct {
 	subs      map[*Subscription]uint64         // how many came before it: a replay must not depend on map order
 	came      uint64                           // subscriptions so far
 	waiting   map[id.Structure][]*Subscription // subscriptions without a replica
-	joining   map[id.Structure]struct{}
+	joining   map[id.Structure]*joinWish
 	unwanted  map[id.Structure]struct{} // of joining: structures that were deleted meanwhile
 	changed   bool                      // hosted replicas are to be published
 
@@ -159,7 +174,7 @@ func NewHost(cfg Config) (*Host, error) {
 		preparing: make(map[Token]struct{}),
 		subs:      make(map[*Subscription]uint64),
 		waiting:   make(map[id.Structure][]*Subscription),
-		joining:   make(map[id.Structure]struct{}),
+		joining:   make(map[id.Structure]*joinWish),
 		unwanted:  make(map[id.Structure]struct{}),
 
 		joinSlots: make(chan struct{}, maxJoins),
@@ -167,6 +182,7 @@ func NewHost(cfg Config) (*Host, error) {
 	h.ready.wake = sync.NewCond(&h.ready.mu)
 	h.watch = newNodeWatch()
 	h.jobs = newJobs()
+	h.inbound.rate, h.outbound.rate = cfg.SnapshotBandwidth, cfg.SnapshotBandwidth
 	if h.tasks = cfg.Tasks; h.tasks == nil {
 		h.tasks = goTasks{&h.joins}
 	}
@@ -267,7 +283,7 @@ func (h *Host) Resume() {
 	for _, g := range h.Groups() {
 		if (g.Role != "prepared" && !g.Voter && len(g.Voters) > 0) || g.Role == "waiting for snapshot" {
 			// Made, and perhaps not made a member before the process ended.
-			if err := h.Join(g.Group.Structure, id.Node{}); err != nil {
+			if err := h.beginJoin(g.Group.Structure, id.Node{}, joinWish{}); err != nil {
 				h.cfg.Logger.Warn("replica does not join its group", "group", g.Group.String(), "error", err)
 			}
 		}

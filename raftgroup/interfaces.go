@@ -69,6 +69,7 @@ type Node struct {
 	DataCenter  string
 	Rack        string
 	Capacity    uint32
+	Leaving     bool // it has said that it leaves in order: it must not hold replicas
 }
 
 // Directory is what gossip knows: hints, never the truth.

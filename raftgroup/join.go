@@ -28,26 +28,51 @@ const (
 // section 6): raft would silently ignore a snapshot whose membership does not
 // list the receiver.
 func (h *Host) Join(s id.Structure, hint id.Node) error {
+	return h.beginJoin(s, hint, joinWish{wanted: true})
+}
+
+// joinWish says why a replica is being got. The host's mu guards it.
+type joinWish struct {
+	wanted bool // by a program or a leader; else only what is here is to become a member
+	placed bool // by a leader
+}
+
+func (h *Host) beginJoin(s id.Structure, hint id.Node, w joinWish) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.closed {
+	switch {
+	case h.closed:
 		return fmt.Errorf("structure %s: %w", s, ErrClosed)
+	case h.leaving.Load():
+		return fmt.Errorf("structure %s: %w", s, ErrLeaving)
 	}
-	if _, ok := h.joining[s]; ok {
+	if j := h.joining[s]; j != nil {
+		j.wanted = j.wanted || w.wanted
 		return nil
 	}
 	if g := h.current[s]; g != nil && g.member.Load() {
 		return nil
 	}
-	h.joining[s] = struct{}{}
-	h.tasks.Go(func() {
-		h.join(s, hint)
-		h.mu.Lock()
-		delete(h.joining, s)
-		delete(h.unwanted, s)
-		h.mu.Unlock()
-	})
+	h.joining[s] = &w
+	h.tasks.Go(func() { h.join(s, hint, &w) })
 	return nil
+}
+
+// joinEnded takes a join off the list; false: somebody wants it after all.
+func (h *Host) joinEnded(s id.Structure, w *joinWish, unwanted bool) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if unwanted && (w.wanted || h.awaitedLocked(s)) && !h.closed && !h.leaving.Load() {
+		return false
+	}
+	delete(h.joining, s)
+	delete(h.unwanted, s)
+	return true
+}
+
+// awaitedLocked reports whether a subscription waits here for a replica to be got.
+func (h *Host) awaitedLocked(s id.Structure) bool {
+	return slices.ContainsFunc(h.waiting[s], func(sub *Subscription) bool { return !sub.cfg.Passive })
 }
 
 // newcomer is a replica that this node is getting and does not have yet: what
@@ -90,7 +115,7 @@ func decodePlace(s id.Structure, m *grouppb.JoinResponse) (*place, error) {
 	return &place{replica: m.Replica, record: m.Genesis, group: genesis.Group, snapshot: ref, members: nodesOf(members)}, nil
 }
 
-func (h *Host) join(s id.Structure, hint id.Node) {
+func (h *Host) join(s id.Structure, hint id.Node, w *joinWish) {
 	n := &newcomer{structure: s, hint: hint}
 	defer h.letGo(n)
 	pause := joinPause
@@ -100,21 +125,28 @@ func (h *Host) join(s id.Structure, hint id.Node) {
 		select {
 		case h.joinSlots <- struct{}{}:
 		case <-h.ctx.Done():
+			h.joinEnded(s, w, false)
 			return
 		}
 		err := h.joinOnce(n)
 		<-h.joinSlots
-		if err == nil || h.ctx.Err() != nil {
+		unwanted := errors.Is(err, errUnwanted)
+		switch {
+		case err == nil || h.ctx.Err() != nil || h.leaving.Load():
+			h.joinEnded(s, w, false)
 			return
-		}
-		if errors.Is(err, errGone) && !h.isWaitedFor(s) {
+		case errors.Is(err, errGone) && !h.isWaitedFor(s):
 			// With a subscription that waits, it may be the next life of the
 			// structure that is to be found: the catalog knows, and GiveUp tells.
 			h.cfg.Logger.Info("no replica is made of a structure that is gone", "structure", s.String(), "error", err)
+			h.joinEnded(s, w, false)
+			return
+		case unwanted && h.joinEnded(s, w, true):
 			return
 		}
 		h.cfg.Logger.Debug("not a member yet, will try again", "structure", s.String(), "error", err)
 		if !h.sleep(pause) || h.isUnwanted(s) {
+			h.joinEnded(s, w, false)
 			return
 		}
 		pause = min(2*pause, maxJoinPause)
@@ -152,6 +184,10 @@ func (n *newcomer) begin() { *n = newcomer{structure: n.structure, hint: n.hint}
 // errGone says that nobody wants this replica any more.
 var errGone = errors.New("replica is not wanted any more")
 
+// errUnwanted says that the replica that was here has been removed, and that
+// another one is made only if somebody asks for it.
+var errUnwanted = errors.New("replica was removed from its group")
+
 // joinOnce makes the replica if it is not here, and has it made a member.
 func (h *Host) joinOnce(n *newcomer) error {
 	g, ok := h.Group(n.structure)
@@ -176,8 +212,12 @@ func (h *Host) joinOnce(n *newcomer) error {
 	if errors.Is(err, errRefused) {
 		// Seeded too long ago, or given up: start over with a new ReplicaID,
 		// unless the log has made this one a member meanwhile.
-		if _, rerr := h.remove(h.ctx, g, g.isMember); rerr != nil {
+		removed, rerr := h.remove(h.ctx, g, g.isMember)
+		if rerr != nil {
 			return errors.Join(err, rerr)
+		}
+		if removed {
+			err = fmt.Errorf("%w: %w", errUnwanted, err)
 		}
 	}
 	return err
@@ -265,10 +305,10 @@ func (h *Host) seed(n *newcomer) error {
 }
 
 // askLeader asks the leader of a structure's group: the one that is known,
-// who that one points to, or any holder that gossip knows.
-func (h *Host) askLeader(s id.Structure, hint *id.Node, method uint16, req, resp protoMessage) error {
+// who that one points to, any holder that gossip knows, or more.
+func (h *Host) askLeader(s id.Structure, hint *id.Node, method uint16, req, resp protoMessage, more ...id.Node) error {
 	tried := []id.Node{}
-	next := append([]id.Node{*hint}, h.dir.Holders(s)...)
+	next := slices.Concat([]id.Node{*hint}, h.dir.Holders(s), more)
 	errs := []error{fmt.Errorf("structure %s: no leader reached", s)}
 	for len(next) > 0 && len(tried) < 16 {
 		node := next[0]

@@ -12,14 +12,11 @@ import (
 
 	"github.com/copycat-replication/copycat/id"
 	"github.com/copycat-replication/copycat/pb/grouppb"
-	"github.com/copycat-replication/copycat/placement"
 )
 
 const (
 	// dutyInterval is how often a leader looks after its group.
 	dutyInterval = 500 * time.Millisecond
-	// placeRetry is the pause before a node that was asked to host a replica is asked again.
-	placeRetry = 3 * time.Second
 	// changeRetry is the pause before a membership change or a snapshot request
 	// that was not applied is proposed again.
 	changeRetry = 2 * time.Second
@@ -36,7 +33,7 @@ const (
 )
 
 // leaderDuties is what a group's leader does for its group beside leading: it
-// has snapshots made, expires dead sessions and grows the membership. It
+// has snapshots made, expires dead sessions and looks after the membership. It
 // decides from the applied state and from gossip's hints; what it decides
 // takes effect through the log alone.
 type leaderDuties struct {
@@ -47,7 +44,7 @@ type leaderDuties struct {
 	seen           uint64 // index of the request that waits for its maker
 	seenAt         time.Time
 	changing       time.Time // a membership change was proposed then, and nothing was heard of it
-	placed         map[id.Node]time.Time
+	care           care
 	missing        map[uint64]time.Time // sessions whose node is not seen, since when
 	offered        map[uint64]time.Time // followers that are to take a snapshot, since when
 	pull           pull
@@ -59,8 +56,8 @@ func (d *leaderDuties) onRole(g *Group, leading bool) {
 	}
 	*d = leaderDuties{leading: leading}
 	if leading {
-		d.placed, d.missing = make(map[id.Node]time.Time), make(map[uint64]time.Time)
-		d.offered = make(map[uint64]time.Time)
+		d.missing, d.offered = make(map[uint64]time.Time), make(map[uint64]time.Time)
+		d.care = newCare()
 		g.log.Info("leading", "term", g.rn.BasicStatus().GetTerm())
 	}
 }
@@ -71,16 +68,13 @@ func (d *leaderDuties) tick(g *Group) {
 		return
 	}
 	d.last = g.now
-	nodes := g.host.dir.Nodes()
-	slices.SortFunc(nodes, func(a, b Node) int { return slices.Compare(a.ID[:], b.ID[:]) })
+	nodes := g.host.liveNodes()
 	d.repeatOffers(g)
 	d.requestSnapshot(g, nodes)
 	d.expireSessions(g, nodes)
 	if !g.state.deleted {
 		d.pull.tick(g, nodes)
-	}
-	if !g.state.deleted {
-		d.grow(g, nodes)
+		d.care.tend(g, nodes)
 	}
 }
 
@@ -215,92 +209,10 @@ func (d *leaderDuties) expireSessions(g *Group, nodes []Node) {
 	}
 }
 
-// grow compares the wish with the fact: it asks nodes that should hold a
-// replica to get one, and makes voters of those that have caught up, by one
-// joint change, when that makes an odd number.
-func (d *leaderDuties) grow(g *Group, nodes []Node) {
-	st := g.state
-	candidates := make([]placement.Node, 0, len(nodes))
-	for _, n := range nodes {
-		candidates = append(candidates, placement.Node{ID: n.ID, DataCenter: n.DataCenter, Rack: n.Rack, Capacity: n.Capacity})
-	}
-	plan := placement.Choose(st.group.Structure, candidates, st.options.Placement())
-	voters := len(st.conf.GetVoters())
-	target := placement.VoterTarget(len(candidates), int(st.options.Voters))
-	if isJoint(st.conf) || voters >= int(st.options.Voters) {
-		return
-	}
-	var promote []uint64
-	for _, node := range additions(st, nodes, plan.Voters) {
-		r, ok := st.replicaOn(node)
-		if !ok {
-			d.place(g, node)
-			continue
-		}
-		if slices.Contains(st.conf.GetLearners(), uint64(r)) && d.caughtUp(g, r) {
-			promote = append(promote, uint64(r))
-		}
-	}
-	if need := target - voters; need > 0 && len(promote) >= need && !d.changePending(g.now) {
-		d.promote(g, promote[:need])
-	}
-}
-
-// additions picks, of the nodes that placement wishes for, those that should
-// get the voters that are missing: data centers that have none come first.
-func additions(st *state, nodes []Node, wished []id.Node) []id.Node {
-	where := make(map[id.Node]string, len(nodes))
-	for _, n := range nodes {
-		where[n.ID] = n.DataCenter
-	}
-	covered := make(map[string]bool)
-	holding := make(map[id.Node]bool)
-	for _, r := range st.conf.GetVoters() {
-		node := st.members[id.Replica(r)]
-		holding[node] = true
-		covered[where[node]] = true
-	}
-	missing := int(st.options.Voters) - len(holding)
-	var first, second []id.Node
-	for _, n := range wished {
-		switch {
-		case holding[n]:
-		case covered[where[n]]:
-			second = append(second, n)
-		default:
-			covered[where[n]] = true
-			first = append(first, n)
-		}
-	}
-	all := append(first, second...)
-	return all[:min(len(all), max(missing, 0))]
-}
-
 // changePending reports whether a membership change is under way. Raft takes one
 // at a time, and turns another into an empty entry without a word.
 func (d *leaderDuties) changePending(now time.Time) bool {
 	return now.Sub(d.changing) < changeRetry
-}
-
-func (d *leaderDuties) caughtUp(g *Group, r id.Replica) bool {
-	ok := false
-	g.rn.WithProgress(func(rid uint64, _ raft.ProgressType, pr tracker.Progress) {
-		if rid == uint64(r) {
-			ok = pr.RecentActive && pr.State == tracker.StateReplicate && pr.Match+promoteLag >= g.state.index
-		}
-	})
-	return ok
-}
-
-func (d *leaderDuties) promote(g *Group, replicas []uint64) {
-	cc := &raftpb.ConfChangeV2{}
-	for _, r := range replicas {
-		cc.Changes = append(cc.Changes, &raftpb.ConfChangeSingle{Type: raftpb.ConfChangeAddNode.Enum(), NodeId: new(r)})
-	}
-	g.log.Info("making voters", "replicas", replicas)
-	if err := g.proposeConf(cc, [16]byte{}); err != nil {
-		g.log.Debug("membership change not proposed, will try again", "error", err)
-	}
 }
 
 // proposeConf proposes a membership change. Raft turns one that comes while
@@ -317,16 +229,6 @@ func (g *Group) proposeConf(cc *raftpb.ConfChangeV2, nonce [16]byte) error {
 	}
 	g.leader.changing = g.now
 	return nil
-}
-
-// place asks a node to get a replica of this group.
-func (d *leaderDuties) place(g *Group, node id.Node) {
-	if at, ok := d.placed[node]; ok && g.now.Sub(at) < placeRetry {
-		return
-	}
-	d.placed[node] = g.now
-	g.log.Info("asking a node to host a replica", "node", node.String())
-	g.host.askToHost(node, g.key.Structure)
 }
 
 // onPeerUp hears of a node's new process: a snapshot that its replica was

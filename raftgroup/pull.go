@@ -112,7 +112,9 @@ func (p *pull) look(centers map[id.Node]string, own string) (to string, move boo
 func (p *pull) tick(g *Group, nodes []Node) {
 	centers := make(map[id.Node]string, len(nodes))
 	for _, n := range nodes {
-		centers[n.ID] = n.DataCenter
+		if !n.Leaving {
+			centers[n.ID] = n.DataCenter
+		}
 	}
 	to, move := p.look(centers, centers[g.host.cfg.Node])
 	switch {

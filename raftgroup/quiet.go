@@ -9,7 +9,6 @@ import (
 
 	"github.com/copycat-replication/copycat/id"
 	"github.com/copycat-replication/copycat/pb/grouppb"
-	"github.com/copycat-replication/copycat/placement"
 )
 
 // offerPatience is how long a leader waits until all members have agreed to
@@ -101,10 +100,8 @@ func (g *Group) allCaughtUp() bool {
 func (d *leaderDuties) settled(g *Group, nodes []Node) bool {
 	st := g.state
 	live := make(map[id.Node]bool, len(nodes))
-	candidates := make([]placement.Node, 0, len(nodes))
 	for _, n := range nodes {
 		live[n.ID] = true
-		candidates = append(candidates, placement.Node{ID: n.ID, DataCenter: n.DataCenter, Rack: n.Rack, Capacity: n.Capacity})
 	}
 	for _, r := range g.memberReplicas() {
 		if !live[st.members[r]] {
@@ -119,20 +116,7 @@ func (d *leaderDuties) settled(g *Group, nodes []Node) bool {
 			return false
 		}
 	}
-	voters := len(st.conf.GetVoters())
-	if voters >= int(st.options.Voters) {
-		return true
-	}
-	if voters < placement.VoterTarget(len(candidates), int(st.options.Voters)) {
-		return false
-	}
-	plan := placement.Choose(st.group.Structure, candidates, placement.Options{Voters: int(st.options.Voters), DataCenters: int(st.options.DataCenters)})
-	for _, node := range additions(st, nodes, plan.Voters) {
-		if _, here := st.replicaOn(node); !here {
-			return false
-		}
-	}
-	return true
+	return d.care.atRest(g, nodes)
 }
 
 // tickQuiet offers rest when it is time. It runs with the ticks of a replica
@@ -154,7 +138,7 @@ func (g *Group) tickQuiet() {
 	if q.offer != nil && g.now.Sub(q.offer.made) < offerPatience {
 		return
 	}
-	if !g.leader.settled(g, g.host.dir.Nodes()) {
+	if !g.leader.settled(g, g.host.liveNodes()) {
 		q.calmAt = g.now // look again after the same while
 		return
 	}

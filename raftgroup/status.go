@@ -39,6 +39,9 @@ type GroupStatus struct {
 	Quiet         bool      // it rests: nothing is to be done
 	Clock         time.Time // leader's clock as of the last applied entry
 	LastError     error
+	// Waits says, at the leader and for people, why the membership is not as
+	// wished. Empty: it is.
+	Waits string
 }
 
 // onTick does what waits for time to pass.
@@ -55,6 +58,7 @@ func (g *Group) onTick() {
 	g.tickSessions()
 	g.snaps.tick(g)
 	g.leader.tick(g)
+	g.lonely.tick(g)
 }
 
 // publishStatus lets others see how the replica does: when something about its
@@ -71,6 +75,7 @@ func (g *Group) publishStatus(ticked bool) {
 	st := &GroupStatus{
 		Group: g.key, Replica: g.self, Role: g.roleName(), IsLeader: g.isLeader(), Failed: g.failure != nil,
 		Subscriptions: len(g.subs), Interactive: len(g.subs) > 0, DiskFull: g.stalled, Quiet: g.quietness.quiet, QuorumLost: g.quorumLost, LastError: g.lastError,
+		Waits: g.leader.care.waits,
 	}
 	if g.state != nil {
 		g.describeState(st)

@@ -33,6 +33,9 @@ type SubscriptionConfig struct {
 	ConsumerPatience time.Duration
 	// ProviderPatience is how long the provider may take before a warning. Default 30 s.
 	ProviderPatience time.Duration
+	// Passive has the subscription wait for a replica that comes by itself: if
+	// the one here is removed, none is got in its place for its sake.
+	Passive bool
 }
 
 func (c SubscriptionConfig) withDefaults() SubscriptionConfig {

@@ -247,6 +247,9 @@ func (g *Group) onMessage(m *raftpb.Message, from id.Node) {
 		return
 	}
 	g.see(id.Replica(m.GetFrom()), from)
+	if m.GetFrom() == g.lead {
+		g.lonely.heard = g.now
+	}
 	if g.quietness.quiet && g.stirs(m) {
 		g.awaken(id.Node{})
 	}

@@ -33,9 +33,11 @@ type Cluster struct {
 	// Wrap puts something in front of a host on the network, such as the catalog.
 	Wrap func(*Node) Handler
 
-	mu     sync.Mutex
-	hosted map[id.Node][]raftgroup.Hosted
-	live   map[id.Node]*Node
+	mu      sync.Mutex
+	hosted  map[id.Node][]raftgroup.Hosted
+	live    map[id.Node]*Node
+	leaving map[id.Node]bool
+	side    map[id.Node]int // of a partition
 }
 
 // Node is one node: its disk survives Stop, Crash and Start.
@@ -55,7 +57,7 @@ type Node struct {
 
 // New makes n nodes, in as many data centers, and starts none.
 func New(t testing.TB, n int, seed uint64) *Cluster {
-	c := &Cluster{T: t, Seed: seed, Net: newNetwork(seed), hosted: make(map[id.Node][]raftgroup.Hosted), live: make(map[id.Node]*Node)}
+	c := &Cluster{T: t, Seed: seed, Net: newNetwork(seed), hosted: make(map[id.Node][]raftgroup.Hosted), live: make(map[id.Node]*Node), leaving: make(map[id.Node]bool)}
 	for i := range n {
 		c.Add(fmt.Sprintf("dc%d", i+1))
 	}
@@ -249,7 +251,8 @@ func entropy(seed uint64, node id.Node) io.Reader {
 	return rand.NewChaCha8(key)
 }
 
-// directory is the gossip of a rig: instant and always right about who is up.
+// directory is the gossip of a rig: instant, and always right about who is up
+// and on this side of a partition.
 type directory struct {
 	c *Cluster
 	n *Node
@@ -260,8 +263,8 @@ func (d directory) Nodes() []raftgroup.Node {
 	defer d.c.mu.Unlock()
 	var out []raftgroup.Node
 	for _, n := range d.c.Nodes {
-		if d.c.live[n.ID] == n {
-			out = append(out, raftgroup.Node{ID: n.ID, Incarnation: n.Incarnation, DataCenter: n.DataCenter, Capacity: 1})
+		if d.c.live[n.ID] == n && d.c.side[n.ID] == d.c.side[d.n.ID] {
+			out = append(out, raftgroup.Node{ID: n.ID, Incarnation: n.Incarnation, DataCenter: n.DataCenter, Capacity: 1, Leaving: d.c.leaving[n.ID]})
 		}
 	}
 	return out
@@ -272,7 +275,7 @@ func (d directory) Holders(s id.Structure) []id.Node {
 	defer d.c.mu.Unlock()
 	var out []id.Node
 	for _, n := range d.c.Nodes {
-		if d.c.live[n.ID] == n && slices.ContainsFunc(d.c.hosted[n.ID], func(h raftgroup.Hosted) bool { return h.Group.Structure == s }) {
+		if d.c.live[n.ID] == n && d.c.side[n.ID] == d.c.side[d.n.ID] && slices.ContainsFunc(d.c.hosted[n.ID], func(h raftgroup.Hosted) bool { return h.Group.Structure == s }) {
 			out = append(out, n.ID)
 		}
 	}

@@ -1,0 +1,284 @@
+package raftgroup
+
+import (
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
+
+	"github.com/copycat-replication/copycat/id"
+	"github.com/copycat-replication/copycat/pb/grouppb"
+)
+
+const (
+	// placeRetry is the pause before a node that was asked to host a replica is asked again.
+	placeRetry = 3 * time.Second
+	// maxPlaceFailures is how often a node may fail to be asked, or refuse, before
+	// another one is picked for avoidTime.
+	maxPlaceFailures = 3
+	avoidTime        = time.Minute
+	// placePatience is how long a node that has agreed to get a replica may take
+	// to ask for its ReplicaID.
+	placePatience = 30 * time.Second
+	// silenceTime is how long a replica on a live node is silent before that node
+	// is asked whether it has it: longer than an election.
+	silenceTime = 5 * time.Second
+	// transferRetry is the pause before leadership is handed over again.
+	transferRetry = 5 * time.Second
+	// idleFactor times Config.ReplaceAfter is how long a learner that nobody
+	// needs stays: subscribers come back.
+	idleFactor = 5
+)
+
+// care is what a leader remembers between two looks at its group's membership.
+// A new leader begins without any: each grace period is one leader's own.
+type care struct {
+	silent   map[id.Replica]time.Time // members that raft does not hear of, since when
+	gone     map[id.Replica]time.Time // of these, those that gossip does not see either, or that have stopped
+	ghosts   map[id.Replica]bool      // of these, those that their node has no more
+	stopped  map[id.Replica]bool      // of these, those that their node says have stopped
+	asked    map[id.Replica]time.Time // when its node was asked for it
+	told     map[id.Replica]bool      // reported as lost
+	places   map[id.Node]*placing
+	better   time.Time // since when a better spread is possible; zero: it is not
+	idle     map[id.Replica]time.Time
+	transfer time.Time // when leadership was last handed over
+	waits    string
+}
+
+// placing is a node that was asked to get a replica.
+type placing struct {
+	began    time.Time
+	asked    time.Time
+	failures int
+	avoid    time.Time // until then
+}
+
+func newCare() care {
+	return care{
+		silent: make(map[id.Replica]time.Time), gone: make(map[id.Replica]time.Time), ghosts: make(map[id.Replica]bool),
+		stopped: make(map[id.Replica]bool), asked: make(map[id.Replica]time.Time), told: make(map[id.Replica]bool),
+		places: make(map[id.Node]*placing), idle: make(map[id.Replica]time.Time),
+	}
+}
+
+// liveNodes are the nodes that gossip sees, by their IDs.
+func (h *Host) liveNodes() []Node {
+	nodes := h.dir.Nodes()
+	slices.SortFunc(nodes, func(a, b Node) int { return slices.Compare(a.ID[:], b.ID[:]) })
+	for i := range nodes {
+		if nodes[i].ID == h.cfg.Node && h.leaving.Load() {
+			nodes[i].Leaving = true
+		}
+	}
+	return nodes
+}
+
+// tend compares the wish with the fact, and does what follows from it.
+func (c *care) tend(g *Group, nodes []Node) {
+	v := c.survey(g, nodes)
+	c.watch(g, v)
+	d := v.decide()
+	if c.better.IsZero() && d.better {
+		c.better = g.now
+	} else if !d.better {
+		c.better = time.Time{}
+	}
+	c.noteIdle(g, d.surplus)
+	if c.waits != d.waits {
+		c.waits, g.statusDirty = d.waits, true
+	}
+	for _, node := range d.place {
+		c.place(g, node)
+	}
+	switch {
+	case d.transfer != 0:
+		c.handOver(g, d)
+	case len(d.change) > 0 && !g.leader.changePending(g.now):
+		g.log.Info("changing the membership", "why", d.why, "change", d.change)
+		cc := &raftpb.ConfChangeV2{Changes: d.change}
+		if err := g.proposeConf(cc, [16]byte{}); err != nil {
+			g.log.Debug("membership change not proposed, will try again", "error", err)
+		}
+	}
+}
+
+func (c *care) survey(g *Group, nodes []Node) *survey {
+	st := g.state
+	v := &survey{
+		structure: st.group.Structure, self: g.self, conf: st.conf, members: st.members, options: st.options, nodes: nodes,
+		avoided: make(map[id.Node]bool), lost: make(map[id.Replica]bool), active: map[id.Replica]bool{g.self: true},
+		caughtUp: map[id.Replica]bool{g.self: true}, busy: make(map[id.Node]bool), idle: make(map[id.Replica]bool),
+		mayMove: !c.better.IsZero() && g.now.Sub(c.better) >= g.host.cfg.ReplaceAfter,
+	}
+	g.rn.WithProgress(func(rid uint64, _ raft.ProgressType, pr tracker.Progress) {
+		r := id.Replica(rid)
+		if pr.RecentActive {
+			v.active[r] = true
+			v.caughtUp[r] = v.caughtUp[r] || pr.State == tracker.StateReplicate && pr.Match+promoteLag >= st.index
+		}
+	})
+	for node, p := range c.places {
+		v.avoided[node] = g.now.Before(p.avoid)
+	}
+	for _, s := range st.sessions.live {
+		v.busy[s.node] = true
+	}
+	for r, since := range c.idle {
+		v.idle[r] = g.now.Sub(since) >= idleFactor*g.host.cfg.ReplaceAfter
+	}
+	return v
+}
+
+// watch finds out who is lost: a member that neither raft nor gossip has heard
+// of for the whole grace period, by this leader's clock; one that has stopped
+// on its node for as long; and one whose node says that it is not there.
+func (c *care) watch(g *Group, v *survey) {
+	members := func(r id.Replica) bool { _, ok := v.members[r]; return ok }
+	for _, m := range []map[id.Replica]time.Time{c.silent, c.gone, c.asked, c.idle} {
+		maps.DeleteFunc(m, func(r id.Replica, _ time.Time) bool { return !members(r) })
+	}
+	for _, m := range []map[id.Replica]bool{c.ghosts, c.stopped, c.told} {
+		maps.DeleteFunc(m, func(r id.Replica, _ bool) bool { return !members(r) })
+	}
+	for _, r := range slices.Sorted(maps.Keys(v.members)) {
+		node := v.members[r]
+		if v.active[r] {
+			delete(c.silent, r)
+			delete(c.gone, r)
+			delete(c.ghosts, r)
+			delete(c.stopped, r)
+			delete(c.told, r)
+			continue
+		}
+		if _, known := c.silent[r]; !known {
+			c.silent[r] = g.now
+		}
+		live := slices.ContainsFunc(v.nodes, func(n Node) bool { return n.ID == node })
+		if live && g.now.Sub(c.silent[r]) >= silenceTime && g.now.Sub(c.asked[r]) >= silenceTime {
+			c.asked[r] = g.now
+			g.host.askWhether(g, r, node)
+		}
+		since, gone := c.gone[r]
+		switch {
+		case live && !c.stopped[r]:
+			delete(c.gone, r)
+		case !gone:
+			c.gone[r] = g.now
+		}
+		if c.ghosts[r] || gone && g.now.Sub(since) >= g.host.cfg.ReplaceAfter && (!live || c.stopped[r]) {
+			v.lost[r] = true
+			c.tellLost(g, r, node)
+		}
+	}
+}
+
+func (c *care) tellLost(g *Group, r id.Replica, node id.Node) {
+	if c.told[r] {
+		return
+	}
+	c.told[r] = true
+	g.log.Warn("replica is lost", "lost", uint64(r), "node", node.String(), "ghost", c.ghosts[r])
+	g.emit(Event{Kind: EventReplicaLost, Replica: r, Node: node})
+}
+
+// noteIdle counts for how long learners have not been needed.
+func (c *care) noteIdle(g *Group, surplus []id.Replica) {
+	maps.DeleteFunc(c.idle, func(r id.Replica, _ time.Time) bool { return !slices.Contains(surplus, r) })
+	for _, r := range surplus {
+		if _, known := c.idle[r]; !known {
+			c.idle[r] = g.now
+		}
+	}
+}
+
+// handOver transfers the lead. Raft takes no proposals meanwhile, and gives up
+// after an election time-out.
+func (c *care) handOver(g *Group, d decision) {
+	if g.now.Sub(c.transfer) < transferRetry {
+		return
+	}
+	c.transfer = g.now
+	g.log.Info("handing over the lead", "to", uint64(d.transfer), "why", d.why)
+	g.rn.TransferLeader(uint64(d.transfer))
+}
+
+// place asks a node to get a replica of this group, as often as is good.
+func (c *care) place(g *Group, node id.Node) {
+	p := c.places[node]
+	if p == nil {
+		if !g.host.moves.take(g.now) {
+			return // this node has begun enough; with one of the next ticks
+		}
+		p = &placing{began: g.now}
+		c.places[node] = p
+	}
+	if g.now.Before(p.avoid) || (!p.asked.IsZero() && g.now.Sub(p.asked) < placeRetry) {
+		return
+	}
+	if !p.avoid.IsZero() {
+		*p = placing{began: g.now} // it has had its rest
+	}
+	if slices.ContainsFunc(g.state.intents, func(i intent) bool { return i.node == node }) {
+		p.began = g.now // it is at it, and a large snapshot may take long
+	}
+	if p.failures >= maxPlaceFailures || g.now.Sub(p.began) >= placePatience {
+		g.log.Warn("node does not get a replica, picking another", "node", node.String(), "failures", p.failures)
+		p.avoid = g.now.Add(avoidTime)
+		return
+	}
+	p.asked = g.now
+	g.log.Info("asking a node to host a replica", "node", node.String())
+	g.host.askToHost(g, node)
+}
+
+// onPlaced hears what came of asking a node. One that is busy is asked again.
+func (c *care) onPlaced(g *Group, node id.Node, err error) {
+	p := c.places[node]
+	switch {
+	case p == nil || !g.isLeader():
+	case err == nil:
+		p.failures = 0
+	case errors.Is(err, ErrBusy):
+		p.began = g.now
+	default:
+		p.failures++
+	}
+}
+
+// onMembers forgets that a node was asked for a replica: it has one.
+func (c *care) onMembers(g *Group) {
+	maps.DeleteFunc(c.places, func(node id.Node, p *placing) bool {
+		_, has := g.state.replicaOn(node)
+		return has && !g.now.Before(p.avoid)
+	})
+}
+
+// onHosting hears what a node says of a replica that it should have.
+func (c *care) onHosting(g *Group, r id.Replica, h grouppb.HostingResponse_Hosting) {
+	if !g.isLeader() {
+		return
+	}
+	if _, silent := c.silent[r]; !silent {
+		return // raft has heard of it meanwhile
+	}
+	switch h {
+	case grouppb.HostingResponse_ABSENT:
+		c.ghosts[r] = true
+	case grouppb.HostingResponse_STOPPED:
+		c.stopped[r] = true
+	default:
+		delete(c.stopped, r)
+	}
+}
+
+// atRest reports whether nothing is to be done that time alone would bring up.
+// A change of the nodes wakes the group.
+func (c *care) atRest(g *Group, nodes []Node) bool {
+	d := c.survey(g, nodes).decide()
+	return len(d.place) == 0 && d.transfer == 0 && len(d.change) == 0 && !d.better && len(d.surplus) == 0
+}

@@ -1,0 +1,521 @@
+package raftgroup
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/copycat-replication/copycat/id"
+	"github.com/copycat-replication/copycat/placement"
+)
+
+// survey is what a leader knows when it compares the wish with the fact: its
+// group's membership from the log, the nodes from gossip, and how its
+// followers do from raft. decide is a pure function of it.
+type survey struct {
+	structure id.Structure
+	self      id.Replica
+	conf      *raftpb.ConfState
+	members   map[id.Replica]id.Node
+	options   Options
+	nodes     []Node              // live, by gossip's word; the order is that of their IDs
+	avoided   map[id.Node]bool    // asked to hold a replica, and did not get one
+	lost      map[id.Replica]bool // gone for good, as far as anybody can tell
+	active    map[id.Replica]bool // heard of lately, this one included
+	caughtUp  map[id.Replica]bool // active, and the log is there but for the last entries
+	busy      map[id.Node]bool    // somebody subscribes there
+	mayMove   bool                // a better membership has been possible for long enough
+	idle      map[id.Replica]bool // learners that nobody has needed for long enough
+
+	// Derived by begin.
+	voters []id.Replica
+	good   []id.Replica // voters that stay
+	bad    []id.Replica // voters to be replaced, the worst first
+	where  map[id.Node]Node
+	usable []placement.Node // may hold a replica
+	rank   map[id.Node]int  // of those that may hold one by the structure's options
+	plan   placement.Plan
+}
+
+// decision is what the leader does next: any number of nodes are asked to get
+// a replica, and at most one change of leadership or membership is made.
+type decision struct {
+	place    []id.Node
+	transfer id.Replica
+	change   []*raftpb.ConfChangeSingle
+	replaces map[id.Replica]id.Replica // by the change: the old voter and the new one
+	why      string                    // of transfer or change, for the log
+	waits    string                    // why the membership is not as wished, for people; empty: it is
+	better   bool                      // a move would give a better spread, or fewer voters are wished
+	surplus  []id.Replica              // learners that nobody needs
+}
+
+// wished is the number of voters that the options wish for: odd.
+func wished(o Options) int { return max(int(o.Voters)-1+int(o.Voters)%2, 1) }
+
+// decide compares the wish with the fact. What it changes keeps these rules:
+//
+//   - one change at a time: nothing while a joint change is under way;
+//   - the majority of the new voters is active, and the new voters can lose as
+//     many as the old ones could, unless a node leaves in order or an operator
+//     wished for fewer;
+//   - the number of voters never falls because nodes died, and is odd if it was;
+//   - who becomes a voter is a learner that has caught up.
+func (v *survey) decide() decision {
+	var d decision
+	if isJoint(v.conf) {
+		d.waits = "a membership change is under way"
+		return d
+	}
+	v.begin()
+	_ = v.stepAside(&d) || v.replace(&d) || v.grow(&d) || v.shrink(&d) || v.move(&d)
+	v.addLearners(&d)
+	v.dismiss(&d)
+	return d
+}
+
+func (v *survey) begin() {
+	v.where = make(map[id.Node]Node, len(v.nodes))
+	for _, n := range v.nodes {
+		v.where[n.ID] = n
+		if !n.Leaving && !v.avoided[n.ID] {
+			v.usable = append(v.usable, placement.Node{ID: n.ID, DataCenter: n.DataCenter, Rack: n.Rack, Capacity: n.Capacity})
+		}
+	}
+	opt := v.options.Placement()
+	v.plan = placement.Choose(v.structure, v.usable, opt)
+	all := opt
+	all.Voters, all.DataCenters, all.LearnersPerDataCenter = len(v.usable)|1, 0, 0
+	v.rank = make(map[id.Node]int)
+	for i, n := range placement.Choose(v.structure, v.usable, all).Voters {
+		v.rank[n] = i
+	}
+	for _, r := range v.conf.GetVoters() {
+		v.voters = append(v.voters, id.Replica(r))
+	}
+	slices.Sort(v.voters)
+	for _, r := range v.voters {
+		if v.badness(r) == 0 {
+			v.good = append(v.good, r)
+		} else {
+			v.bad = append(v.bad, r)
+		}
+	}
+	slices.SortStableFunc(v.bad, func(a, b id.Replica) int { return cmp.Compare(v.badness(b), v.badness(a)) })
+}
+
+// badness says how much a voter is to be replaced; 0: it stays.
+func (v *survey) badness(r id.Replica) int {
+	n, live := v.where[v.members[r]]
+	_, allowed := v.rank[n.ID]
+	switch {
+	case v.lost[r]:
+		return 3
+	case live && n.Leaving:
+		return 2
+	case live && !allowed && !v.avoided[n.ID]:
+		return 1 // the options were changed: it is not to be there
+	}
+	return 0
+}
+
+// learnerOn returns the learner on a node, the newest if there are several.
+func (v *survey) learnerOn(node id.Node) (found id.Replica) {
+	for _, l := range v.conf.GetLearners() {
+		if r := id.Replica(l); v.members[r] == node && !v.lost[r] {
+			found = max(found, r)
+		}
+	}
+	return found
+}
+
+// readiness ranks what is on a node: a learner that has caught up is better
+// than one that has not, which is better than none.
+func (v *survey) readiness(node id.Node) int {
+	switch l := v.learnerOn(node); {
+	case l == 0:
+		return 0
+	case !v.caughtUp[l]:
+		return 1
+	}
+	return 2
+}
+
+func (v *survey) nodesOf(replicas []id.Replica) []id.Node {
+	out := make([]id.Node, 0, len(replicas))
+	for _, r := range replicas {
+		out = append(out, v.members[r])
+	}
+	return out
+}
+
+// pick returns the node that should get a voter beside those on keep: in the
+// data centers that the plan has, where the options limit them; where it
+// spreads the voters most; where there is a replica already; as placement has it.
+func (v *survey) pick(keep []id.Node) (best id.Node, ok bool) {
+	var spread placement.Spread
+	for _, n := range v.usable {
+		if _, allowed := v.rank[n.ID]; !allowed || slices.Contains(keep, n.ID) {
+			continue
+		}
+		s := placement.SpreadOf(append(slices.Clone(keep), n.ID), v.usable)
+		if !ok || v.prefer(n.ID, best, s, spread) {
+			best, spread, ok = n.ID, s, true
+		}
+	}
+	return best, ok
+}
+
+func (v *survey) prefer(a, b id.Node, sa, sb placement.Spread) bool {
+	return cmp.Or(
+		cmp.Compare(v.confined(a), v.confined(b)),
+		sa.Compare(sb),
+		cmp.Compare(v.readiness(a), v.readiness(b)),
+		cmp.Compare(among(v.plan.Voters, a), among(v.plan.Voters, b)),
+		cmp.Compare(v.rank[b], v.rank[a]),
+	) > 0
+}
+
+// confined is 1 in a data center that the plan has, where the options limit
+// the number of data centers, and 1 anywhere if they do not.
+func (v *survey) confined(n id.Node) int {
+	if dcs := int(v.options.DataCenters); dcs <= 0 || dcs >= wished(v.options) {
+		return 1
+	}
+	for _, p := range v.plan.Voters {
+		if v.where[p].DataCenter == v.where[n].DataCenter {
+			return 1
+		}
+	}
+	return 0
+}
+
+func among(nodes []id.Node, n id.Node) int {
+	if slices.Contains(nodes, n) {
+		return 1
+	}
+	return 0
+}
+
+// sound reports whether a majority of the new voters is active, and, unless
+// fewer are meant to be, they can lose as many as the old ones could.
+func (v *survey) sound(next []id.Replica, fewer bool) bool {
+	slack := func(voters []id.Replica) int {
+		n := 0
+		for _, r := range voters {
+			if v.active[r] && !v.lost[r] {
+				n++
+			}
+		}
+		return n - (len(voters)/2 + 1)
+	}
+	margin := slack(next)
+	return margin >= 0 && (fewer || margin >= slack(v.voters))
+}
+
+// successor picks who should lead instead of this replica: a voter that stays,
+// and has what has been committed.
+func (v *survey) successor(except id.Replica) id.Replica {
+	for _, node := range placement.Leaders(v.structure, v.nodesOf(v.good), v.usable, v.options.Placement()) {
+		for _, r := range v.good {
+			if r != v.self && r != except && v.members[r] == node && v.caughtUp[r] {
+				return r
+			}
+		}
+	}
+	return 0
+}
+
+// stepAside hands the lead over before this node leaves.
+func (v *survey) stepAside(d *decision) bool {
+	if v.badness(v.self) == 0 {
+		return false
+	}
+	d.transfer = v.successor(0)
+	d.why = "this node is not to hold the replica any more"
+	return d.transfer != 0
+}
+
+// replace has a voter that is gone, or has to go, replaced by a new one.
+func (v *survey) replace(d *decision) bool {
+	if len(v.bad) == 0 {
+		return false
+	}
+	old := v.bad[0]
+	what := fmt.Sprintf("replica %d on node %s is to be replaced", old, v.members[old])
+	node, ok := v.pick(v.nodesOf(v.good))
+	if !ok {
+		if v.leave(d) {
+			return true
+		}
+		d.waits = what + ": no node can take its place"
+		return true
+	}
+	l := v.learnerOn(node)
+	if l == 0 {
+		d.place = append(d.place, node)
+		d.waits = what + ": node " + node.String() + " is getting a replica"
+		return true
+	}
+	next := append(slices.DeleteFunc(slices.Clone(v.voters), func(r id.Replica) bool { return r == old }), l)
+	if !v.caughtUp[l] || !v.sound(next, false) {
+		d.waits = fmt.Sprintf("%s: replica %d is catching up", what, l)
+		return true
+	}
+	if old == v.self && len(v.voters) > 1 {
+		d.waits = what + ": it leads, and nobody else can at present"
+		return true
+	}
+	d.swap(old, l, what)
+	return true
+}
+
+func (d *decision) swap(old, by id.Replica, why string) {
+	d.change = []*raftpb.ConfChangeSingle{single(raftpb.ConfChangeAddNode, by), single(raftpb.ConfChangeRemoveNode, old)}
+	d.replaces = map[id.Replica]id.Replica{old: by}
+	d.why, d.waits = why, why
+}
+
+func single(t raftpb.ConfChangeType, r id.Replica) *raftpb.ConfChangeSingle {
+	return &raftpb.ConfChangeSingle{Type: t.Enum(), NodeId: new(uint64(r))}
+}
+
+// grow asks for the replicas that are missing, and makes voters of those that
+// have caught up when that makes an odd number.
+func (v *survey) grow(d *decision) bool {
+	missing := wished(v.options) - len(v.voters)
+	if missing <= 0 {
+		return false
+	}
+	keep := v.nodesOf(v.voters)
+	var ready []id.Replica
+	found := 0
+	for range missing {
+		node, ok := v.pick(keep)
+		if !ok {
+			break
+		}
+		keep = append(keep, node)
+		found++
+		switch l := v.learnerOn(node); {
+		case l == 0:
+			d.place = append(d.place, node)
+		case v.caughtUp[l]:
+			ready = append(ready, l)
+		}
+	}
+	d.waits = fmt.Sprintf("%d voters of %d wished", len(v.voters), wished(v.options))
+	need := placement.VoterTarget(len(v.voters)+found, int(v.options.Voters)) - len(v.voters)
+	if need <= 0 {
+		d.waits += ": too few nodes"
+		return len(d.place) > 0
+	}
+	if len(ready) >= need && v.sound(append(slices.Clone(v.voters), ready[:need]...), false) {
+		for _, r := range ready[:need] {
+			d.change = append(d.change, single(raftpb.ConfChangeAddNode, r))
+		}
+		d.why = "the group can have more voters"
+	}
+	return true
+}
+
+// shrink lowers the number of voters where an operator wished for fewer. There
+// is no hurry: like a move it waits, and a mistake can be undone.
+func (v *survey) shrink(d *decision) bool {
+	want := wished(v.options)
+	if len(v.voters) <= want || len(v.bad) > 0 {
+		return false
+	}
+	d.better = true
+	return v.mayMove && v.lower(d, want, "fewer voters are wished")
+}
+
+// leave lowers the number of voters when a node leaves in order and nobody can
+// take its place. Only that: as long as another voter is lost, it waits.
+func (v *survey) leave(d *decision) bool {
+	for _, r := range v.bad {
+		if v.badness(r) != 2 {
+			return false
+		}
+	}
+	if len(v.good) == 0 {
+		return false
+	}
+	return v.lower(d, placement.VoterTarget(len(v.good), wished(v.options)), "a node leaves, and no other can take its place")
+}
+
+// lower keeps want of the good voters, makes learners of the others, and
+// removes those that are not to be there.
+func (v *survey) lower(d *decision, want int, why string) bool {
+	for _, r := range v.good {
+		if !v.active[r] {
+			d.waits = fmt.Sprintf("%s; waiting for replica %d", why, r)
+			return true
+		}
+	}
+	if v.badness(v.self) != 0 {
+		d.waits = why + "; another replica has to lead first"
+		return true
+	}
+	keep := []id.Replica{v.self}
+	for len(keep) < want {
+		var best id.Replica
+		for _, r := range v.good {
+			if slices.Contains(keep, r) {
+				continue
+			}
+			spread := func(r id.Replica) placement.Spread {
+				return placement.SpreadOf(append(v.nodesOf(keep), v.members[r]), v.usable)
+			}
+			if best == 0 || v.prefer(v.members[r], v.members[best], spread(r), spread(best)) {
+				best = r
+			}
+		}
+		keep = append(keep, best)
+	}
+	if !v.sound(keep, true) {
+		d.waits = why + "; the voters that stay are not all there"
+		return true
+	}
+	for _, r := range v.voters {
+		switch {
+		case slices.Contains(keep, r):
+		case slices.Contains(v.good, r):
+			d.change = append(d.change, single(raftpb.ConfChangeAddLearnerNode, r))
+		default:
+			d.change = append(d.change, single(raftpb.ConfChangeRemoveNode, r))
+		}
+	}
+	d.why, d.waits = why, why
+	return true
+}
+
+// move spreads the voters further where that is possible, when all are well.
+func (v *survey) move(d *decision) bool {
+	now := v.nodesOf(v.voters)
+	for _, n := range now {
+		if _, well := v.rank[n]; !well {
+			return false // it may be back soon
+		}
+	}
+	old, node := v.bestMove(now)
+	if old == 0 {
+		return false
+	}
+	d.better = true
+	if !v.mayMove {
+		return false
+	}
+	what := fmt.Sprintf("the voter on node %s is better off on node %s", v.members[old], node)
+	d.waits = what
+	l := v.learnerOn(node)
+	if l == 0 {
+		d.place = append(d.place, node)
+		return true
+	}
+	next := append(slices.DeleteFunc(slices.Clone(v.voters), func(r id.Replica) bool { return r == old }), l)
+	switch {
+	case !v.caughtUp[l] || !v.sound(next, false):
+	case old == v.self && len(v.voters) > 1:
+		d.transfer, d.why = v.successor(0), what
+	default:
+		d.swap(old, l, what)
+	}
+	return true
+}
+
+// bestMove finds the move of one voter, towards the plan, that gains most.
+func (v *survey) bestMove(now []id.Node) (old id.Replica, to id.Node) {
+	best := now
+	opt := v.options.Placement()
+	for _, r := range v.voters {
+		if slices.Contains(v.plan.Voters, v.members[r]) {
+			continue
+		}
+		for _, n := range v.plan.Voters {
+			if slices.Contains(now, n) {
+				continue
+			}
+			then := slices.Clone(now)
+			then[slices.Index(then, v.members[r])] = n
+			if placement.Better(best, then, v.usable) || v.preferred(best, then, opt) {
+				best, old, to = then, r, n
+			}
+		}
+	}
+	return old, to
+}
+
+// preferred reports whether a move gives the data center where the leader
+// should be a voter, and costs no spread.
+func (v *survey) preferred(now, then []id.Node, opt placement.Options) bool {
+	if opt.PreferredDataCenter == "" || placement.Better(then, now, v.usable) {
+		return false
+	}
+	there := func(nodes []id.Node) bool {
+		return slices.ContainsFunc(nodes, func(n id.Node) bool { return v.where[n].DataCenter == opt.PreferredDataCenter })
+	}
+	return there(then) && !there(now)
+}
+
+// addLearners asks for the learners that the options wish for in each data center.
+func (v *survey) addLearners(d *decision) {
+	per := v.options.Placement().LearnersPerDataCenter
+	if per <= 0 {
+		return
+	}
+	have := make(map[string]int)
+	taken := slices.Concat(v.nodesOf(v.voters), d.place)
+	for _, n := range v.usable {
+		if v.learnerOn(n.ID) != 0 {
+			have[n.DataCenter]++
+			taken = append(taken, n.ID)
+		}
+	}
+	byRank := slices.Clone(v.usable)
+	slices.SortFunc(byRank, func(a, b placement.Node) int {
+		return cmp.Or(cmp.Compare(among(v.plan.Learners, b.ID), among(v.plan.Learners, a.ID)), cmp.Compare(v.rank[a.ID], v.rank[b.ID]))
+	})
+	for _, n := range byRank {
+		_, allowed := v.rank[n.ID]
+		if allowed && have[n.DataCenter] < per && !slices.Contains(taken, n.ID) {
+			have[n.DataCenter]++
+			d.place = append(d.place, n.ID)
+		}
+	}
+}
+
+// dismiss removes a learner that is gone, has to go, or that nobody needs.
+func (v *survey) dismiss(d *decision) {
+	settled := d.waits == "" && !d.better && d.change == nil && d.transfer == 0
+	per := v.options.Placement().LearnersPerDataCenter
+	kept := make(map[string]int)
+	for _, l := range v.conf.GetLearners() {
+		r := id.Replica(l)
+		n, live := v.where[v.members[r]]
+		_, allowed := v.rank[n.ID]
+		why := ""
+		switch {
+		case v.lost[r]:
+			why = "it is gone"
+		case live && n.Leaving:
+			why = "its node leaves"
+		case live && !allowed && !v.avoided[n.ID]:
+			why = "it is not to be there"
+		case !settled || !v.active[r] || v.busy[n.ID]:
+		case kept[n.DataCenter] < per:
+			kept[n.DataCenter]++
+		default:
+			d.surplus = append(d.surplus, r)
+			if v.idle[r] {
+				why = "nobody needs it"
+			}
+		}
+		if why != "" && d.change == nil && d.transfer == 0 {
+			d.change = []*raftpb.ConfChangeSingle{single(raftpb.ConfChangeRemoveNode, r)}
+			d.why = fmt.Sprintf("learner %d on node %s: %s", r, v.members[r], why)
+		}
+	}
+}

@@ -1,0 +1,382 @@
+package raftgroup
+
+import (
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/copycat-replication/copycat/id"
+	"github.com/copycat-replication/copycat/placement"
+)
+
+// scene is a group on a map of nodes, to which decisions are applied as raft
+// would apply them.
+type scene struct {
+	t     *testing.T
+	seed  uint64
+	rng   *rand.Rand
+	nodes []Node
+	dead  map[id.Node]bool
+	lost  map[id.Replica]bool
+	away  map[id.Replica]bool // not active, within the grace
+	slow  map[id.Replica]bool // has not caught up
+	busy  map[id.Node]bool
+	opt   Options
+	next  id.Replica
+	lead  id.Replica
+	conf  *raftpb.ConfState
+	on    map[id.Replica]id.Node
+	told  []string
+}
+
+func sceneNode(n int) (out id.Node) {
+	binary.BigEndian.PutUint64(out[8:], uint64(n))
+	return out
+}
+
+func newScene(t *testing.T, seed uint64, nodes, voters int, opt Options) *scene {
+	s := &scene{
+		t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 7)), dead: map[id.Node]bool{}, lost: map[id.Replica]bool{}, away: map[id.Replica]bool{},
+		slow: map[id.Replica]bool{}, busy: map[id.Node]bool{}, opt: opt.withDefaults(), lead: 1, on: map[id.Replica]id.Node{},
+		conf: &raftpb.ConfState{AutoLeave: new(false)},
+	}
+	for i := range nodes {
+		s.nodes = append(s.nodes, Node{ID: sceneNode(i + 1), DataCenter: fmt.Sprint("dc", i%3), Rack: fmt.Sprint("r", i%2), Capacity: 1})
+	}
+	for i := range voters {
+		s.on[id.Replica(i+1)] = s.nodes[i].ID
+		s.conf.Voters = append(s.conf.Voters, uint64(i+1))
+	}
+	s.next = id.Replica(voters + 1)
+	return s
+}
+
+func (s *scene) survey() *survey {
+	v := &survey{
+		structure: id.Structure{1, byte(s.seed)}, self: s.lead, conf: s.conf, members: s.on, options: s.opt, lost: s.lost, busy: s.busy,
+		active: map[id.Replica]bool{}, caughtUp: map[id.Replica]bool{}, mayMove: true, idle: map[id.Replica]bool{},
+	}
+	for _, n := range s.nodes {
+		if !s.dead[n.ID] {
+			v.nodes = append(v.nodes, n)
+		}
+	}
+	for r, n := range s.on {
+		v.active[r] = !s.dead[n] && !s.away[r] && !s.lost[r]
+		v.caughtUp[r] = v.active[r] && !s.slow[r]
+		v.idle[r] = true
+	}
+	return v
+}
+
+func (s *scene) fail(format string, args ...any) {
+	s.t.Helper()
+	s.t.Fatalf("seed %d: %s\n%s", s.seed, fmt.Sprintf(format, args...), strings.Join(s.told, "\n"))
+}
+
+// step decides once, checks the rules, and applies. False: nothing to do.
+func (s *scene) step() bool {
+	s.t.Helper()
+	v := s.survey()
+	d := v.decide()
+	s.told = append(s.told, fmt.Sprintf("lead %d, voters %v, learners %v, on %v: place %v, transfer %d, change %v (%s), waits %q",
+		s.lead, s.conf.Voters, s.conf.Learners, s.on, d.place, d.transfer, d.change, d.why, d.waits))
+	if d.transfer != 0 && len(d.change) > 0 {
+		s.fail("a transfer and a change at once")
+	}
+	for _, n := range d.place {
+		if i := slices.IndexFunc(v.nodes, func(o Node) bool { return o.ID == n }); i < 0 || v.nodes[i].Leaving {
+			s.fail("placed on a node that is dead or leaves")
+		}
+		s.on[s.next] = n
+		s.slow[s.next] = s.rng.IntN(2) == 0
+		s.apply(&raftpb.ConfChangeV2{Changes: []*raftpb.ConfChangeSingle{single(raftpb.ConfChangeAddLearnerNode, s.next)}})
+		s.next++
+	}
+	if d.transfer != 0 {
+		if !v.caughtUp[d.transfer] || !slices.Contains(s.conf.Voters, uint64(d.transfer)) {
+			s.fail("leadership to a replica that cannot lead")
+		}
+		s.lead = d.transfer
+	}
+	if len(d.change) > 0 {
+		s.change(v, d)
+	}
+	return len(d.place) > 0 || d.transfer != 0 || len(d.change) > 0
+}
+
+func (s *scene) change(v *survey, d decision) {
+	s.t.Helper()
+	before := slices.Clone(s.conf.Voters)
+	for _, c := range d.change {
+		r := id.Replica(c.GetNodeId())
+		if c.GetType() == raftpb.ConfChangeAddNode && (!v.caughtUp[r] || !slices.Contains(s.conf.Learners, uint64(r))) {
+			s.fail("a voter of what is no learner, or has not caught up")
+		}
+	}
+	s.apply(&raftpb.ConfChangeV2{Changes: d.change})
+	after := s.conf.Voters
+	leaves := slices.ContainsFunc(s.nodes, func(n Node) bool {
+		return n.Leaving && !s.dead[n.ID] && slices.ContainsFunc(before, func(r uint64) bool { return v.members[id.Replica(r)] == n.ID })
+	})
+	fewer := leaves || len(before) > wished(s.opt)
+	if len(after) < len(before) && !fewer {
+		s.fail("the number of voters fell from %d to %d", len(before), len(after))
+	}
+	if len(before)%2 == 1 && len(after)%2 == 0 {
+		s.fail("an even number of voters")
+	}
+	slack := func(voters []uint64) int {
+		n := 0
+		for _, r := range voters {
+			if v.active[id.Replica(r)] {
+				n++
+			}
+		}
+		return n - len(voters)/2 - 1
+	}
+	if !slices.Equal(before, after) && (slack(after) < 0 || slack(after) < slack(before) && !fewer) {
+		s.fail("from %v to %v: the group can lose fewer", before, after)
+	}
+	if !inConf(s.conf, uint64(s.lead)) {
+		s.lead = id.Replica(after[0])
+	}
+	for r := range s.on {
+		if !inConf(s.conf, uint64(r)) {
+			delete(s.on, r)
+		}
+	}
+}
+
+func (s *scene) apply(cc *raftpb.ConfChangeV2) {
+	s.t.Helper()
+	next, err := applyConfChange(s.conf, cc)
+	if err == nil && isJoint(next) {
+		next, err = applyConfChange(next, &raftpb.ConfChangeV2{})
+	}
+	if err != nil {
+		s.fail("%v: %v", cc, err)
+	}
+	s.conf = next
+}
+
+// quorate reports whether the leader lives and has a majority.
+func (s *scene) quorate() bool {
+	n := 0
+	for _, r := range s.conf.Voters {
+		if !s.dead[s.on[id.Replica(r)]] && !s.lost[id.Replica(r)] {
+			n++
+		}
+	}
+	return n > len(s.conf.Voters)/2
+}
+
+// elect has the first voter lead that can, if the leader cannot.
+func (s *scene) elect() {
+	for _, r := range append([]uint64{uint64(s.lead)}, s.conf.Voters...) {
+		if lead := id.Replica(r); slices.Contains(s.conf.Voters, r) && !s.dead[s.on[lead]] && !s.lost[lead] {
+			s.lead = lead
+			return
+		}
+	}
+}
+
+// settle lets everything catch up, and the decisions run out.
+func (s *scene) settle() {
+	s.t.Helper()
+	s.away = map[id.Replica]bool{}
+	for range 100 {
+		s.slow = map[id.Replica]bool{}
+		s.elect()
+		if !s.step() {
+			return
+		}
+	}
+	s.fail("no end of changes")
+}
+
+// Random deaths, returns, ghosts, leaves, new nodes and options; the rules hold
+// at every step, and in the end the group is as wished.
+func TestDecideProperty(t *testing.T) {
+	t.Parallel()
+	healed := 0
+	for seed := range uint64(200) {
+		s := newScene(t, seed, 1+int(seed)%7, 1, Options{Voters: 1 + 2*uint32(seed%3), DataCenters: uint32(seed % 4)})
+		s.settle()
+		for range 40 {
+			s.disturb()
+			s.elect()
+			if s.quorate() {
+				s.step()
+			}
+		}
+		for i := range s.nodes { // what left has gone, what was dead is back
+			s.nodes[i].Leaving = false
+		}
+		s.dead = map[id.Node]bool{}
+		s.elect()
+		if !s.quorate() {
+			continue // ghosts have the majority: an operator's case
+		}
+		s.settle()
+		healed++
+		if want := placement.VoterTarget(len(s.nodes), int(s.opt.Voters)); len(s.conf.Voters) != want {
+			s.fail("%d voters, want %d", len(s.conf.Voters), want)
+		}
+		homes := map[id.Node]bool{}
+		for _, r := range s.conf.Voters {
+			homes[s.on[id.Replica(r)]] = true
+			if s.lost[id.Replica(r)] {
+				s.fail("a lost replica votes")
+			}
+		}
+		if len(homes) != len(s.conf.Voters) {
+			s.fail("two voters on a node")
+		}
+	}
+	if healed < 100 {
+		t.Fatalf("only %d groups kept their majority: the test says little", healed)
+	}
+}
+
+// disturb lets one thing happen.
+func (s *scene) disturb() {
+	n := &s.nodes[s.rng.IntN(len(s.nodes))]
+	var members []id.Replica
+	members = append(members, slices.Sorted(maps.Keys(s.on))...)
+	r := members[s.rng.IntN(len(members))]
+	switch s.rng.IntN(9) {
+	case 0:
+		s.dead[n.ID] = true
+	case 1:
+		delete(s.dead, n.ID)
+		for r, on := range s.on {
+			if on == n.ID {
+				delete(s.lost, r)
+			}
+		}
+	case 2: // the grace is over
+		for r, on := range s.on {
+			if s.dead[on] && s.rng.IntN(2) == 0 {
+				s.lost[r] = true
+			}
+		}
+	case 3:
+		s.away[r] = !s.away[r] && r != s.lead
+	case 4:
+		if s.rng.IntN(3) == 0 && r != s.lead && len(s.conf.Voters) > 1 {
+			s.lost[r] = true // a ghost
+		}
+	case 5:
+		n.Leaving = !n.Leaving && s.rng.IntN(2) == 0
+	case 6:
+		if len(s.nodes) < 12 {
+			i := len(s.nodes)
+			s.nodes = append(s.nodes, Node{ID: sceneNode(i + 1), DataCenter: fmt.Sprint("dc", s.rng.IntN(5)), Capacity: 1})
+		}
+	case 7:
+		s.slow = map[id.Replica]bool{}
+	case 8:
+		if s.rng.IntN(4) == 0 {
+			s.opt.Voters = 1 + 2*uint32(s.rng.IntN(3))
+		}
+		s.busy[n.ID] = !s.busy[n.ID]
+	}
+}
+
+// TestDecideStories tells what is decided in the cases that users meet.
+func TestDecideStories(t *testing.T) {
+	t.Parallel()
+	voters := func(s *scene) (out []int) {
+		for _, r := range s.conf.Voters {
+			n := s.on[id.Replica(r)]
+			out = append(out, int(binary.BigEndian.Uint64(n[8:])))
+		}
+		slices.Sort(out)
+		return out
+	}
+	for _, c := range []struct {
+		name     string
+		nodes    int
+		voters   int
+		opt      Options
+		prepare  func(*scene)
+		want     []int
+		learners int
+		waits    string
+	}{
+		{"three nodes grow to three voters", 3, 1, Options{}, func(*scene) {}, []int{1, 2, 3}, 0, ""},
+		{"two nodes: a voter and a learner", 2, 1, Options{}, func(*scene) {}, []int{1}, 1, "too few nodes"},
+		{"a lost voter is replaced", 4, 3, Options{}, func(s *scene) { s.dead[sceneNode(2)], s.lost[2] = true, true }, []int{1, 3, 4}, 0, ""},
+		{"a voter that died just now is not", 4, 3, Options{}, func(s *scene) { s.dead[sceneNode(2)] = true }, []int{1, 2, 3}, 0, ""},
+		{"a lost voter without a candidate stays", 3, 3, Options{}, func(s *scene) { s.dead[sceneNode(2)], s.lost[2] = true, true }, []int{1, 2, 3}, 0, "no node can take its place"},
+		{"a ghost is replaced on its own node", 3, 3, Options{}, func(s *scene) { s.lost[2] = true }, []int{1, 2, 3}, 0, ""},
+		{"two of five lost", 7, 5, Options{Voters: 5}, func(s *scene) {
+			for _, n := range []int{2, 4} {
+				s.dead[sceneNode(n)], s.lost[id.Replica(n)] = true, true
+			}
+		}, []int{1, 3, 5, 6, 7}, 0, ""},
+		{"a leaving node is replaced", 4, 3, Options{}, func(s *scene) { s.nodes[1].Leaving = true }, []int{1, 3, 4}, 0, ""},
+		{"the leader's node leaves", 4, 3, Options{}, func(s *scene) { s.nodes[0].Leaving = true }, []int{2, 3, 4}, 0, ""},
+		{"three nodes, one leaves: one voter, one learner", 3, 3, Options{}, func(s *scene) { s.nodes[2].Leaving = true }, []int{1}, 1, "too few nodes"},
+		{"five voters, one leaves: three and a learner", 5, 5, Options{Voters: 5}, func(s *scene) { s.nodes[4].Leaving = true }, []int{1, 2, 3}, 1, "too few nodes"},
+		{"one leaves while one is dead: the number stays", 3, 3, Options{}, func(s *scene) {
+			s.nodes[2].Leaving, s.dead[sceneNode(2)] = true, true
+		}, []int{1, 2, 3}, 0, "waiting for replica 2"},
+		{"a lone voter leaves", 2, 1, Options{Voters: 1}, func(s *scene) { s.nodes[0].Leaving = true }, []int{2}, 0, ""},
+		{"the last node leaves", 1, 1, Options{}, func(s *scene) { s.nodes[0].Leaving = true }, []int{1}, 0, "no node can take its place"},
+		{"an operator wishes for fewer", 5, 5, Options{Voters: 5}, func(s *scene) { s.opt.Voters = 3 }, []int{1, 3, 5}, 0, ""},
+		{"a better spread is used", 6, 3, Options{}, func(s *scene) {
+			for i := range 3 {
+				s.nodes[i].DataCenter = "dc0"
+			}
+		}, nil, 0, ""},
+		{"a learner that nobody needs goes", 4, 3, Options{}, func(s *scene) {
+			s.on[4], s.next = s.nodes[3].ID, 5
+			s.conf.Learners = []uint64{4}
+		}, []int{1, 2, 3}, 0, ""},
+		{"a learner that somebody uses stays", 4, 3, Options{}, func(s *scene) {
+			s.on[4], s.next, s.busy[s.nodes[3].ID] = s.nodes[3].ID, 5, true
+			s.conf.Learners = []uint64{4}
+		}, []int{1, 2, 3}, 1, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, 3, c.nodes, c.voters, c.opt)
+			c.prepare(s)
+			s.settle()
+			d := s.survey().decide()
+			if got := voters(s); c.want != nil && !slices.Equal(got, c.want) {
+				s.fail("voters on %v, want %v", got, c.want)
+			}
+			if c.want == nil {
+				if spread := placement.SpreadOf(s.voterNodes(), s.places()); spread.PairsInDataCenter > 0 {
+					s.fail("spread %s", spread)
+				}
+			}
+			if len(s.conf.Learners) != c.learners || !strings.Contains(d.waits, c.waits) || (c.waits == "") != (d.waits == "") {
+				s.fail("%d learners, want %d; waits %q, want %q", len(s.conf.Learners), c.learners, d.waits, c.waits)
+			}
+		})
+	}
+}
+
+func (s *scene) places() (out []placement.Node) {
+	for _, n := range s.nodes {
+		out = append(out, placement.Node{ID: n.ID, DataCenter: n.DataCenter, Rack: n.Rack, Capacity: n.Capacity})
+	}
+	return out
+}
+
+func (s *scene) voterNodes() (out []id.Node) {
+	for _, r := range s.conf.Voters {
+		out = append(out, s.on[id.Replica(r)])
+	}
+	return out
+}
