@@ -132,19 +132,30 @@ func (r *ring) free(seq uint64) bool       { return r.slots[seq&r.mask].Load() =
 func (r *ring) put(seq uint64, at int64)   { r.slots[seq&r.mask].Store(at) }
 func (r *ring) take(seq uint64) (at int64) { return r.slots[seq&r.mask].Swap(0) }
 
-// slab cuts payloads out of large copies of the template: one allocation for
-// many payloads, none of which can grow into its neighbour.
+// slab cuts payloads out of large copies of one part of the template after the
+// other: one allocation for many payloads, none of which can grow into its
+// neighbour.
 type slab struct {
 	template []byte
+	at       int // where the next part begins
 	size     int
 	rest     []byte
 }
+
+// templateBytes is how much goes by before a payload comes again: more than
+// what a compressor looks at together.
+const templateBytes = 4 << 20
 
 func slabBytes(payload int) int { return payload * max(1, (64<<10)/payload) }
 
 func (s *slab) next() []byte {
 	if len(s.rest) < s.size {
-		s.rest = append([]byte(nil), s.template...)
+		n := slabBytes(s.size)
+		if s.at+n > len(s.template) {
+			s.at = 0
+		}
+		s.rest = append([]byte(nil), s.template[s.at:s.at+n]...)
+		s.at += n
 	}
 	p := s.rest[:s.size:s.size]
 	s.rest = s.rest[s.size:]

@@ -138,7 +138,7 @@ func New(plan Plan) *Load {
 	// seed, so that all runs send the same.
 	var seed [32]byte
 	copy(seed[:], "payloads of the load generator")
-	l.template = make([]byte, slabBytes(plan.Payload))
+	l.template = make([]byte, max(templateBytes, slabBytes(plan.Payload)))
 	_, _ = rand.NewChaCha8(seed).Read(l.template) // it never fails
 	return l
 }
