@@ -284,6 +284,9 @@ func (s *stage) pass(d time.Duration) {
 
 // inStep runs f in the step of a node's replica.
 func (s *stage) inStep(n *stageNode, f func(*Group)) error {
+	if !n.up {
+		return fmt.Errorf("node %d: %w", n.n, ErrClosed)
+	}
 	g, ok := n.host.Group(s.genesis.Group.Structure)
 	if !ok {
 		return fmt.Errorf("node %d: %w", n.n, ErrUnknownGroup)

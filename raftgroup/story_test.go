@@ -191,6 +191,12 @@ func (tl *teller) do(t *testing.T, d *datadriven.TestData) error {
 		s.settle()
 	case "reclaim":
 		return tl.reclaim(tl.node(t, d, w[0]))
+	case "fill":
+		return tl.fill(tl.node(t, d, w[0]), number(t, d, "bytes", 100_000))
+	case "vote":
+		return tl.vote(tl.node(t, d, value(d, "on", "1")))
+	case "candidate":
+		return tl.candidate(t, d)
 	case "damage":
 		tl.damage(tl.node(t, d, value(d, "on", "1")))
 	case "crash", "start", "disk":
