@@ -54,7 +54,7 @@ func openDataDir(fsys vfs.FS, dir string, now time.Time, entropy io.Reader) (*da
 	fail := func(err error) (*dataDir, error) {
 		return nil, fmt.Errorf("%w: %s: %w", ErrDataDir, dir, err)
 	}
-	if err := fsys.MkdirAll(dir); err != nil {
+	if err := makeDataDir(fsys, dir); err != nil {
 		return fail(err)
 	}
 	lock, err := fsys.Lock(path.Join(dir, lockFile))
@@ -66,6 +66,22 @@ func openDataDir(fsys vfs.FS, dir string, now time.Time, entropy io.Reader) (*da
 		return fail(errors.Join(err, lock.Close()))
 	}
 	return d, nil
+}
+
+// makeDataDir makes the directory so that it survives a crash: without its name
+// in the parent, all that was synced below it is gone. Where an operator has
+// made it, perhaps in a directory that this process may not read, its name is
+// older than whatever a crash may take.
+func makeDataDir(fsys vfs.FS, dir string) error {
+	there, err := fsys.Exists(dir)
+	if err != nil {
+		return err
+	}
+	err = vfs.MkdirAllSync(fsys, dir)
+	if there && errors.Is(err, fs.ErrPermission) {
+		return nil
+	}
+	return err
 }
 
 func (d *dataDir) load(now time.Time, entropy io.Reader) error {

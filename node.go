@@ -34,6 +34,7 @@ const protocolVersion = 1
 // logic of its own beyond their life cycle.
 type node struct {
 	cfg *Config
+	env environment
 	log *slog.Logger
 
 	dir       *dataDir
@@ -63,6 +64,10 @@ type node struct {
 // errors of the file system come wrapped in), ErrAddressInUse, ErrWrongCluster.
 // After an error nothing is left running.
 func NewCopyCat(config *Config) (CopyCat, error) {
+	return newNode(config, environment{fs: vfs.OS{}})
+}
+
+func newNode(config *Config, env environment) (CopyCat, error) {
 	if config == nil {
 		return nil, configFault("config is nil")
 	}
@@ -70,7 +75,7 @@ func NewCopyCat(config *Config) (CopyCat, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	n := &node{cfg: cfg, log: cfg.Logger}
+	n := &node{cfg: cfg, env: env, log: cfg.Logger}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	if err := n.start(); err != nil {
 		n.Shutdown()
@@ -84,7 +89,7 @@ func (n *node) start() error {
 	if err != nil {
 		return err
 	}
-	if n.dir, err = openDataDir(vfs.OS{}, n.cfg.CopyCatDataDir, time.Now(), rand.Reader); err != nil {
+	if n.dir, err = openDataDir(n.env.fs, n.cfg.CopyCatDataDir, time.Now(), rand.Reader); err != nil {
 		return err
 	}
 	self := n.dir.get()
@@ -122,12 +127,12 @@ func (n *node) bindAddress() (string, error) {
 func (n *node) openStores() error {
 	fail := func(err error) error { return fmt.Errorf("%w: %s: %w", ErrDataDir, n.cfg.CopyCatDataDir, err) }
 	var err error
-	n.wal, err = wal.Open(wal.Options{FS: vfs.OS{}, Dir: path.Join(n.cfg.CopyCatDataDir, "wal"), Logger: n.log})
+	n.wal, err = wal.Open(wal.Options{FS: n.env.fs, Dir: path.Join(n.cfg.CopyCatDataDir, "wal"), Cold: n.env.cold, Logger: n.log})
 	if err != nil {
 		return fail(err)
 	}
 	n.wal.Start()
-	n.snapshots, err = snapshot.OpenStore(snapshot.Options{FS: vfs.OS{}, Dir: path.Join(n.cfg.CopyCatDataDir, "snapshots"), Logger: n.log})
+	n.snapshots, err = snapshot.OpenStore(snapshot.Options{FS: n.env.fs, Dir: path.Join(n.cfg.CopyCatDataDir, "snapshots"), Logger: n.log})
 	if err != nil {
 		return fail(err)
 	}
@@ -178,6 +183,7 @@ func (n *node) startEngine(self identity) error {
 		Network: outbound{n.transport}, Directory: directory{n.gossip.Load()}, Clock: systemClock{}, Logger: n.log,
 		RTT: n.transport.RTT, Events: n.events.tell,
 		ReplaceAfter: n.cfg.ReplaceAfter, SnapshotBandwidth: n.cfg.SnapshotBandwidth,
+		SessionTimeout: n.env.sessionTimeout,
 	})
 	if err != nil {
 		return fmt.Errorf("%w: %s: %w", ErrDataDir, n.cfg.CopyCatDataDir, err)

@@ -10,13 +10,23 @@ import (
 	"github.com/copycat-replication/copycat/catalog"
 	"github.com/copycat-replication/copycat/gossip"
 	"github.com/copycat-replication/copycat/id"
+	"github.com/copycat-replication/copycat/internal/vfs"
 	"github.com/copycat-replication/copycat/placement"
 	"github.com/copycat-replication/copycat/raftgroup"
 	"github.com/copycat-replication/copycat/transport"
+	"github.com/copycat-replication/copycat/wal"
 )
 
 // The layers do not know one another: each declares what it needs, and the
 // types here give it that.
+
+// environment is what a node takes of the machine that it runs on. Tests hand
+// in another one: disks that fail, time-outs that are short.
+type environment struct {
+	fs             vfs.FS
+	cold           wal.ColdStore // nil: Badger, on the operating system's file system
+	sessionTimeout time.Duration // 0: the engine's default
+}
 
 type systemClock struct{}
 

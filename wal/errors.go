@@ -22,7 +22,7 @@ var (
 	ErrDiskFull = errors.New("wal: disk full")
 	// ErrFailed is for good: a write or a sync failed, so what is on disk is
 	// unknown. It wraps the cause. The log answers reads, and nothing else.
-	ErrFailed = errors.New("wal: log has failed")
+	ErrFailed = errors.New("wal: log has failed, and takes no writes until the process is restarted")
 	// ErrClosed says that Close was called.
 	ErrClosed = errors.New("wal: log is closed")
 	// ErrInvalid says that an update contradicts the group's log: a gap, an
