@@ -85,6 +85,9 @@ var (
 	ErrAddressInUse = errors.New("address in use")
 	// ErrNoCluster: none of the peers answered within Config.JoinTimeout.
 	ErrNoCluster = gossip.ErrNoCluster
+	// ErrOtherVersion: a peer speaks another major version of the protocol; the
+	// text names both. It comes wrapped in ErrNoCluster when there is no other peer.
+	ErrOtherVersion = gossip.ErrVersion
 	// ErrWrongCluster: a peer belongs to another cluster; the text names both.
 	ErrWrongCluster = gossip.ErrWrongCluster
 	// ErrCatalogUnavailable: the catalog, which decides about the birth of a

@@ -128,6 +128,9 @@ func (n *node) openStores() error {
 	fail := func(err error) error { return fmt.Errorf("%w: %s: %w", ErrDataDir, n.cfg.CopyCatDataDir, err) }
 	var err error
 	n.wal, err = wal.Open(wal.Options{FS: n.env.fs, Dir: path.Join(n.cfg.CopyCatDataDir, "wal"), Cold: n.env.cold, Logger: n.log})
+	if errors.Is(err, wal.ErrNewerFormat) {
+		err = fmt.Errorf("%w: %w", ErrNewerFormat, err)
+	}
 	if err != nil {
 		return fail(err)
 	}

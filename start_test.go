@@ -2,12 +2,15 @@ package copycat
 
 import (
 	"bufio"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -300,6 +303,36 @@ func TestAbandonedStart(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t, "")
 	if err := os.WriteFile(filepath.Join(cfg.CopyCatDataDir, identityFile+".new"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	works(t, cfg)
+}
+
+// TestNewerLog wants a log of a newer format to be refused by the documented
+// error, and to be left alone.
+func TestNewerLog(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t, "")
+	works(t, cfg).Shutdown()
+	file := filepath.Join(cfg.CopyCatDataDir, "wal", "FORMAT")
+	good, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	newer := slices.Clone(good)
+	newer[8]++ // the major version; the checksum is the last thing in the file
+	end := len(newer) - 4
+	binary.LittleEndian.PutUint32(newer[end:], crc32.Checksum(newer[:end], crc32.MakeTable(crc32.Castagnoli)))
+	if err := os.WriteFile(file, newer, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := refused(t, cfg, ErrNewerFormat); !errors.Is(err, ErrDataDir) || !strings.Contains(err.Error(), "version 2") {
+		t.Errorf("%v is no ErrDataDir that names the version", err)
+	}
+	if now, err := os.ReadFile(file); err != nil || !slices.Equal(now, newer) {
+		t.Errorf("the file was changed, %v", err)
+	}
+	if err := os.WriteFile(file, good, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	works(t, cfg)

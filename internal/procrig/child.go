@@ -171,6 +171,8 @@ const (
 	Closed             = "closed"
 	DataDir            = "data directory"
 	Locked             = "locked"
+	OtherVersion       = "other version"
+	NewerFormat        = "newer format"
 )
 
 // sentinels are in order: the narrow ones before those that they come wrapped in.
@@ -178,7 +180,7 @@ var sentinels = []struct {
 	name string
 	err  error
 }{
-	{DiskFull, copycat.ErrDiskFull}, {StorageFailed, copycat.ErrStorageFailed}, {NoCluster, copycat.ErrNoCluster},
+	{DiskFull, copycat.ErrDiskFull}, {StorageFailed, copycat.ErrStorageFailed}, {OtherVersion, copycat.ErrOtherVersion}, {NewerFormat, copycat.ErrNewerFormat}, {NoCluster, copycat.ErrNoCluster},
 	{CatalogUnavailable, copycat.ErrCatalogUnavailable}, {Closed, copycat.ErrClosed}, {Locked, copycat.ErrLocked}, {DataDir, copycat.ErrDataDir},
 }
 

@@ -33,6 +33,10 @@ func TestMain(m *testing.M) {
 		}
 	}
 	code := m.Run()
+	if err := removeVariants(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
 	if code == 0 {
 		if err := goleak.Find(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -62,8 +66,9 @@ func pick[T any](short, soak T) T {
 const pace = 5 * time.Millisecond
 
 // begin makes a rig, starts all nodes, subscribes each to one structure, waits
-// until it has its voters, and has all of them propose.
-func begin(t *testing.T, opt Options) (*Rig, *Structure, []*Subscription) {
+// until it has its voters, and has all of them propose. What prepares it runs
+// before the first node starts.
+func begin(t *testing.T, opt Options, prepare ...func(*Rig)) (*Rig, *Structure, []*Subscription) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("starts processes")
@@ -73,6 +78,9 @@ func begin(t *testing.T, opt Options) (*Rig, *Structure, []*Subscription) {
 		opt.Seed = newSeed()
 	}
 	r := New(t, opt)
+	for _, f := range prepare {
+		f(r)
+	}
 	r.StartAll()
 	s := r.Structure()
 	var subs []*Subscription

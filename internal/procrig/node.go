@@ -2,6 +2,7 @@ package procrig
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -42,10 +43,16 @@ type Node struct {
 	Number     uint16
 	DataCenter string
 	// Dir is its data directory. A test may change it before the first start.
-	Dir   string
-	ID    string // NodeID of the last process that started
-	front address
-	back  address
+	Dir string
+	// Binary is what its next processes run, and Env what they find in their
+	// environment beside the rig's own. Empty: this test binary.
+	Binary string
+	Env    []string
+	// JoinTimeout is Config.JoinTimeout of its next processes. Default 20 s.
+	JoinTimeout time.Duration
+	ID          string // NodeID of the last process that started
+	front       address
+	back        address
 
 	process *process
 	lives   uint32
@@ -85,12 +92,14 @@ func (n *Node) spawn() (*process, error) {
 	if p.log, err = os.Create(filepath.Join(n.rig.dir, fmt.Sprintf("node%d.%d.log", n.Number, p.number))); err != nil {
 		return nil, err
 	}
-	binary, err := os.Executable()
-	if err != nil {
-		return nil, errors.Join(err, p.log.Close())
+	binary := n.Binary
+	if binary == "" {
+		if binary, err = os.Executable(); err != nil {
+			return nil, errors.Join(err, p.log.Close())
+		}
 	}
 	p.cmd = exec.Command(binary) //nolint:gosec // ourselves
-	p.cmd.Env = append(os.Environ(), childVariable+"=1")
+	p.cmd.Env = append(append(os.Environ(), n.Env...), childVariable+"=1")
 	p.cmd.Stderr = p.log
 	p.cmd.WaitDelay = 5 * time.Second
 	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
@@ -210,7 +219,7 @@ func (n *Node) TryStart() error {
 	n.process = p
 	q := startRequest{
 		Hostname: n.front.ip, BindAddress: n.back.ip, CopyCatPort: int(n.front.copycat), GossipPort: int(n.front.gossip),
-		DataDir: n.Dir, DataCenter: n.DataCenter, JoinTimeout: "20s", SnapshotEntries: r.opt.SnapshotEntries,
+		DataDir: n.Dir, DataCenter: n.DataCenter, JoinTimeout: cmp.Or(n.JoinTimeout, 20*time.Second).String(), SnapshotEntries: r.opt.SnapshotEntries,
 		History: r.historyFile(n.Number, p.number), Node: n.Number, Process: p.number,
 	}
 	if n.Number != 1 || n.lives > 1 { // the first one starts the cluster
