@@ -29,6 +29,7 @@ type subscriber struct {
 	proposed int
 	loads    int
 	errors   []string
+	notices  []string
 	troubles []string
 	pace     chan struct{} // closed: the running load ends; nil: there is none
 }
@@ -103,6 +104,11 @@ func (s *subscriber) report(err error) {
 	s.mu.Unlock()
 	var p *copycat.ProposalError
 	if !errors.As(err, &p) {
+		s.mu.Lock()
+		if len(s.notices) < maxNotes {
+			s.notices = append(s.notices, err.Error())
+		}
+		s.mu.Unlock()
 		return
 	}
 	if err := s.journal.Report(p.Proposal, fateOf(err), err.Error()); err != nil {
@@ -241,6 +247,7 @@ func (s *subscriber) state() SubscriptionState {
 	defer s.mu.Unlock()
 	st.Proposed, st.Loads = s.proposed, s.loads
 	st.Errors = append(st.Errors, s.errors...)
+	st.Notices = append(st.Notices, s.notices...)
 	st.Troubles = append(st.Troubles, s.troubles...)
 	return st
 }

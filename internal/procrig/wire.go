@@ -74,6 +74,7 @@ type SubscriptionState struct {
 	Loads    int      // nils served
 	Ended    bool     // its channels are closed
 	Errors   []string // the last ones of its error channel
+	Notices  []string // the first ones that are not about a proposal
 	Troubles []string // what must never happen
 }
 
