@@ -27,15 +27,16 @@ type Message struct {
 	// copy: nobody may change them after Send, which may share them with others.
 	// A message that arrived has none.
 	Parts [][]byte
-	// Urgent messages (votes, heartbeats, acknowledgements) overtake the
-	// others. One above Config.PieceBytes is treated as an ordinary one.
+	// Urgent messages (votes, heartbeats, acknowledgements) have a connection
+	// of their own, and so overtake the others. One above Config.PieceBytes is treated as an ordinary one.
 	Urgent bool
 }
 
 // Handler is what a transport does with what arrives. The methods run on
-// goroutines of the transport. All of them may overlap for different nodes;
-// for one node HandleMessages never overlaps itself, and neither do PeerUp and
-// PeerDown. None of them may call Transport.Close.
+// goroutines of the transport. All of them may overlap for different nodes; for
+// one node HandleMessages with ordinary messages never overlaps itself, nor does
+// it with urgent ones, nor do PeerUp and PeerDown. None of them may call
+// Transport.Close.
 type Handler interface {
 	// HandleMessages takes messages of one node: ordinary ones of a group in
 	// the order in which they were sent, urgent ones among themselves too. It
@@ -109,7 +110,7 @@ type Config struct {
 	// on all nodes. Default 64 MiB.
 	MaxFrame int
 	// QueueBytes bounds what waits for one node: messages and calls, each.
-	// Urgent messages have another quarter of it for themselves. At least
+	// Urgent messages have a quarter of it. At least
 	// MaxFrame plus a little. Default 64 MiB, more if MaxFrame asks for it.
 	QueueBytes int
 	// PieceBytes is the size of the pieces in which larger messages travel,

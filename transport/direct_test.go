@@ -22,7 +22,7 @@ func TestFlushWritesItself(t *testing.T) {
 			t.Fatal(err)
 		}
 		await(t, h.messages, "message")
-		p := a.findPeer(nodeID(2))
+		p := &a.findPeer(nodeID(2)).ordinary
 		atRest := func() bool {
 			p.mu.Lock()
 			defer p.mu.Unlock()
@@ -106,7 +106,7 @@ func TestFlushReportsABrokenConnection(t *testing.T) {
 	}
 	await(t, h.messages, "message")
 	await(t, ha.events, "PeerUp")
-	p := a.findPeer(nodeID(2))
+	p := &a.findPeer(nodeID(2)).ordinary
 	for rested := false; !rested; { // then hold the sender as a caller of Flush does
 		p.mu.Lock()
 		if rested = p.sender != nil && !p.busy; rested {

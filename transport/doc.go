@@ -22,23 +22,25 @@
 //
 // A Network makes connections: TCP, or MemNetwork in memory and virtual time.
 // Each connection has one direction of use, from the node that dialed, and one
-// purpose: messages, calls, or a single fetch. A node dials when it has
+// purpose: messages, urgent messages, calls, or a single fetch. A node dials when it has
 // something to send, with growing, random pauses after failures (backoff), and
 // closes after Config.IdleTimeout (liveness), with a goodbye, so that the
 // other side can tell rest from death. While a connection is in use it is
 // probed by pings, which find a peer that fell silent within
 // Config.StallTimeout, and measure the round-trip time for Transport.RTT.
 //
-// What waits for a peer (inbox) is packed into one write (packer): urgent
-// messages first, then ordinary ones up to about Config.PieceBytes. Whoever
-// sends writes itself, if there is little to write, nobody else writes, and the
-// socket takes it at once; what is left, or comes meanwhile, is left to the one
-// goroutine per peer that may wait for the socket (sender). Both write as soon
-// as there is something, and what arrives during the write makes the next
-// frame; so frames grow with the load, and no timer delays anything. Queue and
-// Flush let one who sends much at a time say so. A larger message goes in
-// pieces, one large message at a time, between which other groups' messages
-// pass; its own group's wait behind it.
+// Messages to a peer travel on two connections, each with a queue of its own
+// (outbox): the urgent ones wait neither for the bulk that the kernel has taken
+// nor for what a lossy line sends again. What waits (inbox) is packed into one
+// write (packer), up to about Config.PieceBytes. Whoever sends writes itself, if
+// there is little to write, nobody else writes, and the socket takes it at once;
+// what is left, or comes meanwhile, is left to the one goroutine per connection
+// that may wait for the socket (sender). Both write as soon as there is
+// something, and what arrives during the write makes the next frame; so frames
+// grow with the load, and no timer delays anything. Queue and Flush let one who
+// sends much at a time say so. A larger message goes in pieces, one large
+// message at a time, between which other groups' messages pass; its own group's
+// wait behind it.
 //
 // # Wire format, version 1.0
 //
@@ -68,10 +70,11 @@
 // when the queue is empty. A connection for each group costs goroutines and
 // buffers by the thousand. One connection used in both directions saves a
 // handshake, but needs a rule for two that are made at once, and a peer that
-// can be dialed from one side only is a case worth seeing. Urgent messages on
-// a TCP connection of their own would not wait behind what the kernel has
-// taken; limiting what the kernel takes (TCP_NOTSENT_LOWAT) does almost the
-// same with half the connections and one PeerDown instead of two. Keeping the
+// can be dialed from one side only is a case worth seeing. Urgent
+// messages ahead of the others on one connection, with TCP_NOTSENT_LOWAT to
+// keep what the kernel holds small: measured on loopback under full load, an
+// urgent message took 0.7 to 1.8 ms in the median, and 15 µs on a connection of
+// its own; a lost packet of bulk would hold it up as well. Keeping the
 // queue across a broken connection hides losses from raft's flow control,
 // which then waits for acknowledgements that never come.
 //

@@ -2,60 +2,48 @@ package transport
 
 import "github.com/copycat-replication/copycat/id"
 
-// inbox holds the messages that wait for one peer's writer, in two lanes. It
-// is not safe for concurrent use.
+// inbox holds the messages that wait in an outbox. It is not safe for
+// concurrent use.
 type inbox struct {
-	limit            int // of ordinary; a quarter of it for urgent
-	urgent, ordinary []Message
-	// Bytes accepted and not yet packed, those in the packer's hands included.
-	urgentBytes, ordinaryBytes int
+	limit int
+	list  []Message
+	bytes int // accepted and not packed, as far as the packer has settled
 }
 
+// push takes m, unless that is too much. One message always fits.
 func (q *inbox) push(m Message) bool {
 	size := messageSize(&m)
-	if m.Urgent {
-		if q.urgentBytes+size > q.limit/4 && q.urgentBytes > 0 {
-			return false
-		}
-		q.urgentBytes += size
-		q.urgent = append(q.urgent, m)
-		return true
-	}
-	if q.ordinaryBytes+size > q.limit {
+	if q.bytes+size > q.limit && q.bytes > 0 {
 		return false
 	}
-	q.ordinaryBytes += size
-	q.ordinary = append(q.ordinary, m)
+	q.bytes += size
+	q.list = append(q.list, m)
 	return true
 }
 
-// bytes is what was accepted and is not packed, as far as the packer has settled.
-func (q *inbox) bytes() int { return q.urgentBytes + q.ordinaryBytes }
-
 // clear drops everything and returns how many messages that were.
 func (q *inbox) clear() int {
-	n := len(q.urgent) + len(q.ordinary)
+	n := len(q.list)
 	*q = inbox{limit: q.limit}
 	return n
 }
 
-// packer turns waiting messages into frames. It belongs to one writer.
+// packer turns waiting messages into frames. It belongs to one sender.
 //
-// Urgent ones go first. A message above piece bytes goes in pieces, one large
-// message at a time; between two pieces go the urgent messages and ordinary
-// ones of other groups. The messages of its own group wait behind it, so that
-// each group's order is kept.
+// A message above piece bytes goes in pieces, one large message at a time;
+// between two pieces go the messages of other groups. Those of its own group
+// wait behind it, so that each group's order is kept.
 type packer struct {
-	piece            int
-	urgent, ordinary fifo
-	large            Message
-	sent             int // of large's payload
-	active           bool
-	held             []Message // wait until large is through
-	blocked          map[id.Group]struct{}
+	piece   int
+	queue   fifo
+	large   Message
+	sent    int // of large's payload
+	active  bool
+	held    []Message // wait until large is through
+	blocked map[id.Group]struct{}
 	// What was packed since the inbox was last told.
-	urgentPacked, ordinaryPacked int
-	packed                       int // messages
+	packedBytes int
+	packed      int // messages, since they were last counted
 
 	compress bool
 	scratch  []byte
@@ -83,37 +71,41 @@ func (f *fifo) swap(with *[]Message) {
 	}
 }
 
-// keepQueue bounds the messages for which a lane keeps memory when it is empty:
-// about a megabyte each. An idle peer keeps none.
+// keepQueue bounds the messages for which a queue keeps memory when it is empty:
+// about a megabyte. An idle peer keeps none.
 const keepQueue = 16 << 10
 
 // take moves what waits in q into the packer, and gives back the room of what
 // was packed before. It reports whether there is anything to pack.
 func (p *packer) take(q *inbox) bool {
 	p.settle(q)
-	p.urgent.swap(&q.urgent)
-	p.ordinary.swap(&q.ordinary)
+	p.queue.swap(&q.list)
 	if p.loaded() {
 		return true
 	}
-	if cap(q.ordinary) > keepQueue || cap(p.ordinary.list) > keepQueue {
-		q.ordinary, p.ordinary = nil, fifo{}
-	}
-	if cap(q.urgent) > keepQueue || cap(p.urgent.list) > keepQueue {
-		q.urgent, p.urgent = nil, fifo{}
+	if cap(q.list) > keepQueue || cap(p.queue.list) > keepQueue {
+		q.list, p.queue = nil, fifo{}
 	}
 	return false
 }
 
 // settle gives back the room of what was packed.
 func (p *packer) settle(q *inbox) {
-	q.urgentBytes -= p.urgentPacked
-	q.ordinaryBytes -= p.ordinaryPacked
-	p.urgentPacked, p.ordinaryPacked = 0, 0
+	q.bytes -= p.packedBytes
+	p.packedBytes = 0
 }
 
 // loaded reports whether there is something to pack.
-func (p *packer) loaded() bool { return p.active || !p.urgent.empty() || !p.ordinary.empty() }
+func (p *packer) loaded() bool { return p.active || !p.queue.empty() }
+
+// left counts the messages that were taken and not packed.
+func (p *packer) left() int {
+	n := len(p.queue.list) - p.queue.next + len(p.held)
+	if p.active {
+		n++
+	}
+	return n
+}
 
 // pack appends what goes into the next write: a frame of messages, and a piece
 // of the large one, if there is one.
@@ -123,7 +115,11 @@ func (p *packer) pack(buf []byte) []byte {
 	body := len(buf)
 	var previous Message
 	var last *Message
-	add := func(m Message) {
+	for limit := body + p.piece; !p.queue.empty() && len(buf) < limit; {
+		m := p.queue.pop()
+		if p.waits(&m) {
+			continue
+		}
 		buf = append(appendMessageHead(buf, &m, last), m.Payload...)
 		for _, part := range m.Parts {
 			buf = append(buf, part...)
@@ -131,17 +127,6 @@ func (p *packer) pack(buf []byte) []byte {
 		p.count(&m)
 		previous = m
 		last = &previous
-	}
-	// Each lane has a budget of its own: neither starves the other.
-	for limit := body + p.piece; !p.urgent.empty() && len(buf) < limit; {
-		add(p.urgent.pop())
-	}
-	for limit := len(buf) + p.piece; !p.ordinary.empty() && len(buf) < limit; {
-		m := p.ordinary.pop()
-		if p.waits(&m) {
-			continue
-		}
-		add(m)
 	}
 	if len(buf) == body {
 		buf = buf[:start]
@@ -192,7 +177,7 @@ func (p *packer) packPiece(buf []byte) []byte {
 	p.large, p.active, p.blocked = Message{}, false, nil
 	if len(p.held) > 0 {
 		// The held ones were before everything that is still queued.
-		p.ordinary = fifo{list: append(p.held, p.ordinary.list[p.ordinary.next:]...)}
+		p.queue = fifo{list: append(p.held, p.queue.list[p.queue.next:]...)}
 		p.held = nil
 	}
 	return buf
@@ -209,9 +194,5 @@ func (p *packer) seal(buf []byte, start int, kind byte) []byte {
 
 func (p *packer) count(m *Message) {
 	p.packed++
-	if m.Urgent {
-		p.urgentPacked += messageSize(m)
-	} else {
-		p.ordinaryPacked += messageSize(m)
-	}
+	p.packedBytes += messageSize(m)
 }

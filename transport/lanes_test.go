@@ -41,8 +41,8 @@ func unpack(t rapid.TB, b []byte, large *assembler) []Message {
 	}
 }
 
-// Whatever is pushed comes out once, each group's ordinary messages and all
-// urgent ones in order, and no write is larger than promised.
+// Whatever is pushed comes out once, each group's messages in order, and no
+// write is larger than promised.
 func TestPackerKeepsOrder(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -50,15 +50,9 @@ func TestPackerKeepsOrder(t *testing.T) {
 		p := packer{piece: piece, compress: rapid.Bool().Draw(t, "compress")}
 		q := inbox{limit: 1 << 20}
 		large := assembler{max: 1 << 20}
-		next := map[[2]byte]uint64{} // by lane and group: the number sent next
-		want := map[[2]byte]uint64{} // and the one due next
+		next := map[byte]uint64{} // by group: the number sent next
+		want := map[byte]uint64{} // and the one due next
 		sent, got := 0, 0
-		lane := func(m *Message) [2]byte {
-			if m.Urgent {
-				return [2]byte{1}
-			}
-			return [2]byte{0, m.Group.Structure[15]}
-		}
 		drain := func() bool {
 			if !p.take(&q) {
 				return false
@@ -73,9 +67,14 @@ func TestPackerKeepsOrder(t *testing.T) {
 				t.Fatalf("one write of %d bytes", len(b))
 			}
 			for _, m := range unpack(t, b, &large) {
-				k := lane(&m)
+				k := m.Group.Structure[15]
 				if n := binary.LittleEndian.Uint64(m.Payload); n != want[k] {
-					t.Fatalf("lane %v: got %d, want %d", k, n, want[k])
+					t.Fatalf("group %d: got %d, want %d", k, n, want[k])
+				}
+				for i, b := range m.Payload[8:] {
+					if b != byte(want[k])+byte(i) {
+						t.Fatalf("group %d: message %d of %d bytes changed at %d", k, want[k], len(m.Payload), 8+i)
+					}
 				}
 				want[k]++
 				got++
@@ -88,14 +87,21 @@ func TestPackerKeepsOrder(t *testing.T) {
 				continue
 			}
 			m := Message{Group: groupID(byte(rapid.IntRange(1, 3).Draw(t, "group"))), From: 1, To: 2}
-			m.Urgent = rapid.Bool().Draw(t, "urgent")
 			size := rapid.SampledFrom([]int{8, 9, 100, piece}).Draw(t, "size")
-			if !m.Urgent {
-				size *= rapid.SampledFrom([]int{1, 1, 3, 9}).Draw(t, "times")
-			}
-			k := lane(&m)
+			size *= rapid.SampledFrom([]int{1, 1, 3, 9}).Draw(t, "times")
+			k := m.Group.Structure[15]
 			m.Payload = make([]byte, size)
 			binary.LittleEndian.PutUint64(m.Payload, next[k])
+			for i := range m.Payload[8:] {
+				m.Payload[8+i] = byte(next[k]) + byte(i)
+			}
+			for cut := rapid.IntRange(8, size).Draw(t, "cut"); cut < len(m.Payload); cut = 8 + (cut-8)/2 {
+				m.Parts = append([][]byte{m.Payload[cut:]}, m.Parts...)
+				m.Payload = m.Payload[:cut]
+				if len(m.Parts) == 3 {
+					break
+				}
+			}
 			if !q.push(m) {
 				t.Fatal("full")
 			}
@@ -104,16 +110,15 @@ func TestPackerKeepsOrder(t *testing.T) {
 		}
 		for drain() {
 		}
-		if got != sent || q.urgentBytes != 0 || q.ordinaryBytes != 0 {
-			t.Fatalf("%d sent, %d came, %d and %d bytes still counted", sent, got, q.urgentBytes, q.ordinaryBytes)
+		if got != sent || q.bytes != 0 {
+			t.Fatalf("%d sent, %d came, %d bytes still counted", sent, got, q.bytes)
 		}
 	})
 }
 
-// An urgent message that comes while a large one is under way goes into the
-// very next write, and so does an ordinary one of another group; one of the
-// same group waits.
-func TestUrgentPassesLarge(t *testing.T) {
+// A message that comes while a large one is under way goes into the very next
+// write, unless it is of the same group: then it waits.
+func TestOthersPassLarge(t *testing.T) {
 	t.Parallel()
 	p := packer{piece: 1 << 10}
 	q := inbox{limit: 1 << 20}
@@ -125,10 +130,9 @@ func TestUrgentPassesLarge(t *testing.T) {
 	}
 	q.push(Message{Group: groupID(1), Payload: []byte("same group")})
 	q.push(Message{Group: groupID(2), Payload: []byte("other group")})
-	q.push(Message{Group: groupID(1), Payload: []byte("urgent"), Urgent: true})
 	p.take(&q)
 	ms := unpack(t, p.pack(nil), &big)
-	if len(ms) != 2 || string(ms[0].Payload) != "urgent" || string(ms[1].Payload) != "other group" {
+	if len(ms) != 1 || string(ms[0].Payload) != "other group" {
 		t.Fatalf("got %v", ms)
 	}
 	var rest []Message
@@ -149,19 +153,13 @@ func TestInboxBounds(t *testing.T) {
 			t.Fatalf("message %d of 500 bytes into 1000: not %v", i, want)
 		}
 	}
-	m.Urgent = true
-	if !q.push(m) {
-		t.Fatal("the first urgent message always fits, however full the other lane")
-	}
-	if q.push(m) {
-		t.Fatal("urgent ones have a quarter of the bound")
-	}
 	var p packer
 	p.piece = 1 << 10
 	for p.take(&q) {
 		p.pack(nil)
 	}
-	if !q.push(m) || q.clear() != 1 {
-		t.Fatal("what was packed makes room")
+	large := Message{Payload: make([]byte, 2000)}
+	if !q.push(large) || q.push(m) || q.clear() != 1 {
+		t.Fatal("what was packed makes room, and one message always fits")
 	}
 }

@@ -84,7 +84,7 @@ func TestMessagesArriveInOrder(t *testing.T) {
 			t.Fatal(e)
 		}
 		stats := a.Stats()
-		if stats.MessagesSent != 2*each || stats.MessagesDropped != 0 || stats.Dials != 2 {
+		if stats.MessagesSent != 2*each || stats.MessagesDropped != 0 || stats.Dials != 4 {
 			t.Fatalf("%+v", stats)
 		}
 	})
@@ -129,6 +129,12 @@ func TestQueueFullAndStall(t *testing.T) {
 		}
 		await(t, hb.messages, "message")
 		await(t, ha.events, "PeerUp")
+		urgent := numbered(1, 0, 8)
+		urgent.Urgent = true
+		if err := a.Send(nodeID(2), urgent); err != nil {
+			t.Fatal(err)
+		}
+		await(t, hb.messages, "message")
 		network.Partition(hostOf(nodeID(1)), hostOf(nodeID(2)))
 		start := time.Now()
 		sent := 0
@@ -144,23 +150,23 @@ func TestQueueFullAndStall(t *testing.T) {
 				t.Fatal("the queue has no end")
 			}
 		}
-		urgent := numbered(1, 0, 8)
-		urgent.Urgent = true
 		if err := a.Send(nodeID(2), urgent); err != nil {
 			t.Fatalf("an urgent message beside a full queue: %v", err)
 		}
 		if time.Since(start) != 0 {
 			t.Fatal("Send has blocked")
 		}
-		e := await(t, ha.events, "PeerDown")
-		if !errors.Is(e.err, ErrPeerDown) || !errors.Is(e.err, ErrStalled) {
-			t.Fatal(e)
+		for range 2 { // one for each of the two streams
+			e := await(t, ha.events, "PeerDown")
+			if !errors.Is(e.err, ErrPeerDown) || !errors.Is(e.err, ErrStalled) {
+				t.Fatal(e)
+			}
 		}
 		if d := time.Since(start); d > a.cfg.StallTimeout+a.cfg.PingInterval {
 			t.Fatalf("found out after %s", d)
 		}
-		if s := a.Stats(); s.MessagesSent+s.MessagesDropped != uint64(sent)+2 || s.QueueFull != 1 {
-			t.Fatalf("%d messages were accepted: %+v", sent+2, s)
+		if s := a.Stats(); s.MessagesSent+s.MessagesDropped != uint64(sent)+3 || s.QueueFull != 1 {
+			t.Fatalf("%d messages were accepted: %+v", sent+3, s)
 		}
 		// Attempts go on, one for each Send that backoff lets through, and
 		// each failure is reported.
@@ -282,14 +288,18 @@ func TestLargeBesideUrgent(t *testing.T) {
 		h := newRecorder()
 		a := c.start(c.config(1, newRecorder()))
 		c.start(c.config(2, h))
+		urgent, other := numbered(1, 1, 8), numbered(2, 2, 8)
+		urgent.Urgent = true
+		if err := a.Send(nodeID(2), urgent); err != nil { // its connection stands
+			t.Fatal(err)
+		}
+		await(t, h.messages, "message")
 		// 32 MiB at a window of 1 MiB each 10 ms: the large one takes 320 ms.
 		start := time.Now()
 		if err := a.Send(nodeID(2), numbered(1, 0, 32<<20)); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(100 * time.Millisecond)
-		urgent, other := numbered(1, 1, 8), numbered(2, 2, 8)
-		urgent.Urgent = true
 		for _, m := range []Message{numbered(1, 3, 8), other, urgent} {
 			if err := a.Send(nodeID(2), m); err != nil {
 				t.Fatal(err)

@@ -15,19 +15,11 @@ type peer struct {
 	t    *Transport
 	node id.Node
 
-	// wake wakes the writer of messages when it waits.
-	wake chan struct{}
-	// sending says that a writer of messages exists; it changes under mu.
-	sending atomic.Bool
-	rtt     atomic.Int64 // nanoseconds, smoothed; zero: never measured
+	urgent, ordinary outbox
 
-	mu      sync.Mutex
-	inbox   inbox
-	sender  *sender // of the connection for messages; nil: none stands
-	busy    bool    // somebody owns the sender
-	waiting bool    // the writer waits for wake, to be told of messages
-	wanted  bool    // the writer waits for wake, to own the sender
-	listed  bool    // in Transport.queued
+	rtt atomic.Int64 // nanoseconds, smoothed; zero: never measured
+
+	mu      sync.Mutex // taken after that of an outbox
 	backoff backoff
 	links   map[*link]struct{} // connections that stand
 
@@ -53,11 +45,11 @@ func newPeer(t *Transport, node id.Node) *peer {
 	p := &peer{
 		t:       t,
 		node:    node,
-		wake:    make(chan struct{}, 1),
-		inbox:   inbox{limit: t.cfg.QueueBytes},
 		backoff: backoff{min: t.cfg.BackoffMin, max: t.cfg.BackoffMax},
 		links:   make(map[*link]struct{}),
 	}
+	p.ordinary.init(p, purposeMessages, t.cfg.QueueBytes)
+	p.urgent.init(p, purposeUrgent, t.cfg.QueueBytes/4)
 	return p
 }
 
@@ -176,7 +168,7 @@ func (p *peer) attach(c *conn, inbound bool) *link {
 		}
 		other.replaced = true
 		closeQuietly(other.c.raw)
-		if c.peer.purpose == purposeMessages {
+		if c.peer.purpose == purposeMessages || c.peer.purpose == purposeUrgent {
 			olds = append(olds, other)
 		}
 	}

@@ -48,7 +48,7 @@ func (t *Transport) serveAccepted(c *conn) error {
 		return nil
 	}
 	switch c.peer.purpose {
-	case purposeMessages:
+	case purposeMessages, purposeUrgent:
 		err = p.receiveMessages(c)
 	case purposeCalls:
 		err = p.serveCalls(c)

@@ -40,12 +40,15 @@ const (
 	purposeMessages purpose = 1
 	purposeCalls    purpose = 2
 	purposeFetch    purpose = 3
+	purposeUrgent   purpose = 4 // urgent messages
 )
 
 func (p purpose) String() string {
 	switch p {
 	case purposeMessages:
 		return "messages"
+	case purposeUrgent:
+		return "urgent messages"
 	case purposeCalls:
 		return "calls"
 	case purposeFetch:
@@ -95,7 +98,7 @@ func parseHello(body []byte) (h hello, err error) {
 	h.keyed = keyed == 1
 	h.idle = time.Duration(d.uint32()) * time.Millisecond
 	copy(h.nonce[:], d.take(nonceSize))
-	if d.failed || keyed > 1 || h.purpose < purposeMessages || h.purpose > purposeFetch {
+	if d.failed || keyed > 1 || h.purpose < purposeMessages || h.purpose > purposeUrgent {
 		return h, fmt.Errorf("%w: hello of %d bytes", ErrMalformed, len(body))
 	}
 	return h, nil

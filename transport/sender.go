@@ -7,15 +7,15 @@ import (
 	"time"
 )
 
-// sender writes the messages of one peer on one connection. It belongs to
-// whoever has set peer.busy: the peer's writer, a goroutine that may wait for
+// sender writes an outbox's messages on one connection. It belongs to
+// whoever has set outbox.busy: the writer, a goroutine that may wait for
 // the socket, or a goroutine in flush, which must not.
 //
 // Writing where the message comes from saves a change of goroutines for each
 // message, which costs more than the write itself where processors are scarce:
 // the runtime may be slow to find one for a goroutine that just became ready.
 type sender struct {
-	peer   *peer
+	out    *outbox
 	conn   *conn
 	try    func([]byte) (int, error) // writes what the socket takes at once; nil: it cannot tell
 	live   *liveness
@@ -44,52 +44,52 @@ const (
 )
 
 // stand makes the sender of a connection known to those who flush.
-func (p *peer) stand(s *sender) {
-	p.mu.Lock()
-	p.sender, p.busy, p.wanted, p.waiting = s, true, false, false
-	p.mu.Unlock()
+func (o *outbox) stand(s *sender) {
+	o.mu.Lock()
+	o.sender, o.busy, o.wanted, o.waiting = s, true, false, false
+	o.mu.Unlock()
 }
 
 // flush writes what waits, if nobody does it already, there is little of it and
 // the socket takes it at once. Otherwise the writer does it.
-func (p *peer) flush() {
-	p.mu.Lock()
-	s := p.sender
-	if s == nil || p.busy {
-		p.mu.Unlock()
+func (o *outbox) flush() {
+	o.mu.Lock()
+	s := o.sender
+	if s == nil || o.busy {
+		o.mu.Unlock()
 		return // the writer is about to connect, or whoever writes looks again
 	}
-	if n := p.inbox.bytes(); n == 0 || n > s.directLimit() {
-		wake := p.waiting && n > 0
-		p.waiting = p.waiting && !wake
-		p.mu.Unlock()
+	if n := o.inbox.bytes; n == 0 || n > s.directLimit() {
+		wake := o.waiting && n > 0
+		o.waiting = o.waiting && !wake
+		o.mu.Unlock()
 		if wake {
-			p.rouse()
+			o.rouse()
 		}
 		return
 	}
-	p.busy = true
-	for round := 0; round < directRounds && s.packer.take(&p.inbox); round++ {
-		p.mu.Unlock()
+	o.busy = true
+	for round := 0; round < directRounds && s.packer.take(&o.inbox); round++ {
+		o.mu.Unlock()
 		s.writeDirect()
-		p.mu.Lock()
+		o.mu.Lock()
 		if len(s.rest) > 0 || s.failed != nil {
 			break
 		}
 	}
-	s.packer.settle(&p.inbox)
-	wake := p.wanted || s.unfinished() || p.inbox.bytes() > 0
-	p.busy, p.wanted = false, false
-	p.mu.Unlock()
+	s.packer.settle(&o.inbox)
+	wake := o.wanted || s.unfinished() || o.inbox.bytes > 0
+	o.busy, o.wanted = false, false
+	o.mu.Unlock()
 	if wake {
-		p.rouse()
+		o.rouse()
 	}
 }
 
 // rouse wakes the writer.
-func (p *peer) rouse() {
+func (o *outbox) rouse() {
 	select {
-	case p.wake <- struct{}{}:
+	case o.wake <- struct{}{}:
 	default:
 	}
 }
@@ -116,7 +116,7 @@ func (s *sender) writeDirect() {
 	n, err := s.try(s.buf)
 	s.rest, s.failed = s.buf[n:], err
 	if s.live.use(time.Now()) {
-		s.peer.rouse() // to send a ping in time
+		s.out.rouse() // to send a ping in time
 	}
 	if err == nil && len(s.rest) == 0 {
 		s.written()
@@ -125,7 +125,7 @@ func (s *sender) writeDirect() {
 
 // written counts what was packed and is written, and gives the buffer back.
 func (s *sender) written() {
-	c := &s.peer.t.counters
+	c := &s.out.peer.t.counters
 	c.framesSent.Add(1)
 	c.bytesSent.Add(uint64(len(s.buf)))
 	c.messagesSent.Add(uint64(s.packer.packed))
@@ -145,24 +145,24 @@ func (s *sender) open() {
 
 // own makes the caller, the writer, the sender's owner.
 func (s *sender) own() {
-	p := s.peer
+	o := s.out
 	for {
-		p.mu.Lock()
-		if !p.busy {
-			p.busy, p.waiting = true, false
-			p.mu.Unlock()
+		o.mu.Lock()
+		if !o.busy {
+			o.busy, o.waiting = true, false
+			o.mu.Unlock()
 			return
 		}
-		p.wanted = true // it never takes long: who flushes does not wait
-		p.mu.Unlock()
-		<-p.wake
+		o.wanted = true // it never takes long: who flushes does not wait
+		o.mu.Unlock()
+		<-o.wake
 	}
 }
 
 // run writes until the connection is idle, which is nil, or breaks. The caller
 // owns the sender before and after, unless run returns nil.
 func (s *sender) run() error {
-	p, t := s.peer, s.peer.t
+	o, t := s.out, s.out.peer.t
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -175,14 +175,14 @@ func (s *sender) run() error {
 		case giveUp:
 			return fmt.Errorf("%w: no answer for %s", ErrStalled, t.cfg.StallTimeout)
 		case shutIdle:
-			if p.endIfIdle() {
+			if o.endIfIdle() {
 				return s.bye()
 			}
 		}
-		if !p.takeOrRelease(s, verdict == sendPing) {
+		if !o.takeOrRelease(s, verdict == sendPing) {
 			timer.Reset(s.live.wait(now, false))
 			select {
-			case <-p.wake:
+			case <-o.wake:
 			case <-timer.C:
 			case <-s.broken:
 				s.own()
@@ -222,7 +222,7 @@ func (s *sender) finish() error {
 		s.rest = s.rest[n:]
 	}
 	if len(s.rest) > 0 {
-		if err := s.conn.write(s.rest, s.peer.t.cfg.StallTimeout); err != nil {
+		if err := s.conn.write(s.rest, s.out.peer.t.cfg.StallTimeout); err != nil {
 			return err
 		}
 		if err := s.conn.SetWriteDeadline(time.Time{}); err != nil { // or it would end the writes of flush
@@ -237,26 +237,64 @@ func (s *sender) finish() error {
 // takeOrRelease moves waiting messages into the packer. When there are none,
 // and nothing else is to be written, it gives the sender up until the writer is
 // woken.
-func (p *peer) takeOrRelease(s *sender, more bool) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if s.packer.take(&p.inbox) || more {
+func (o *outbox) takeOrRelease(s *sender, more bool) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if s.packer.take(&o.inbox) || more {
 		return true
 	}
 	s.packer.scratch = nil
-	p.waiting, p.busy, p.wanted = true, false, false
+	o.waiting, o.busy, o.wanted = true, false, false
 	return false
 }
 
 // endIfIdle ends the writer unless something waits.
-func (p *peer) endIfIdle() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.inbox.urgent)+len(p.inbox.ordinary) > 0 {
+func (o *outbox) endIfIdle() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.inbox.list) > 0 {
 		return false
 	}
-	p.inbox.clear() // its memory
-	p.sender, p.busy, p.waiting = nil, false, false
-	p.sending.Store(false)
+	o.inbox.clear() // its memory
+	o.sender, o.busy, o.waiting = nil, false, false
+	o.sending.Store(false)
 	return true
+}
+
+// bye tells the other side that this is no accident. If it cannot be told, it
+// learns of a connection that broke, which costs it a needless PeerDown.
+func (s *sender) bye() error {
+	if err := s.conn.write(appendFrame(nil, frameBye), s.out.peer.t.cfg.StallTimeout); err != nil {
+		s.out.peer.t.log.Debug("goodbye not sent", "node", s.out.peer.node, "error", err)
+	}
+	return nil
+}
+
+// readPongs reads the answers to pings, and finds out early when the
+// connection breaks.
+func (s *sender) readPongs() {
+	defer close(s.broken)
+	for {
+		f, err := s.conn.next()
+		if err == nil && (f.kind != framePong || len(f.body) != 8) {
+			err = fmt.Errorf("%w: frame of type %d, %d bytes, where pongs are due", ErrMalformed, f.kind, len(f.body))
+			s.out.peer.t.counters.malformed.Add(1)
+		}
+		if err != nil {
+			s.readErr = err
+			return
+		}
+		if rtt, ok := s.live.pong(time.Now(), binary.LittleEndian.Uint64(f.body)); ok {
+			s.out.measured(rtt)
+			s.out.rouse() // it waits for another time now
+		}
+	}
+}
+
+// measured takes a round-trip time of this stream as the peer's. That of the
+// ordinary one holds what stands before the ping too: it is second best.
+func (o *outbox) measured(rtt time.Duration) {
+	if p := o.peer; o == &p.urgent || !p.urgent.sending.Load() {
+		p.measured(rtt)
+	}
 }

@@ -33,8 +33,8 @@ type Transport struct {
 	callSlots, fetchSlots chan struct{}
 	counters              counters
 
-	queuedMu sync.Mutex // taken after a peer's mu
-	queued   []*peer    // those with messages that wait for Flush
+	queuedMu sync.Mutex // taken after an outbox's mu
+	queued   []*outbox  // those with messages that wait for Flush
 
 	randomMu sync.Mutex
 	random   io.Reader
