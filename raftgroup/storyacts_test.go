@@ -173,6 +173,7 @@ func sentinel(err error) error {
 //	inject expire NAME            the session, with the last number that the leader knows
 //	inject request NAME           a snapshot by that session, of this place
 //	inject announce NAME [made=N] an announcement of another file for the newest snapshot's place
+//	inject sessions N             so many, each of which ends the one before
 //	inject voters N N …           a joint change that makes voters of these replicas
 func (tl *teller) inject(t testing.TB, d *datadriven.TestData, w []string) error {
 	s := tl.s
@@ -199,6 +200,14 @@ func (tl *teller) inject(t testing.TB, d *datadriven.TestData, w []string) error
 			ref.Maker, ref.Checksum = session, [32]byte(bytes.Repeat([]byte{9}, 32))
 			node := nodeN(number(t, d, "from", 1))
 			failed = g.proposeRecord(KindSnapshotAnnounce, &grouppb.SnapshotAnnounce{Ref: encodeRef(ref), Node: node[:]})
+		case "sessions":
+			n, err := strconv.Atoi(w[1])
+			for i := 0; i < n && err == nil && failed == nil; i++ {
+				stranger := nodeN(99)
+				nonce := fmt.Appendf(nil, "%16d", i)
+				failed = g.proposeRecord(KindSessionOpen, &grouppb.SessionOpen{Nonce: nonce, Node: stranger[:], Incarnation: uint64(i + 1)})
+			}
+			failed = errors.Join(failed, err)
 		case "voters":
 			cc := &raftpb.ConfChangeV2{}
 			for _, r := range w[1:] {
