@@ -492,6 +492,9 @@ func (n *node) Status() Status {
 		one.describeMembers(g, s.Nodes)
 		s.Structures = append(s.Structures, one)
 	}
+	for _, a := range n.host.Load().Aside() {
+		s.SetAside = append(s.SetAside, SetAsideStatus{ID: a.Group.Structure, ReplicaID: uint64(a.Replica), Why: a.Why, File: a.File, Offset: a.Offset})
+	}
 	return s
 }
 

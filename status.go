@@ -25,6 +25,19 @@ type Status struct {
 	Nodes []NodeStatus
 	// Structures are the replicas that this node hosts, the catalog's included.
 	Structures []StructureStatus
+	// SetAside are replicas whose log is damaged on this node's disk.
+	SetAside []SetAsideStatus
+}
+
+// SetAsideStatus is a replica whose log cannot be proven whole: it is kept for
+// an inquiry, and neither votes nor serves. The node gets a new one from the
+// group.
+type SetAsideStatus struct {
+	ID        ID     // zero: what is left does not tell
+	ReplicaID uint64 // 0: what is left does not tell
+	Why       string
+	File      string // in the data directory's wal; "" if not known any more
+	Offset    int64  // in File; -1: not known
 }
 
 // NodeStatus is one node, as gossip sees it.

@@ -189,13 +189,19 @@ func (c *child) start(q startRequest) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	var replaceAfter time.Duration
+	if q.ReplaceAfter != "" {
+		if replaceAfter, err = time.ParseDuration(q.ReplaceAfter); err != nil {
+			return nil, err
+		}
+	}
 	file, err := os.OpenFile(q.History, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	node, err := copycat.NewCopyCat(&copycat.Config{
 		Hostname: q.Hostname, BindAddress: q.BindAddress, CopyCatPort: q.CopyCatPort, GossipPort: q.GossipPort,
-		CopyCatDataDir: q.DataDir, PeersToContact: q.Peers, DataCenter: q.DataCenter, JoinTimeout: join,
+		CopyCatDataDir: q.DataDir, PeersToContact: q.Peers, DataCenter: q.DataCenter, JoinTimeout: join, ReplaceAfter: replaceAfter,
 		SnapshotEntries: q.SnapshotEntries, Profile: copycat.Local,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo})),
 	})
@@ -288,13 +294,20 @@ func (c *child) status() (any, error) {
 	}
 	for _, g := range st.Structures {
 		x := StructureState{
-			ID: g.ID.String(), Role: g.Role, Leader: g.Leader, Voters: g.Voters, Learners: g.Learners, Commit: g.Commit, Applied: g.Applied,
+			ID: g.ID.String(), Role: g.Role, ReplicaID: g.ReplicaID, Leader: g.Leader, Voters: g.Voters, Learners: g.Learners, Commit: g.Commit, Applied: g.Applied,
 			Commits: g.Commits, Snapshot: g.Snapshot, Sessions: g.Sessions, Interactive: g.Interactive,
+		}
+		x.Members = make(map[uint64]bool)
+		for _, m := range g.Members {
+			x.Members[m.ReplicaID] = m.Voter
 		}
 		if g.LastError != nil {
 			x.LastError = g.LastError.Error()
 		}
 		s.Structures = append(s.Structures, x)
+	}
+	for _, a := range st.SetAside {
+		s.SetAside = append(s.SetAside, fmt.Sprintf("%s replica %d: %s, %s at %d", a.ID, a.ReplicaID, a.Why, a.File, a.Offset))
 	}
 	return s, nil
 }

@@ -220,7 +220,7 @@ func (n *Node) TryStart() error {
 	q := startRequest{
 		Hostname: n.front.ip, BindAddress: n.back.ip, CopyCatPort: int(n.front.copycat), GossipPort: int(n.front.gossip),
 		DataDir: n.Dir, DataCenter: n.DataCenter, JoinTimeout: cmp.Or(n.JoinTimeout, 20*time.Second).String(), SnapshotEntries: r.opt.SnapshotEntries,
-		History: r.historyFile(n.Number, p.number), Node: n.Number, Process: p.number,
+		ReplaceAfter: r.opt.ReplaceAfter, History: r.historyFile(n.Number, p.number), Node: n.Number, Process: p.number,
 	}
 	if n.Number != 1 || n.lives > 1 { // the first one starts the cluster
 		for _, o := range r.Nodes {

@@ -35,6 +35,8 @@ type Options struct {
 	Padding int
 	// Size is the size of a proposal in bytes. Default 100.
 	Size int
+	// ReplaceAfter is Config.ReplaceAfter, as text. Default: that of Config.
+	ReplaceAfter string
 	// Link is how all links behave without a fault.
 	Link netproxy.Link
 	// Seed is for what the proxies leave to chance, and for Rig.Random.

@@ -31,6 +31,7 @@ type startRequest struct {
 	Peers           []string
 	DataCenter      string
 	JoinTimeout     string
+	ReplaceAfter    string // empty: the default
 	SnapshotEntries uint64
 	History         string // file
 	Node            uint16
@@ -82,6 +83,8 @@ type SubscriptionState struct {
 type StructureState struct {
 	ID          string
 	Role        string
+	ReplicaID   uint64
+	Members     map[uint64]bool // ReplicaIDs; true: a voter
 	Leader      string
 	Voters      []string
 	Learners    []string
@@ -103,6 +106,7 @@ type State struct {
 	StorageIs   string // name of the sentinel
 	Alive       int
 	Structures  []StructureState
+	SetAside    []string // IDs of the structures whose replicas were set aside, and where they are damaged
 	Goroutines  int
 }
 
