@@ -163,7 +163,23 @@ type CopyCat interface {
 	// at least): above, the oldest are dropped and counted. Close ends it.
 	Events(buffer int) *EventSubscription
 
-	// Shutdown ends the node, for a restart or for good: subscriptions end,
+	// Leave takes the node out of its cluster for good: leaderships and voters
+	// move to other nodes first, and Shutdown follows when none of its replicas is
+	// a member of any group. Where no node can take a voter's place the structure
+	// goes on with fewer voters: 3 nodes that become 2 keep one voter and one
+	// learner. Subscriptions of this node end at once, as by Shutdown: close
+	// their propose channels before, and wait for the end of their commit channels,
+	// if everything that was sent is to be delivered.
+	//
+	// It waits until that is done: for seconds, or as long as the largest
+	// snapshot takes to another node. Status shows what is left. When ctx ends
+	// first it returns a *LeaveError with what is still here, and the node goes
+	// on as before, with the replicas that it has; so it does if no other node is
+	// alive (ErrNoOtherNode). ErrLeaving: another call is under way. ErrClosed
+	// after Shutdown.
+	Leave(ctx context.Context) error
+
+	// Shutdown ends the node, for a restart or for good, and moves nothing: subscriptions end,
 	// with their unresolved proposals reported; when it returns, goroutines
 	// have ended and ports and files are free. It waits about a second for
 	// unread errors to be read, and does not wait for a SnapshotProvider that

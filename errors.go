@@ -65,6 +65,8 @@ var (
 	ErrInvalidOptions = raftgroup.ErrInvalidOptions
 	// ErrReplicaStopped: this node's replica stopped; the cause is wrapped.
 	ErrReplicaStopped = raftgroup.ErrGroupFailed
+	// ErrLeaving: the node is leaving the cluster, or has.
+	ErrLeaving = raftgroup.ErrLeaving
 	// ErrClosed: the subscription or the node has ended.
 	ErrClosed = raftgroup.ErrClosed
 )
@@ -93,6 +95,9 @@ var (
 	// ErrCatalogUnavailable: the catalog, which decides about the birth of a
 	// structure, did not answer in time. Structures that exist go on.
 	ErrCatalogUnavailable = catalog.ErrCatalogUnavailable
+	// ErrNoOtherNode: a node wants to leave, and no other one is alive that could
+	// take its replicas. Wrapped in a *LeaveError.
+	ErrNoOtherNode = errors.New("no other node can take the replicas of this one")
 	// ErrDiskFull: the data directory's disk is below its reserve.
 	ErrDiskFull = wal.ErrDiskFull
 	// ErrStorageFailed: a write or fsync failed; the node does not write any more.

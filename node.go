@@ -45,6 +45,7 @@ type node struct {
 	host      atomic.Pointer[raftgroup.Host]
 	catalog   atomic.Pointer[catalog.Service]
 	ready     atomic.Bool // the node belongs to a cluster and answers
+	leaving   atomic.Bool // Leave runs, or has ended well
 
 	events eventBus
 	births singleflight.Group // subscriptions to one structure that nobody knows yet
@@ -480,11 +481,12 @@ func (n *node) Status() Status {
 		CopyCatAddress: net.JoinHostPort(n.cfg.Hostname, strconv.Itoa(self.CopyCatPort)),
 		GossipAddress:  net.JoinHostPort(n.cfg.Hostname, strconv.Itoa(self.GossipPort)),
 		DataDir:        n.cfg.CopyCatDataDir, DataCenter: n.cfg.DataCenter, Rack: n.cfg.Rack, Storage: n.wal.Health(),
+		Leaving: n.leaving.Load(),
 	}
 	for _, o := range n.gossip.Load().Nodes() {
 		s.Nodes = append(s.Nodes, NodeStatus{
 			NodeID: o.ID.String(), CopyCatAddress: o.Transport, GossipAddress: o.Address,
-			DataCenter: o.DataCenter, Rack: o.Rack, Alive: o.Alive, Since: o.Since,
+			DataCenter: o.DataCenter, Rack: o.Rack, Alive: o.Alive, Leaving: o.Left, Since: o.Since,
 		})
 	}
 	for _, g := range n.host.Load().Groups() {

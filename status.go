@@ -21,6 +21,8 @@ type Status struct {
 	Rack           string
 	// Storage is nil while the node can write: ErrDiskFull or ErrStorageFailed otherwise.
 	Storage error
+	// Leaving: Leave runs here. Structures then shows what is still to be moved.
+	Leaving bool
 	// Nodes are those that gossip has seen, this one included. Alive is a hint.
 	Nodes []NodeStatus
 	// Structures are the replicas that this node hosts, the catalog's included.
@@ -48,6 +50,7 @@ type NodeStatus struct {
 	DataCenter     string
 	Rack           string
 	Alive          bool
+	Leaving        bool      // it has said that it leaves in order, or has left
 	Since          time.Time // when Alive changed last
 }
 

@@ -28,6 +28,7 @@ type membership interface {
 	Changed() <-chan struct{}
 	Addr() (string, int)
 	Stats() Stats
+	SetLeaving(bool)
 	Leave(context.Context) error
 	Close() error
 }
@@ -163,6 +164,7 @@ func TestConformance(t *testing.T) {
 		"LateJoinerCatchesUp":   testLateJoinerCatchesUp,
 		"CrashAndRestart":       testCrashAndRestart,
 		"Leave":                 testLeave,
+		"SetLeaving":            testSetLeaving,
 		"LookingIsNoCluster":    testLookingIsNoCluster,
 		"LookingFindsLater":     testLookingFindsLater,
 		"NothingToContact":      testNothingToContact,
@@ -377,6 +379,28 @@ func testLeave(t *testing.T, l lab) {
 	if _, err := members[1].Join(t.Context()); !errors.Is(err, ErrClosed) {
 		t.Fatalf("joining after leaving: %v", err)
 	}
+	closeNow(t, members[1])
+}
+
+// A node that is about to leave says so, and takes it back, and says it for good.
+func testSetLeaving(t *testing.T, l lab) {
+	members := l.grow(t, 3)
+	for _, leaving := range []bool{true, false, true} {
+		members[1].SetLeaving(leaving)
+		for _, m := range members {
+			until(t, m, fmt.Sprintf("the node is alive, and leaving is %t", leaving), func() bool {
+				n, ok := m.Node(testNode(1))
+				return ok && n.Alive && n.Left == leaving
+			})
+		}
+	}
+	if err := members[1].Leave(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	until(t, members[0], "the node has left", func() bool {
+		n, ok := members[0].Node(testNode(1))
+		return ok && !n.Alive && n.Left
+	})
 	closeNow(t, members[1])
 }
 

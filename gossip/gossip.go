@@ -43,12 +43,14 @@ type Gossip struct {
 	reminded time.Time // when peers were last reminded; of the loop's goroutine
 
 	membership atomic.Pointer[id.Cluster] // zero: looking
+	departing  atomic.Bool                // what meta says of leaving
 	meta       atomic.Pointer[[]byte]     // encoded identity, replaced with membership and leaving
 
 	// identityMu orders changes of membership, leaving and meta. It is held
 	// over nothing else.
 	identityMu sync.Mutex
 	farewell   bool // set for good by Leave
+	intends    bool // to leave: set by SetLeaving
 
 	// mu guards what follows. Nothing is called under it but the directory.
 	mu        sync.RWMutex
@@ -84,15 +86,16 @@ func (g *Gossip) setIdentity(cluster id.Cluster, leaving bool) error {
 	g.identityMu.Lock()
 	defer g.identityMu.Unlock()
 	c := &g.config
+	g.farewell = g.farewell || leaving
 	m := identity{
 		cluster: cluster, incarnation: c.Incarnation, transportPort: c.TransportPort, host: c.AdvertiseHost,
-		dataCenter: c.DataCenter, rack: c.Rack, capacity: c.Capacity, version: c.Version, leaving: leaving || g.farewell,
+		dataCenter: c.DataCenter, rack: c.Rack, capacity: c.Capacity, version: c.Version, leaving: g.farewell || g.intends,
 	}
 	b, err := m.encode()
 	if err != nil {
 		return err
 	}
-	g.farewell = m.leaving
+	g.departing.Store(m.leaving)
 	g.membership.Store(&cluster)
 	g.meta.Store(&b)
 	return nil
@@ -202,7 +205,7 @@ func (g *Gossip) self() Node {
 	return Node{
 		ID: c.Node, Incarnation: c.Incarnation, Address: g.address.String(),
 		Transport:  net.JoinHostPort(g.host, strconv.Itoa(c.TransportPort)),
-		DataCenter: c.DataCenter, Rack: c.Rack, Capacity: c.Capacity, Version: c.Version, Alive: true, Since: g.since,
+		DataCenter: c.DataCenter, Rack: c.Rack, Capacity: c.Capacity, Version: c.Version, Alive: true, Left: g.departing.Load(), Since: g.since,
 	}
 }
 
@@ -306,6 +309,27 @@ func (g *Gossip) Stats() Stats {
 		}
 	}
 	return s
+}
+
+// SetLeaving has this node say that it is about to leave in order (Node.Left),
+// while it goes on to take part in everything; false takes that back. It waits
+// for at most a second until a packet takes the word.
+func (g *Gossip) SetLeaving(leaving bool) {
+	if !g.enter() {
+		return
+	}
+	defer g.owned.Done()
+	g.identityMu.Lock()
+	g.intends = leaving
+	g.identityMu.Unlock()
+	if err := g.setIdentity(g.cluster(), false); err != nil {
+		g.log.Error("identity does not fit", "error", err)
+		return
+	}
+	g.mu.Lock()
+	g.notifyLocked() // self has changed
+	g.mu.Unlock()
+	g.advertise(time.Second)
 }
 
 // Leave tells the others that this node leaves in order, and returns when a

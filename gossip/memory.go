@@ -28,6 +28,7 @@ type Memory struct {
 	seen      map[id.Node]*sight
 	changed   chan struct{}
 	changes   uint64
+	intends   bool // to leave
 	left      bool
 	closed    bool
 }
@@ -53,7 +54,7 @@ func (m *Memory) look(node id.Node, subject *Memory) bool {
 			return false
 		}
 		s.node.Alive, s.node.Since = false, m.hub.now()
-		s.node.Left = subject.left && m.hub.hears(m, subject)
+		s.node.Left = (subject.left || subject.intends) && m.hub.hears(m, subject)
 		return true
 	}
 	now := subject.describe()
@@ -81,7 +82,7 @@ func (m *Memory) describe() Node {
 	}
 	return Node{
 		ID: c.Node, Incarnation: c.Incarnation, Address: m.address, Transport: net.JoinHostPort(host, strconv.Itoa(c.TransportPort)),
-		DataCenter: c.DataCenter, Rack: c.Rack, Capacity: c.Capacity, Version: c.Version, Alive: true, Since: m.since,
+		DataCenter: c.DataCenter, Rack: c.Rack, Capacity: c.Capacity, Version: c.Version, Alive: true, Left: m.intends, Since: m.since,
 	}
 }
 
@@ -257,6 +258,18 @@ func (m *Memory) Stats() Stats {
 		}
 	}
 	return s
+}
+
+// SetLeaving is Gossip.SetLeaving.
+func (m *Memory) SetLeaving(leaving bool) {
+	m.hub.mu.Lock()
+	defer m.hub.mu.Unlock()
+	if m.closed || m.left {
+		return
+	}
+	m.intends = leaving
+	m.notifyLocked()
+	m.hub.settleLocked()
 }
 
 // Leave is Gossip.Leave. It does not wait.

@@ -20,8 +20,9 @@ type Node struct {
 	// Alive is gossip's opinion: a hint, wrong for a while after a crash, a
 	// partition, or on a loaded machine.
 	Alive bool
-	// Left says that the node announced that it leaves in order. A left node
-	// does not come back by itself.
+	// Left says that the node announced that it leaves in order: it is about to
+	// while it is alive, and has when it is not. A left node does not come back
+	// by itself.
 	Left bool
 	// Since is when this observer saw Alive change last, by its own clock.
 	Since time.Time

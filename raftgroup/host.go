@@ -452,8 +452,8 @@ func (h *Host) subscribe(cfg SubscriptionConfig, serve func(*Subscription)) (*Su
 	s := newSubscription(h, cfg.withDefaults())
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.closed {
-		return nil, fmt.Errorf("structure %s: %w", cfg.Structure, ErrClosed)
+	if err := h.joinableLocked(cfg.Structure); err != nil && (h.closed || !cfg.Passive) {
+		return nil, err
 	}
 	h.subs[s] = h.came
 	h.came++

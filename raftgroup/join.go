@@ -40,11 +40,8 @@ type joinWish struct {
 func (h *Host) beginJoin(s id.Structure, hint id.Node, w joinWish) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	switch {
-	case h.closed:
-		return fmt.Errorf("structure %s: %w", s, ErrClosed)
-	case h.leaving.Load():
-		return fmt.Errorf("structure %s: %w", s, ErrLeaving)
+	if err := h.joinableLocked(s); err != nil {
+		return err
 	}
 	if j := h.joining[s]; j != nil {
 		j.wanted = j.wanted || w.wanted

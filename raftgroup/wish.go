@@ -350,7 +350,7 @@ func (v *survey) leave(d *decision) bool {
 // removes those that are not to be there.
 func (v *survey) lower(d *decision, want int, why string) bool {
 	for _, r := range v.good {
-		if !v.active[r] {
+		if _, live := v.where[v.members[r]]; !live || !v.active[r] {
 			d.waits = fmt.Sprintf("%s; waiting for replica %d", why, r)
 			return true
 		}

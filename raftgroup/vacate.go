@@ -1,0 +1,130 @@
+package raftgroup
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/copycat-replication/copycat/id"
+)
+
+// vacateInterval is how often Vacate looks what is left.
+const vacateInterval = 100 * time.Millisecond
+
+// VacateError says what was left on a node that was to be vacated.
+type VacateError struct {
+	Left []GroupStatus // the replicas that are still here
+	Err  error         // why it was not waited for longer
+}
+
+// Error lists what is left.
+func (e *VacateError) Error() string {
+	text := fmt.Sprintf("%d replicas are still here", len(e.Left))
+	for i, g := range e.Left {
+		if i == 3 {
+			text += ", …"
+			break
+		}
+		text += fmt.Sprintf(", %s (%s)", g.Group.Structure, g.Role)
+	}
+	return text + ": " + e.Err.Error()
+}
+
+// Unwrap makes errors.Is see why.
+func (e *VacateError) Unwrap() error { return e.Err }
+
+// Vacate has this node's replicas leave their groups: it ends the subscriptions
+// here, all but passive ones, as Close does; takes no new replicas; and waits
+// until none is left. The leaders do the work, once gossip tells them that this
+// node leaves (Node.Leaving), which is the caller's business: they hand over
+// the lead, put other voters in the place of those here, remove learners, and
+// confirm to each replica that it was removed. Where no node can take a voter's
+// place, the group goes on with fewer.
+//
+// It ends with nil, or with a *VacateError when ctx ends or the host closes: then
+// the node takes replicas again, and those that have moved stay where they are.
+func (h *Host) Vacate(ctx context.Context) error {
+	if !h.leaving.CompareAndSwap(false, true) {
+		return fmt.Errorf("vacate: %w", ErrLeaving)
+	}
+	err := h.vacate(ctx)
+	if err != nil {
+		h.leaving.Store(false)
+	}
+	return err
+}
+
+func (h *Host) vacate(ctx context.Context) error {
+	h.mu.Lock()
+	ordered := h.ordered
+	var subs []*Subscription
+	for _, s := range h.inOrderLocked() {
+		if !s.cfg.Passive && !s.manual {
+			subs = append(subs, s)
+		}
+	}
+	h.mu.Unlock()
+	h.watch.wakeLeaders(ordered)
+	for _, s := range subs {
+		s.shut()
+	}
+	for _, s := range subs {
+		if err := h.tasks.Await(ctx, s.ended); err != nil {
+			return &VacateError{Left: h.Groups(), Err: err}
+		}
+	}
+	var asked time.Time
+	for {
+		left := h.Groups()
+		if len(left) == 0 {
+			return nil
+		}
+		if now := h.cfg.Clock.Now(); now.Sub(asked) >= leavingTime {
+			asked = now
+			h.askForStopped()
+		}
+		pause, cancel := h.tasks.Within(ctx, vacateInterval)
+		_ = h.tasks.Await(pause, nil) // ends with the pause, or with ctx
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			return &VacateError{Left: left, Err: context.Cause(ctx)}
+		case h.ctx.Err() != nil:
+			return &VacateError{Left: left, Err: ErrClosed}
+		}
+	}
+}
+
+// askForStopped asks for the replicas whose own steps do not: they have
+// stopped, or wait for their snapshot.
+func (h *Host) askForStopped() {
+	h.mu.Lock()
+	ordered := h.ordered
+	h.mu.Unlock()
+	for _, g := range ordered {
+		if st := g.Status(); st.Failed || st.Role == "waiting for snapshot" {
+			members := nodesOf(st.Voters)
+			for _, n := range nodesOf(g.genesis.Members) {
+				if !slices.Contains(members, n) {
+					members = append(members, n)
+				}
+			}
+			h.askStanding(g, members)
+		}
+	}
+}
+
+// Leaving reports whether Vacate runs, or has ended well.
+func (h *Host) Leaving() bool { return h.leaving.Load() }
+
+// joinableLocked says why no replica of a structure can be got at present.
+func (h *Host) joinableLocked(s id.Structure) error {
+	switch {
+	case h.closed:
+		return fmt.Errorf("structure %s: %w", s, ErrClosed)
+	case h.leaving.Load():
+		return fmt.Errorf("structure %s: %w", s, ErrLeaving)
+	}
+	return nil
+}

@@ -1,0 +1,123 @@
+package raftgroup_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/copycat-replication/copycat/internal/rig"
+	"github.com/copycat-replication/copycat/raftgroup"
+)
+
+// vacate has a node leave in order, up to its end.
+func vacate(t *testing.T, n *rig.Node, patience time.Duration) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	n.SetLeaving(true)
+	err := n.Host.Vacate(ctx)
+	if err != nil {
+		n.SetLeaving(false)
+	}
+	return err
+}
+
+// TestVacate has each of four nodes leave, the leader's and the others', under
+// load from a node that stays: the group has its voters elsewhere before the
+// node goes, and nothing is lost.
+func TestVacate(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name          string
+		nodes, voters int
+		leader        bool
+		want          int // voters
+		learners      int
+	}{
+		{"a follower, one can take its place", 4, 3, false, 3, 0},
+		{"the leader, one can take its place", 4, 3, true, 3, 0},
+		{"a follower of three", 3, 3, false, 1, 1},
+		{"the leader of three", 3, 3, true, 1, 1},
+		{"the only voter", 2, 1, true, 1, 0},
+		{"one of five", 5, 5, true, 3, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				cl := rig.New(t, c.nodes, 21)
+				s := rig.Structure(9)
+				cl.StartAll()
+				cl.Born(s, c.voters, raftgroup.Options{Voters: uint32(max(c.voters, 3))})
+				cl.Wait(time.Minute, "a leader", func() bool { _, _, ok := leadNode(cl, s); return ok })
+				leader, _, _ := leadNode(cl, s)
+				goes := leader
+				if !c.leader {
+					goes = cl.Nodes[(slices.Index(cl.Nodes, leader)+1)%c.voters]
+				}
+				stays := cl.Nodes[(slices.Index(cl.Nodes, goes)+1)%c.nodes]
+				mine := subscribe(t, goes, raftgroup.SubscriptionConfig{Structure: s})
+				mine.propose("mine", 10)
+				cl.Wait(time.Minute, "own commits", func() bool { return mine.count() == 10 })
+				close(mine.sub.Propose())
+				<-mine.done
+				if !holds(stays, s) {
+					cl.Wait(time.Minute, "a replica on the node that stays", func() bool { return holds(stays, s) })
+				}
+				other := subscribe(t, stays, raftgroup.SubscriptionConfig{Structure: s})
+				cl.Wait(time.Minute, "all", func() bool { return other.count() == 10 })
+				if err := vacate(t, goes, 2*time.Minute); err != nil {
+					t.Fatal(err)
+				}
+				if holds(goes, s) || len(goes.Log.Groups()) > 0 {
+					t.Fatal("the replica is still there")
+				}
+				if err := goes.Host.Join(s, stays.ID); !errors.Is(err, raftgroup.ErrLeaving) {
+					t.Fatalf("join: %v", err)
+				}
+				goes.Stop()
+				cl.Wait(time.Minute, "the group is whole without it", func() bool {
+					nodes, learners := voterNodes(cl, s)
+					return len(nodes) == c.want && learners == c.learners && !slices.Contains(nodes, goes)
+				})
+				other.propose("after", 10)
+				cl.Wait(time.Minute, "it takes changes", func() bool { return other.count() == 20 })
+				cl.StopAll()
+			})
+		})
+	}
+}
+
+// TestVacateWaits has a node want to leave whose going would leave too few: a
+// dead voter is no reason to have fewer. It stays, as it was, and says what is
+// here; once the dead one is back, it can go.
+func TestVacateWaits(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := rig.New(t, 3, 22)
+		s := rig.Structure(9)
+		c.StartAll()
+		c.Born(s, 3, raftgroup.Options{})
+		c.Wait(time.Minute, "a leader", func() bool { _, _, ok := leadNode(c, s); return ok })
+		c.Nodes[2].Stop()
+		err := vacate(t, c.Nodes[1], 5*time.Minute)
+		var left *raftgroup.VacateError
+		if !errors.As(err, &left) || !errors.Is(err, context.DeadlineExceeded) || len(left.Left) != 1 || left.Left[0].Group.Structure != s {
+			t.Fatalf("vacated: %v", err)
+		}
+		if _, st, ok := leadNode(c, s); !ok || len(st.Voters) != 3 || c.Nodes[1].Host.Leaving() {
+			t.Fatalf("after giving up: %+v", st)
+		}
+		j := subscribe(t, c.Nodes[1], raftgroup.SubscriptionConfig{Structure: s})
+		j.propose("still", 10)
+		c.Wait(time.Minute, "it goes on", func() bool { return j.count() == 10 })
+		c.Nodes[2].Start()
+		if err := vacate(t, c.Nodes[1], time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		<-j.done // ended with the leave
+		c.StopAll()
+	})
+}
