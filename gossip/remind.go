@@ -47,7 +47,7 @@ func (d *directory) recent(now, after, until int64, limit int, random func(int) 
 
 // remind sends a reminder to a few peers, if it is time and there is something.
 func (g *Gossip) remind(now time.Time) {
-	if now.Sub(g.reminded) < g.timing.remind-g.timing.tick/2 || g.cluster().IsZero() {
+	if now.Sub(g.reminded) < g.timing.remind-g.timing.tick/2 || g.cluster().IsZero() || g.hasLeft() {
 		return
 	}
 	g.reminded = now
