@@ -191,6 +191,8 @@ func (tl *teller) do(t *testing.T, d *datadriven.TestData) error {
 		s.settle()
 	case "reclaim":
 		return tl.reclaim(tl.node(t, d, w[0]))
+	case "rest":
+		return tl.rest()
 	case "fill":
 		return tl.fill(tl.node(t, d, w[0]), number(t, d, "bytes", 100_000))
 	case "vote":
@@ -256,10 +258,14 @@ func (tl *teller) cluster(t *testing.T, d *datadriven.TestData) error {
 }
 
 func (tl *teller) leader(besides string) {
-	if n := tl.s.leader(); n != nil && besides != "" && strconv.Itoa(n.n) != besides {
+	switch n := tl.s.leader(); {
+	case n != nil && besides == "nobody":
+		tl.say("somebody leads") // who it is, is chance
+		return
+	case n != nil && besides != "" && strconv.Itoa(n.n) != besides:
 		tl.say("another node than %s leads", besides)
 		return
-	} else if n != nil {
+	case n != nil:
 		tl.say("node %d leads", n.n)
 		return
 	}

@@ -306,6 +306,19 @@ func (tl *teller) reclaim(n *stageNode) error {
 	return nil
 }
 
+// rest tells which replicas have fallen quiet.
+func (tl *teller) rest() error {
+	for _, n := range tl.s.nodes {
+		if !n.up {
+			continue
+		}
+		if err := tl.s.inStep(n, func(g *Group) { tl.say("node %d is quiet: %t", n.n, g.quietness.quiet) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // fill has another group of a node write so much, and has it removed.
 func (tl *teller) fill(n *stageNode, size int) error {
 	local, err := n.log.NewGroup()
@@ -467,7 +480,7 @@ func (p *parcel) kind() string {
 func (s *stage) describe(p *parcel) string {
 	head := fmt.Sprintf("%d to %d:", p.from, p.to)
 	if p.raft == nil {
-		return head + " a report on a snapshot"
+		return head + " something else"
 	}
 	if p.raft.GetType() != raftpb.MsgProp {
 		return head + " " + p.kind()
