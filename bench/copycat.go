@@ -30,6 +30,8 @@ type cluster struct {
 	ids   []*copycat.ID
 	subs  []*subscriber // structure*seats + seat
 	done  chan struct{} // closed: the system closes
+
+	neighbour *neighbour // nil: none
 }
 
 // subscriber is one node's subscription to one structure.
@@ -48,14 +50,60 @@ func (s *settings) open(ctx context.Context, dir string, l *load.Load) (_ load.S
 			err = errors.Join(err, c.Close())
 		}
 	}()
+	_, err = os.Stat(nodeDir(dir, 0))
+	restart := err == nil
 	if err := s.startNodes(ctx, c, dir); err != nil {
 		return nil, err
 	}
-	if err := c.subscribeAll(ctx); err != nil {
+	l.NodesReady()
+	if s.detached {
+		err = c.allocateAll(ctx, restart)
+	} else {
+		err = c.subscribeAll(ctx)
+	}
+	if err != nil {
 		return nil, err
 	}
-	return c, c.awaitVoters(ctx)
+	if err := c.awaitVoters(ctx, s.detached); err != nil {
+		return nil, err
+	}
+	if s.beside != "" {
+		c.neighbour, err = s.startNeighbour(c)
+	}
+	return c, err
 }
+
+// structureID is the same in each run on a directory: the ID of structure n.
+func structureID(n int) (*copycat.ID, error) {
+	return copycat.ParseID(fmt.Sprintf("01CFR5R4JJE9KNRAJF%08d", n))
+}
+
+// allocateAll creates structures that nobody subscribes to; after a restart
+// they are there.
+func (c *cluster) allocateAll(ctx context.Context, restart bool) error {
+	if restart {
+		return nil
+	}
+	var allocating sync.WaitGroup
+	room := make(chan struct{}, births)
+	errs := make([]error, c.load.Plan().Structures)
+	for s := range errs {
+		select {
+		case room <- struct{}{}:
+		case <-ctx.Done():
+			allocating.Wait()
+			return ctx.Err()
+		}
+		allocating.Go(func() {
+			defer func() { <-room }()
+			_, errs[s] = c.nodes[s%len(c.nodes)].AllocateNewDataStructure()
+		})
+	}
+	allocating.Wait()
+	return errors.Join(errs...)
+}
+
+func nodeDir(dir string, node int) string { return filepath.Join(dir, fmt.Sprintf("node%d", node)) }
 
 // startNodes starts one node, has the others join it, and waits until all see all.
 func (s *settings) startNodes(ctx context.Context, c *cluster, dir string) error {
@@ -71,7 +119,7 @@ func (s *settings) startNodes(ctx context.Context, c *cluster, dir string) error
 	for i := range c.load.Plan().Nodes {
 		cfg := copycat.DefaultConfig()
 		cfg.Hostname, cfg.CopyCatPort, cfg.GossipPort = "127.0.0.1", 0, 0
-		cfg.CopyCatDataDir = filepath.Join(dir, fmt.Sprintf("node%d", i))
+		cfg.CopyCatDataDir = nodeDir(dir, i)
 		cfg.Rack = fmt.Sprintf("rack%d", i)
 		cfg.PeersToContact = peers
 		if s.snapshotEntries > 0 {
@@ -130,10 +178,10 @@ func await(ctx context.Context, node copycat.CopyCat, cond func(*copycat.Status)
 // moment, as programs do that start together.
 func (c *cluster) subscribeAll(ctx context.Context) error {
 	structures := c.load.Plan().Structures
-	for range structures {
-		id, err := c.nodes[0].NewDataStructureID()
+	for s := range structures {
+		id, err := structureID(s)
 		if err != nil {
-			return fmt.Errorf("new ID: %w", err)
+			return fmt.Errorf("ID of structure %d: %w", s, err)
 		}
 		c.ids = append(c.ids, id)
 	}
@@ -227,20 +275,22 @@ func (c *cluster) closing() bool {
 
 // awaitVoters waits until each structure has a leader, known to all, and as
 // many voters as it is to have.
-func (c *cluster) awaitVoters(ctx context.Context) error {
+func (c *cluster) awaitVoters(ctx context.Context, detached bool) error {
+	structures := c.load.Plan().Structures
 	voters := 1
 	if len(c.nodes) >= 3 {
 		voters = 3
 	}
 	for n, node := range c.nodes {
 		err := await(ctx, node, func(st *copycat.Status) bool {
+			interactive := !detached && n < c.load.Plan().Subscribed()
 			ready := 0
 			for i := range st.Structures {
-				if s := &st.Structures[i]; !s.Catalog && s.Leader != "" && len(s.Voters) >= voters && s.Interactive == (n < c.load.Plan().Subscribed()) {
+				if s := &st.Structures[i]; !s.Catalog && s.Leader != "" && len(s.Voters) >= voters && s.Interactive == interactive {
 					ready++
 				}
 			}
-			return ready >= len(c.ids)
+			return ready >= structures
 		})
 		if err != nil {
 			return fmt.Errorf("node %d: structures without a leader and %d voters: %w", n, voters, err)
@@ -278,6 +328,12 @@ func (c *cluster) Propose(node, structure int, payload []byte) error {
 	}
 }
 
+// Kill shuts a node down, which says nothing to the others: they take it for crashed.
+func (c *cluster) Kill(node int) error {
+	c.nodes[node].Shutdown()
+	return nil
+}
+
 // Close shuts all nodes down, and waits until nothing is delivered any more.
 func (c *cluster) Close() error {
 	close(c.done)
@@ -290,6 +346,9 @@ func (c *cluster) Close() error {
 		if sub != nil {
 			sub.serving.Wait()
 		}
+	}
+	if c.neighbour != nil {
+		c.neighbour.working.Wait()
 	}
 	return nil
 }

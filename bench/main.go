@@ -28,6 +28,9 @@ func command() *cli.Command {
 		Flags: func(f *flag.FlagSet) {
 			f.Uint64Var(&s.snapshotEntries, "snapshot-entries", 0, "a snapshot is due after that many `commits`; 0: the default")
 			f.Uint64Var(&s.snapshotBytes, "snapshot-bytes", 0, "a snapshot is due after that many `bytes` of commits; 0: the default")
+			f.BoolVar(&s.detached, "detached", false, "create the structures without subscriptions; for -measure idle")
+			f.StringVar(&s.beside, "beside", "", "`what` goes on in one more structure beside those that are measured: stuck (one of its consumers does not\nread) or snapshots (they are made and sent, again and again)")
+			f.Int64Var(&s.besideBytes, "beside-bytes", 256<<20, "size of each of those snapshots, in `bytes`")
 			f.StringVar(&s.logLevel, "log", "", "write the nodes' log of this `level` and above (debug, info, warn, error) to stderr")
 		},
 		Settings: s.String,
@@ -39,6 +42,9 @@ func command() *cli.Command {
 type settings struct {
 	snapshotEntries, snapshotBytes uint64
 	logLevel                       string
+	detached                       bool
+	beside                         string // "", besideStuck or besideSnapshots
+	besideBytes                    int64
 }
 
 // String names what is not the default.
@@ -49,6 +55,15 @@ func (s *settings) String() string {
 	}
 	if s.snapshotBytes > 0 {
 		parts = append(parts, fmt.Sprintf("snapshot after %d bytes", s.snapshotBytes))
+	}
+	if s.detached {
+		parts = append(parts, "no subscriptions")
+	}
+	switch s.beside {
+	case besideStuck:
+		parts = append(parts, "beside a structure with a consumer that does not read")
+	case besideSnapshots:
+		parts = append(parts, fmt.Sprintf("beside a structure with snapshots of %d MB", s.besideBytes>>20))
 	}
 	if s.logLevel != "" {
 		parts = append(parts, "log "+s.logLevel)

@@ -35,6 +35,10 @@ type options struct {
 	plan load.Plan
 	dir  string
 	runs int
+	mode string
+
+	fill   int64
+	sample float64
 
 	json, cpuProfile, memProfile, trace string
 }
@@ -70,6 +74,10 @@ func parse(c *Command, args []string, stderr io.Writer) (*options, error) {
 	f.IntVar(&o.plan.Subscribers, "subscribers", 0, "`number` of subscribers of each structure, number i on node i modulo -nodes; 0: one on each node;\nthe others only look on, and with fewer the other nodes' replicas have none")
 	f.Float64Var(&o.plan.Seconds, "seconds", 10, "`length` of the measured window")
 	f.Float64Var(&o.plan.Warmup, "warmup", 2, "`seconds` of load before it")
+	f.StringVar(&o.mode, "measure", modeLoad, modeUsage)
+	f.Int64Var(&o.fill, "fill", 256<<20, "`bytes` of payloads that are proposed before a recovery")
+	f.Int64Var(&o.plan.State, "state", 0, "`bytes` of a consumer's snapshot; 0: a few")
+	f.Float64Var(&o.sample, "sample", 0, "`seconds` between samples of memory and disk; 0: none")
 	f.IntVar(&o.runs, "runs", 1, "`number` of runs, each on new nodes; with three or more, a row of medians")
 	f.StringVar(&o.dir, "dir", os.TempDir(), "`directory` for the nodes' files; what is made there is removed at the end")
 	f.StringVar(&o.json, "json", "", "append results to this `file`, one JSON object a line")
@@ -87,7 +95,18 @@ func parse(c *Command, args []string, stderr io.Writer) (*options, error) {
 		return nil, err
 	}
 	o.plan.Proposers = load.Proposers(*proposers)
+	if o.mode == modeFailover {
+		o.plan.Proposers = load.AtAll
+	}
 	err := o.plan.Validate()
+	switch o.mode {
+	case modeLoad, modeIdle, modeFailover, modeRecovery:
+	default:
+		err = errors.Join(err, fmt.Errorf("measure: %q, need load, idle, failover or recovery", o.mode))
+	}
+	if o.fill < int64(o.plan.Payload) || o.sample < 0 {
+		err = errors.Join(err, fmt.Errorf("fill: %d bytes, need a payload at least; sample: %g seconds, need 0 or more", o.fill, o.sample))
+	}
 	if o.runs < 1 {
 		err = errors.Join(err, fmt.Errorf("runs: %d, need 1 or more", o.runs))
 	}

@@ -13,7 +13,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/copycat-replication/copycat/bench/internal/load"
 	"github.com/copycat-replication/copycat/bench/internal/measure"
 	"github.com/copycat-replication/copycat/bench/internal/report"
 )
@@ -93,7 +92,7 @@ func (c *Command) once(ctx context.Context, o *options, run int, args []string, 
 		}
 	}()
 	r := &report.Result{
-		Format: report.Format, System: c.Name, Run: run, Runs: o.runs, Plan: o.plan, Began: time.Now().UTC(),
+		Format: report.Format, System: c.Name, Run: run, Runs: o.runs, Plan: o.plan, Measure: o.mode, Began: time.Now().UTC(),
 		Command: strings.Join(append([]string{"bench"}, args...), " "),
 	}
 	if c.Settings != nil {
@@ -105,22 +104,20 @@ func (c *Command) once(ctx context.Context, o *options, run int, args []string, 
 	debug.FreeOSMemory() // what an earlier run left behind
 	measure.ResetPeak()
 
-	l := load.New(o.plan)
 	fmt.Fprintf(stderr, "run %d of %d: %s is starting: %d nodes, %d structures\n", run, o.runs, c.Name, o.plan.Nodes, o.plan.Structures)
-	sys, err := c.Open(ctx, dir, l)
+	m := &measurement{command: c, o: o, dir: dir, result: r}
+	m.window = window{profiles: profiles{o: o, on: run == o.runs}, stderr: stderr, warmup: o.plan.Warmup, dir: dir, sample: o.sample}
+	switch o.mode {
+	case modeIdle:
+		err = m.idle(ctx)
+	case modeRecovery:
+		err = m.recovery(ctx)
+	default:
+		err = m.load(ctx)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", c.Name, err)
-	}
-	w := window{profiles: profiles{o: o, on: run == o.runs}, stderr: stderr, warmup: o.plan.Warmup}
-	err = l.Run(ctx, sys, load.Hooks{Start: w.start, Progress: w.progress, End: w.end})
-	w.profiles.stop() // where the window did not end by itself
-	if cerr := sys.Close(); err == nil && cerr != nil {
-		err = fmt.Errorf("close %s: %w", c.Name, cerr)
-	}
-	if err = errors.Join(err, w.profiles.err); err != nil {
 		return nil, err
 	}
-	r.Add(l.Outcome(), w.after.Since(w.before), w.after.At.Sub(w.before.At), w.peak)
 	return r, nil
 }
 
@@ -133,6 +130,14 @@ type window struct {
 	peak          uint64
 	shown         uint64
 	at            time.Duration
+
+	dir     string
+	sample  float64 // seconds between two samples; 0: none
+	samples []report.Sample
+	sampled struct {
+		n  uint64
+		at time.Duration
+	}
 }
 
 func (w *window) start() {
@@ -153,4 +158,21 @@ func (w *window) progress(elapsed time.Duration, n uint64) {
 	rate := float64(n-w.shown) / (elapsed - w.at).Seconds()
 	w.shown, w.at = n, elapsed
 	fmt.Fprintf(w.stderr, "%5.0f s  %s  %.0f operations/s\n", elapsed.Seconds(), phase, rate)
+	if w.sample > 0 && (elapsed-w.sampled.at).Seconds() >= w.sample {
+		w.look(elapsed, n)
+	}
+}
+
+// look takes a sample: what memory and disk hold now, and how fast it went since the last one.
+func (w *window) look(elapsed time.Duration, n uint64) {
+	disk, err := diskUse(w.dir)
+	if err != nil {
+		fmt.Fprintln(w.stderr, err)
+	}
+	s := report.Sample{
+		At: elapsed.Seconds(), Rate: float64(n-w.sampled.n) / (elapsed - w.sampled.at).Seconds(), Memory: measure.Read().Memory, Disk: disk,
+	}
+	w.samples = append(w.samples, s)
+	w.sampled.n, w.sampled.at = n, elapsed
+	fmt.Fprintf(w.stderr, "%5.0f s  memory %d MB, disk %d MB\n", s.At, s.Memory>>20, s.Disk>>20)
 }

@@ -32,6 +32,7 @@ type Consumer struct {
 	applied uint64   // in the window
 	slowest int64
 	at      int64      // when the last of its own was applied
+	began   int64      // when the first was
 	gap     int64      // the longest time without one, in the window
 	settled bool       // by Settled, not by Applied
 	settle  sync.Mutex // for Settled
@@ -155,6 +156,9 @@ func (c *Consumer) record(seq uint64) {
 		c.slices[(now-c.load.start)/int64(time.Second)]++
 		c.gap = max(c.gap, now-max(c.at, c.load.start))
 	}
+	if c.began == 0 {
+		c.began = now
+	}
 	c.at = now
 	if sent >= c.load.start {
 		latency := now - sent
@@ -176,7 +180,9 @@ func (c *Consumer) silence() time.Duration {
 // Failed settles a proposal of this node that will not be applied.
 func (c *Consumer) Failed(payload []byte, err error) {
 	c.failed.Add(1)
-	c.load.note(err)
+	if !c.load.isGone(c.node) {
+		c.load.note(err)
+	}
 	if own := c.own.Load(); own != nil && len(payload) >= HeaderBytes {
 		own.fail(binary.LittleEndian.Uint64(payload) & sequenceMask)
 	}

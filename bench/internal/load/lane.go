@@ -52,7 +52,7 @@ func (ln *lane) propose(sys System) {
 	cut := slab{template: ln.load.template, size: ln.load.plan.Payload}
 	for seq := ln.first; ln.await(seq); seq++ {
 		now := ln.load.now()
-		if now >= ln.load.end {
+		if now >= ln.load.end || (ln.load.limit > 0 && seq-ln.first >= ln.load.limit) {
 			return
 		}
 		payload := cut.next()
@@ -61,7 +61,7 @@ func (ln *lane) propose(sys System) {
 		ln.sent.Store(seq)
 		if err := sys.Propose(ln.node, ln.structure, payload); err != nil {
 			ln.fail(seq)
-			if !ln.load.stopped() {
+			if !ln.load.stopped() && !ln.load.isGone(ln.node) {
 				ln.load.Warn(fmt.Errorf("lane at node %d, structure %d, ended: %w", ln.node, ln.structure, err))
 			}
 			return

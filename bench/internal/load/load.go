@@ -113,6 +113,8 @@ type Load struct {
 	unordered  bool
 	nodesReady func()
 	sentBefore map[uint64]uint64 // by lane's tag: the last number of an earlier load
+	limit      uint64            // of what each lane sends; 0: none
+	gone       atomic.Int64      // the node that was killed, from 1; 0: none
 
 	epoch      time.Time
 	start, end int64          // of the window of measuring, in nanoseconds since epoch
@@ -194,6 +196,9 @@ func (l *Load) note(err error) { l.first.CompareAndSwap(nil, &err) }
 
 func (l *Load) now() int64 { return int64(time.Since(l.epoch)) }
 
+// Age is the time since New.
+func (l *Load) Age() time.Duration { return time.Duration(l.now()) }
+
 // Hooks are called by Run, from its own goroutine. Any of them may be nil.
 type Hooks struct {
 	Start    func()                                // the window of measuring begins
@@ -226,6 +231,52 @@ func (l *Load) Run(ctx context.Context, sys System, hooks Hooks) error {
 	err = l.drain(ctx)
 	l.left = l.unfinished()
 	return err
+}
+
+// Fill puts n proposals on the system, as fast as the plan's window allows, and
+// waits until all have been settled. Nothing is measured. It takes Run's place.
+func (l *Load) Fill(ctx context.Context, sys System, n uint64) error {
+	if err := l.place(sys); err != nil {
+		return err
+	}
+	l.start, l.end = never, never
+	l.limit = max(1, n/uint64(len(l.lanes)))
+	sent := make(chan struct{})
+	for _, ln := range l.lanes {
+		l.proposing.Go(func() { ln.propose(sys) })
+	}
+	go func() { // ends with the lanes, which the closing of the system ends
+		l.proposing.Wait()
+		close(sent)
+	}()
+	defer close(l.stop)
+	select {
+	case <-sent:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	look := time.NewTicker(time.Millisecond)
+	defer look.Stop()
+	for l.unfinished() > 0 {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-look.C:
+		}
+	}
+	return nil
+}
+
+// never is a time that does not come.
+const never = 1 << 62
+
+// Gone says that a node was killed: what it proposed counts no more, and
+// neither does that its lanes end.
+func (l *Load) Gone(node int) { l.gone.Store(int64(node) + 1) }
+
+func (l *Load) isGone(node int) bool {
+	gone := l.gone.Load()
+	return gone > 0 && gone == int64(node)+1
 }
 
 // place makes the lanes: the leaders are known only now. Outstanding proposals
@@ -326,6 +377,9 @@ func (l *Load) drain(ctx context.Context) error {
 
 func (l *Load) unfinished() (n uint64) {
 	for _, ln := range l.lanes {
+		if l.isGone(ln.node) {
+			continue
+		}
 		// In this order: done never passes a number that was not sent.
 		done := ln.done.Load()
 		n += ln.sent.Load() - done

@@ -14,6 +14,7 @@ type Outcome struct {
 	PerSecond []uint64                // operations in each second
 	Latency   *hdrhistogram.Histogram // in nanoseconds
 	Slowest   time.Duration           // exact, where the histogram is not
+	First     time.Duration           // from New until the first own proposal was applied somewhere
 	Silence   time.Duration           // the longest time that some proposer had nothing applied
 
 	Failed     uint64 // proposals that the system gave up
@@ -32,7 +33,9 @@ func (l *Load) Outcome() Outcome {
 	l.proposing.Wait()
 	o := Outcome{Warnings: l.warnings.Load(), Unfinished: l.left, Latency: newHistogram(len(l.lanes))}
 	for i, c := range l.consumers {
-		o.Failed += c.failed.Load()
+		if !l.isGone(c.node) {
+			o.Failed += c.failed.Load()
+		}
 		o.Broken += c.broken
 		missing := c.missing
 		if l.unordered {
@@ -46,7 +49,12 @@ func (l *Load) Outcome() Outcome {
 			continue
 		}
 		o.Ops += c.applied
-		o.Silence = max(o.Silence, c.silence())
+		if first := time.Duration(c.began); first > 0 && (o.First == 0 || first < o.First) {
+			o.First = first
+		}
+		if !l.isGone(c.node) {
+			o.Silence = max(o.Silence, c.silence())
+		}
 		o.Slowest = max(o.Slowest, time.Duration(c.slowest))
 		o.Latency.Merge(c.hist)
 		if o.PerSecond == nil {

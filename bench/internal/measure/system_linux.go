@@ -3,11 +3,14 @@ package measure
 import (
 	"bytes"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // clockTick is the unit of /proc/stat: USER_HZ, 100 a second on every port of
@@ -23,9 +26,52 @@ func readSystem(u *Usage) {
 		u.DiskWritten, _ = field(data, "write_bytes:")
 		u.CallWritten, _ = field(data, "wchar:")
 	}
+	if data, err := os.ReadFile("/proc/self/status"); err == nil {
+		kb, _ := field(data, "VmRSS:")
+		u.Memory = kb << 10
+	}
+	u.sent = sentBySocket()
 	if data, err := os.ReadFile("/proc/stat"); err == nil {
 		u.MachineBusy, u.MachineLost = machineTime(data)
 	}
+}
+
+// Allocated is the room that a file takes on its disk: less than its size where it has holes.
+func Allocated(info fs.FileInfo) int64 {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return st.Blocks * 512
+	}
+	return info.Size()
+}
+
+// sentBySocket asks the kernel what went out of each TCP connection of this
+// process, repetitions and all. The key is the socket's inode.
+func sentBySocket() map[uint64]uint64 {
+	sent := make(map[uint64]uint64)
+	files, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return sent
+	}
+	for _, f := range files {
+		target, err := os.Readlink("/proc/self/fd/" + f.Name())
+		if err != nil {
+			continue // closed meanwhile
+		}
+		number, ok := strings.CutPrefix(target, "socket:[")
+		if !ok {
+			continue
+		}
+		inode, err := strconv.ParseUint(strings.TrimSuffix(number, "]"), 10, 64)
+		fd, ferr := strconv.Atoi(f.Name())
+		if err != nil || ferr != nil {
+			continue
+		}
+		// It fails on other sockets than those of TCP, and for a listening one says nothing.
+		if info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			sent[inode] = info.Bytes_sent
+		}
+	}
+	return sent
 }
 
 // field finds the number behind a name at the start of a line.

@@ -1,6 +1,7 @@
 package measure
 
 import (
+	"net"
 	"testing"
 	"time"
 )
@@ -33,5 +34,49 @@ func TestField(t *testing.T) {
 		if n, ok := field(data, name); ok {
 			t.Errorf("%s %d", name, n)
 		}
+	}
+}
+
+// TestSent: what goes over loopback between two sockets of this process counts once.
+func TestSent(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	accepted := make(chan net.Conn, 1)
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			t.Error(err)
+		}
+		accepted <- conn
+	}()
+	client, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	server := <-accepted
+	if server == nil {
+		t.FailNow()
+	}
+	defer server.Close()
+	before := Read()
+	const bytes = 1 << 20
+	go func() {
+		if _, err := client.Write(make([]byte, bytes)); err != nil {
+			t.Error(err)
+		}
+	}()
+	for read := 0; read < bytes; {
+		n, err := server.Read(make([]byte, 64<<10))
+		if err != nil {
+			t.Fatal(err)
+		}
+		read += n
+	}
+	if used := Read().Since(before); used.Sent < bytes || used.Sent > bytes+bytes/4 || used.Memory == 0 {
+		t.Errorf("%d bytes were sent, want %d; memory %d", used.Sent, bytes, used.Memory)
 	}
 }

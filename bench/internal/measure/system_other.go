@@ -2,7 +2,10 @@
 
 package measure
 
-import "os"
+import (
+	"io/fs"
+	"os"
+)
 
 func readSystem(*Usage) {}
 
@@ -11,6 +14,9 @@ func PeakMemory() uint64 { return 0 }
 
 // ResetPeak begins a new peak of memory.
 func ResetPeak() {}
+
+// Allocated is the size of a file.
+func Allocated(info fs.FileInfo) int64 { return info.Size() }
 
 func readMachine(*Machine, string) {}
 

@@ -27,7 +27,7 @@ func sample(run int, rate uint64) Result {
 	o := load.Outcome{Ops: rate * 10, PerSecond: []uint64{rate, rate * 9}, Latency: h, Slowest: 1000 * time.Microsecond, Warnings: 2, FirstError: errors.New("odd")}
 	used := measure.Usage{
 		User: 6 * time.Second, System: 4 * time.Second, MachineBusy: 15 * time.Second,
-		DiskWritten: rate * 10 * 300, CallWritten: 7, Allocations: rate * 20, Allocated: rate * 5000, Collections: 4,
+		DiskWritten: rate * 10 * 300, Sent: rate * 10 * 200, CallWritten: 7, Allocations: rate * 20, Allocated: rate * 5000, Collections: 4,
 	}
 	r.Add(o, used, 10*time.Second, 64<<20)
 	return r
@@ -48,6 +48,7 @@ func TestResultOfRun(t *testing.T) {
 	near("cores", r.CoresUsed, 1)
 	near("cores of others", r.CoresOthers, 0.5)
 	near("disk", r.DiskPerByte, 3)
+	near("sent", r.SentPerByte, 2)
 	near("allocs", r.AllocsPerOp, 2)
 	near("p50", r.Latency.P50, 500)
 	near("p99", r.Latency.P99, 990)

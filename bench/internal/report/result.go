@@ -52,8 +52,45 @@ type Result struct {
 	DiskBytes    uint64  `json:"disk_bytes_written"`
 	CallBytes    uint64  `json:"write_call_bytes"` // files and sockets
 	DiskPerByte  float64 `json:"disk_bytes_per_payload_byte"`
+	SentBytes    uint64  `json:"sent_bytes"` // over TCP, by all nodes
+	SentPerByte  float64 `json:"sent_bytes_per_payload_byte"`
+	// Silence is the longest time in the window in which some proposer had
+	// nothing applied.
+	Silence float64 `json:"silence_ms"`
 
 	Errors Errors `json:"errors"`
+
+	// Measure is "load", "idle", "failover" or "recovery"; empty: load.
+	Measure  string    `json:"measure,omitempty"`
+	Idle     *Idle     `json:"idle,omitempty"`
+	Recovery *Recovery `json:"recovery,omitempty"`
+	Samples  []Sample  `json:"samples,omitempty"`
+}
+
+// Idle is what structures cost that nothing is proposed to.
+type Idle struct {
+	Create     float64 `json:"create_seconds"` // all of them
+	Reopen     float64 `json:"reopen_seconds"` // nodes and structures
+	CPU        float64 `json:"cpu_percent_of_core"`
+	Memory     float64 `json:"memory_bytes_per_replica"`
+	Goroutines float64 `json:"goroutines_per_replica"`
+}
+
+// Recovery is how long nodes take to come back.
+type Recovery struct {
+	Filled      int64   `json:"filled_bytes"` // of payloads, before
+	Disk        int64   `json:"disk_bytes"`   // of all nodes
+	Fill        float64 `json:"fill_seconds"`
+	Open        float64 `json:"open_seconds"`         // until all nodes run and know their leaders
+	FirstCommit float64 `json:"first_commit_seconds"` // until the first new proposal was applied; both from the start
+}
+
+// Sample is one look during a run.
+type Sample struct {
+	At     float64 `json:"at_seconds"` // since the load began
+	Rate   float64 `json:"ops_per_second"`
+	Memory uint64  `json:"memory_bytes"`
+	Disk   int64   `json:"disk_bytes"`
 }
 
 // Latency is in microseconds.
@@ -89,7 +126,8 @@ func (r *Result) Add(o load.Outcome, used measure.Usage, took time.Duration, pea
 	r.RSSPeak = peak
 	r.Collections = used.Collections
 	r.PayloadBytes = o.Ops * uint64(r.Plan.Payload)
-	r.DiskBytes, r.CallBytes = used.DiskWritten, used.CallWritten
+	r.DiskBytes, r.CallBytes, r.SentBytes = used.DiskWritten, used.CallWritten, used.Sent
+	r.Silence = o.Silence.Seconds() * 1000
 	r.Errors = Errors{Failed: o.Failed, Broken: o.Broken, Unfinished: o.Unfinished, Warnings: o.Warnings}
 	if o.FirstError != nil {
 		r.Errors.First = o.FirstError.Error()
@@ -102,6 +140,7 @@ func (r *Result) Add(o load.Outcome, used measure.Usage, took time.Duration, pea
 	r.CPU = r.CPUUser + r.CPUSystem
 	r.AllocsPerOp, r.AllocBytes = float64(used.Allocations)/n, float64(used.Allocated)/n
 	r.DiskPerByte = float64(r.DiskBytes) / float64(r.PayloadBytes)
+	r.SentPerByte = float64(r.SentBytes) / float64(r.PayloadBytes)
 }
 
 func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }

@@ -17,7 +17,7 @@ func Table(w io.Writer, results []Result) error {
 		describe(&b, &results[0])
 	}
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "system\trun\top/s\tp50\tp99\tp99.9\tmax\tCPU µs/op\tcores\tothers\tallocs/op\tRSS\tdisk/payload\terrors\t")
+	fmt.Fprintln(t, "system\trun\top/s\tp50\tp99\tp99.9\tmax\tCPU µs/op\tcores\tothers\tallocs/op\tRSS\tdisk/payload\tsent/payload\terrors\t")
 	for i := range results {
 		row(t, &results[i], fmt.Sprint(results[i].Run))
 	}
@@ -67,9 +67,9 @@ func row(t io.Writer, r *Result, run string) {
 	if r.Errors.Warnings > 0 {
 		errors += fmt.Sprintf("+%dw", r.Errors.Warnings)
 	}
-	fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%.2f\t%.2f\t%.2f\t%.2f\t%d MB\t%.2f\t%s\t\n",
+	fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%.2f\t%.2f\t%.2f\t%.2f\t%d MB\t%.2f\t%.2f\t%s\t\n",
 		r.System, run, thousands(r.OpsPerSecond), span(r.Latency.P50), span(r.Latency.P99), span(r.Latency.P999), span(r.Latency.Max),
-		r.CPU, r.CoresUsed, r.CoresOthers, r.AllocsPerOp, r.RSSPeak>>20, r.DiskPerByte, errors)
+		r.CPU, r.CoresUsed, r.CoresOthers, r.AllocsPerOp, r.RSSPeak>>20, r.DiskPerByte, r.SentPerByte, errors)
 }
 
 // span shows microseconds with three digits that matter.
@@ -116,6 +116,7 @@ func median(results []Result) Result {
 	m.AllocsPerOp = middle(func(r *Result) float64 { return r.AllocsPerOp })
 	m.RSSPeak = uint64(middle(func(r *Result) float64 { return float64(r.RSSPeak) }))
 	m.DiskPerByte = middle(func(r *Result) float64 { return r.DiskPerByte })
+	m.SentPerByte = middle(func(r *Result) float64 { return r.SentPerByte })
 	for i := range results {
 		m.Errors.Failed += results[i].Errors.Failed
 		m.Errors.Broken += results[i].Errors.Broken
