@@ -7,23 +7,38 @@ import (
 	"strings"
 
 	"github.com/copycat-replication/copycat/bench/internal/cli"
+	"github.com/copycat-replication/copycat/bench/internal/compare"
 )
 
 func main() {
+	var first string
+	if len(os.Args) > 1 {
+		first = os.Args[1]
+	}
 	switch {
 	case os.Getenv(nodeVariable) != "":
 		os.Exit(runNode(os.Stdin, os.Stdout))
-	case len(os.Args) > 1 && os.Args[1] == "wan":
+	case first == "wan":
 		os.Exit(wanMain(os.Args[2:]))
+	case first == "compare":
+		os.Exit(compare.Main(os.Args[2:]))
+	case first == "report":
+		os.Exit(compare.ReportMain(os.Args[2:]))
 	}
 	os.Exit(command().Main())
 }
+
+const about = `bench measures CopyCat, through its public channel API. Beside that:
+
+  bench compare -h    CopyCat and its peers side by side, in named scenarios
+  bench report -h     tables and plots of earlier comparisons
+  bench wan -h        CopyCat over emulated links between data centers`
 
 func command() *cli.Command {
 	s := &settings{}
 	return &cli.Command{
 		Name:        "copycat",
-		About:       "bench measures CopyCat, through its public channel API.",
+		About:       about,
 		Subscribers: true,
 		Flags: func(f *flag.FlagSet) {
 			f.Uint64Var(&s.snapshotEntries, "snapshot-entries", 0, "a snapshot is due after that many `commits`; 0: the default")

@@ -6,24 +6,38 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
-	"time"
+
+	"github.com/copycat-replication/copycat/bench/internal/measure"
 )
 
 // Table shows the runs of one plan to people: what was run, where, and a row
 // for each run. With three or more, a row of medians follows.
 func Table(w io.Writer, results []Result) error {
 	var b strings.Builder
+	var metrics []Metric
 	if len(results) > 0 {
 		describe(&b, &results[0])
+		metrics = Metrics(results[0].Measure)
 	}
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "system\trun\top/s\tp50\tp99\tp99.9\tmax\tCPU µs/op\tcores\tothers\tallocs/op\tRSS\tdisk/payload\tsent/payload\terrors\t")
+	fmt.Fprint(t, "system\trun\t")
+	for _, m := range metrics {
+		fmt.Fprint(t, m.Name, "\t")
+	}
+	fmt.Fprintln(t, "errors\t")
 	for i := range results {
-		row(t, &results[i], fmt.Sprint(results[i].Run))
+		fmt.Fprintf(t, "%s\t%d\t", results[i].System, results[i].Run)
+		for _, m := range metrics {
+			fmt.Fprint(t, m.Show(m.Of(&results[i])), "\t")
+		}
+		fmt.Fprint(t, errorsOf(results[i:i+1]), "\t\n")
 	}
 	if len(results) > 2 {
-		m := median(results)
-		row(t, &m, "median")
+		fmt.Fprintf(t, "%s\tmedian\t", results[0].System)
+		for _, m := range metrics {
+			fmt.Fprint(t, m.Show(Summarize(m, results).Median), "\t")
+		}
+		fmt.Fprint(t, errorsOf(results), "\t\n")
 	}
 	if err := t.Flush(); err != nil {
 		return fmt.Errorf("write table: %w", err)
@@ -47,8 +61,7 @@ func describe(b *strings.Builder, r *Result) {
 	p, m := &r.Plan, &r.Machine
 	fmt.Fprintf(b, "\n%d nodes, %s, %d B, %d outstanding in total, proposers: %s, %g s after %g s of warm-up\n",
 		p.Nodes, plural(p.Structures, "structure"), p.Payload, p.Outstanding, p.Proposers, p.Seconds, p.Warmup)
-	fmt.Fprintf(b, "%s, %s, %s %s, %s, fdatasync p50 %.0f µs (max %.0f), load average before %.1f\n",
-		plural(m.Cores, "core"), m.GoVersion, m.System, m.Kernel, m.FileSystem, m.SyncP50, m.SyncMax, m.Load)
+	fmt.Fprintf(b, "%s\n", describeMachine(m))
 	if r.Settings != "" {
 		fmt.Fprintf(b, "%s: %s\n", r.System, r.Settings)
 	}
@@ -62,66 +75,45 @@ func plural(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-func row(t io.Writer, r *Result, run string) {
-	errors := fmt.Sprint(r.Errors.Failed + r.Errors.Broken + r.Errors.Unfinished)
-	if r.Errors.Warnings > 0 {
-		errors += fmt.Sprintf("+%dw", r.Errors.Warnings)
+func errorsOf(results []Result) string {
+	var errors, warnings uint64
+	for _, r := range results {
+		errors += r.Errors.Failed + r.Errors.Broken + r.Errors.Unfinished
+		warnings += r.Errors.Warnings
 	}
-	fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%.2f\t%.2f\t%.2f\t%.2f\t%d MB\t%.2f\t%.2f\t%s\t\n",
-		r.System, run, thousands(r.OpsPerSecond), span(r.Latency.P50), span(r.Latency.P99), span(r.Latency.P999), span(r.Latency.Max),
-		r.CPU, r.CoresUsed, r.CoresOthers, r.AllocsPerOp, r.RSSPeak>>20, r.DiskPerByte, r.SentPerByte, errors)
+	if warnings > 0 {
+		return fmt.Sprintf("%d+%dw", errors, warnings)
+	}
+	return fmt.Sprint(errors)
 }
 
-// span shows microseconds with three digits that matter.
-func span(us float64) string {
-	switch d := time.Duration(us * float64(time.Microsecond)); {
-	case d >= 10*time.Second:
-		return fmt.Sprintf("%.1f s", d.Seconds())
-	case d >= 10*time.Millisecond:
-		return fmt.Sprintf("%.1f ms", us/1000)
-	case d >= time.Millisecond:
-		return fmt.Sprintf("%.2f ms", us/1000)
-	}
-	return fmt.Sprintf("%.0f µs", us)
+// Summary is what several runs say of one metric.
+type Summary struct {
+	Median float64 `json:"median"`
+	Least  float64 `json:"least"`
+	Most   float64 `json:"most"`
 }
 
-func thousands(f float64) string {
-	s := fmt.Sprintf("%.0f", f)
-	for i := len(s) - 3; i > 0; i -= 3 {
-		s = s[:i] + "," + s[i:]
-	}
-	return s
-}
-
-// median is, for each column by itself, the middle of the runs; of an even
-// number, the lower one.
-func median(results []Result) Result {
-	middle := func(of func(*Result) float64) float64 {
-		var all []float64
-		for i := range results {
-			all = append(all, of(&results[i]))
-		}
-		slices.Sort(all)
-		return all[(len(all)-1)/2]
-	}
-	m := Result{System: results[0].System}
-	m.OpsPerSecond = middle(func(r *Result) float64 { return r.OpsPerSecond })
-	m.Latency.P50 = middle(func(r *Result) float64 { return r.Latency.P50 })
-	m.Latency.P99 = middle(func(r *Result) float64 { return r.Latency.P99 })
-	m.Latency.P999 = middle(func(r *Result) float64 { return r.Latency.P999 })
-	m.Latency.Max = middle(func(r *Result) float64 { return r.Latency.Max })
-	m.CPU = middle(func(r *Result) float64 { return r.CPU })
-	m.CoresUsed = middle(func(r *Result) float64 { return r.CoresUsed })
-	m.CoresOthers = middle(func(r *Result) float64 { return r.CoresOthers })
-	m.AllocsPerOp = middle(func(r *Result) float64 { return r.AllocsPerOp })
-	m.RSSPeak = uint64(middle(func(r *Result) float64 { return float64(r.RSSPeak) }))
-	m.DiskPerByte = middle(func(r *Result) float64 { return r.DiskPerByte })
-	m.SentPerByte = middle(func(r *Result) float64 { return r.SentPerByte })
+// Summarize takes the middle of the runs and their extremes. Of an even number
+// the middle is the lower one of two: a figure that was measured.
+func Summarize(m Metric, results []Result) Summary {
+	all := make([]float64, len(results))
 	for i := range results {
-		m.Errors.Failed += results[i].Errors.Failed
-		m.Errors.Broken += results[i].Errors.Broken
-		m.Errors.Unfinished += results[i].Errors.Unfinished
-		m.Errors.Warnings += results[i].Errors.Warnings
+		all[i] = m.Of(&results[i])
 	}
-	return m
+	return summarize(all)
+}
+
+func summarize(all []float64) Summary {
+	if len(all) == 0 {
+		return Summary{}
+	}
+	all = slices.Clone(all)
+	slices.Sort(all)
+	return Summary{Median: all[(len(all)-1)/2], Least: all[0], Most: all[len(all)-1]}
+}
+
+func describeMachine(m *measure.Machine) string {
+	return fmt.Sprintf("%s, %s, %s %s, %s, fdatasync p50 %.0f µs (max %.0f), load average before %.1f",
+		plural(m.Cores, "core"), m.GoVersion, m.System, m.Kernel, m.FileSystem, m.SyncP50, m.SyncMax, m.Load)
 }

@@ -102,7 +102,7 @@ func (s *settings) startStructure(ctx context.Context, c *cluster, dir string, s
 		servers.Servers = append(servers.Servers, raft.Server{ID: raft.ServerID(strconv.Itoa(n)), Address: raft.ServerAddress(a)})
 	}
 	for n := range addresses {
-		m, err := s.startMember(filepath.Join(dir, fmt.Sprintf("node%d", n), strconv.Itoa(structure)), n, addresses[n], servers, c.load.Consumer(n, structure))
+		m, err := s.startMember(filepath.Join(dir, fmt.Sprintf("node%d", n), strconv.Itoa(structure)), n, addresses[n], servers, c.load.Consumer(n, structure), c.load.Plan())
 		if m != nil {
 			c.members[structure*c.nodes+n] = m
 		}
@@ -128,13 +128,14 @@ func (s *settings) startStructure(ctx context.Context, c *cluster, dir string, s
 	return nil
 }
 
-func (s *settings) startMember(dir string, node int, address string, servers raft.Configuration, consumer *load.Consumer) (*member, error) {
+func (s *settings) startMember(dir string, node int, address string, servers raft.Configuration, consumer *load.Consumer, plan load.Plan) (*member, error) {
 	quiet := hclog.NewNullLogger()
 	config := raft.DefaultConfig()
 	config.LocalID = raft.ServerID(strconv.Itoa(node))
 	config.Logger = quiet
 	config.BatchApplyCh = true
 	config.MaxAppendEntries = s.batch
+	config.CommitTimeout = s.commitTimeout(plan)
 	config.SnapshotThreshold = s.snapshot
 	config.SnapshotInterval = 5 * time.Second // how often the threshold is looked at
 

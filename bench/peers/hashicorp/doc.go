@@ -16,6 +16,10 @@
 // its authors advise for networks without much delay; the flag -in-flight
 // changes it. The state machine is a BatchingFSM.
 //
+// A follower learns what is committed from the leader's next message. With
+// proposers on followers that is what they wait for once their window is full:
+// then CommitTimeout, which bounds that wait, is 2 ms instead of 50.
+//
 // Proposals are asynchronous: Apply hands over a proposal, and a goroutine of
 // each proposer waits for the futures in their order.
 //

@@ -4,8 +4,12 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"time"
+
+	"github.com/hashicorp/raft"
 
 	"github.com/copycat-replication/copycat/bench/internal/cli"
+	"github.com/copycat-replication/copycat/bench/internal/load"
 )
 
 func main() { os.Exit(command().Main()) }
@@ -19,6 +23,7 @@ func command() *cli.Command {
 			f.IntVar(&s.cache, "log-cache", 8192, "`entries` of the LogCache before raft-wal; 0: none")
 			f.IntVar(&s.batch, "max-append", 1024, "MaxAppendEntries, in `entries`")
 			f.IntVar(&s.inFlight, "in-flight", 2, "MaxRPCsInFlight of the transport, in `requests`")
+			f.DurationVar(&s.commit, "commit-timeout", 0, "CommitTimeout, a `duration`; 0: the library's 50ms, and 2ms with proposers on followers")
 			f.Uint64Var(&s.snapshot, "snapshot-entries", 100_000, "SnapshotThreshold, in `entries`; CopyCat's default is the same")
 		},
 		Settings: s.String,
@@ -29,8 +34,23 @@ func command() *cli.Command {
 type settings struct {
 	cache, batch, inFlight int
 	snapshot               uint64
+	commit                 time.Duration
 }
 
+// commitTimeout is after how long without proposals followers are told of what
+// was committed: a proposer on a follower that has its window full waits for it.
+func (s *settings) commitTimeout(p load.Plan) time.Duration {
+	switch {
+	case s.commit > 0:
+		return s.commit
+	case p.Proposers == load.AtLeader:
+		return raft.DefaultConfig().CommitTimeout
+	}
+	return followerCommit
+}
+
+const followerCommit = 2 * time.Millisecond
+
 func (s *settings) String() string {
-	return fmt.Sprintf("raft-wal, LogCache %d, BatchApplyCh, MaxAppendEntries %d, MaxRPCsInFlight %d, SnapshotThreshold %d", s.cache, s.batch, s.inFlight, s.snapshot)
+	return fmt.Sprintf("raft-wal, LogCache %d, BatchApplyCh, MaxAppendEntries %d, MaxRPCsInFlight %d, SnapshotThreshold %d, CommitTimeout 50 ms (2 ms with proposers on followers)", s.cache, s.batch, s.inFlight, s.snapshot)
 }

@@ -1,0 +1,159 @@
+package compare
+
+import (
+	"fmt"
+	"strconv"
+)
+
+// The systems, in the order of the tables; what others are compared with is the first.
+var systems = []string{copycat, "hashicorp", "etcd", "nats", "dragonboat"}
+
+const copycat = "copycat"
+
+// scenario is a named set of cases.
+type scenario struct {
+	name, about string
+	cases       func(o *options) []preset
+	// seconds and warmup are the defaults of this scenario; 0: those of the command.
+	seconds, warmup float64
+}
+
+// preset is one case: its flags, and who takes part.
+type preset struct {
+	name  string
+	flags []string
+	kind  string // as -measure has it; empty: load
+	x     float64
+	// only names the systems that take part; nil: all.
+	only []string
+	// variants are systems that take part with more flags.
+	variants []variant
+}
+
+type variant struct {
+	name, system string
+	flags        []string
+}
+
+var twoDetached = variant{"copycat, two detached", copycat, []string{"-subscribers", "1"}}
+
+func scenarios() []scenario {
+	return []scenario{
+		{name: "lan", about: "Three nodes in one process, loopback TCP, every commit fsynced by a majority; all three nodes subscribe and apply.", cases: lan},
+		{name: "curve", about: "Throughput against latency: one structure, 128 B, from 1 to 16,384 outstanding proposals.", cases: curve},
+		{name: "groups", about: "From one to many structures, at the same load of 4,096 outstanding proposals of 128 B in total. etcd has one group for all of them: a structure is a range of keys there.", cases: groups},
+		{name: "idle", about: "Structures that nothing is proposed to, on three nodes in one process: processor time of all three together, resident memory for each replica, creation, and reopening after all nodes were closed.", cases: idle, warmup: 10},
+		{name: "subscribers", about: "One structure with more and more subscribers, spread over three nodes; 128 B, 256 outstanding.", cases: subscribers},
+		{name: "failover", about: "The leader's node ends a third into the window: the longest time that a proposer on another node had nothing applied.", cases: failover, seconds: 12},
+		{name: "recovery", about: "All nodes are closed and opened again, in one process, with the page cache warm.", cases: recovery, seconds: 1},
+		{name: "backpressure", about: "CopyCat under more load than it can carry, and beside a structure in trouble.", cases: backpressure},
+		{name: "soak", about: "Memory and disk over time, under a steady load.", cases: soak, seconds: 300},
+	}
+}
+
+func outstanding(n int) []string { return []string{"-outstanding", strconv.Itoa(n)} }
+
+func lan(*options) []preset {
+	return []preset{
+		{name: "1 structure, 128 B, 1 outstanding", flags: outstanding(1), variants: []variant{twoDetached}},
+		{name: "128 B, 256 outstanding", flags: outstanding(256), variants: []variant{twoDetached}},
+		{name: "128 B, 4,096 outstanding", flags: outstanding(4096), variants: []variant{twoDetached}},
+		{name: "1 KiB, 1,024 outstanding", flags: append(outstanding(1024), "-payload", "1024"), variants: []variant{twoDetached}},
+		{name: "64 structures, 128 B, 4,096 outstanding in total", flags: append(outstanding(4096), "-structures", "64")},
+		{name: "proposers on a follower, 128 B, 256 outstanding", flags: append(outstanding(256), "-proposers", "follower")},
+	}
+}
+
+func curve(*options) (out []preset) {
+	for _, n := range []int{1, 4, 16, 64, 256, 1024, 4096, 16384} {
+		out = append(out, preset{name: fmt.Sprintf("%d outstanding", n), flags: outstanding(n), x: float64(n)})
+	}
+	return out
+}
+
+// Peers with a raft group for each structure are measured up to 1,000 of them:
+// more take minutes to start, and gigabytes.
+func groups(*options) (out []preset) {
+	for _, n := range []int{1, 10, 100, 1000, 10000} {
+		p := preset{name: fmt.Sprintf("%d structures", n), flags: append(outstanding(max(4096, n)), "-structures", strconv.Itoa(n)), x: float64(n)}
+		if n > 1000 {
+			p.only = []string{copycat, "etcd"}
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+func idle(*options) (out []preset) {
+	for _, n := range []int{1, 100, 1000, 10000} {
+		p := preset{name: fmt.Sprintf("%d structures", n), flags: []string{"-measure", "idle", "-structures", strconv.Itoa(n)}, kind: "idle", x: float64(n)}
+		p.variants = []variant{{"copycat, no subscriptions", copycat, []string{"-detached"}}}
+		if n > 1000 {
+			p.only = []string{copycat}
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+func subscribers(*options) (out []preset) {
+	for _, n := range []int{1, 3, 10, 50, 200} {
+		out = append(out, preset{
+			name: fmt.Sprintf("%d subscribers", n), flags: append(outstanding(256), "-subscribers", strconv.Itoa(n)), x: float64(n),
+			only: []string{copycat, "etcd", "nats"},
+		})
+	}
+	return out
+}
+
+func failover(*options) []preset {
+	return []preset{{name: "leader ended, 1 structure, 30 outstanding over three proposers", flags: append(outstanding(30), "-measure", "failover"), kind: "failover"}}
+}
+
+func recovery(o *options) []preset {
+	log, snapshot := strconv.FormatInt(o.logBytes, 10), strconv.FormatInt(o.snapshotBytes, 10)
+	common := append(outstanding(1024), "-payload", "1024", "-measure", "recovery")
+	const never = "1000000000"
+	return []preset{
+		{
+			name: fmt.Sprintf("a log of %d MB, no snapshot", o.logBytes>>20), flags: append(common[:len(common):len(common)], "-fill", log), kind: "recovery",
+			only: []string{"etcd", "nats"},
+			variants: []variant{
+				{copycat, copycat, []string{"-snapshot-entries", never, "-snapshot-bytes", never + "000"}},
+				{"hashicorp", "hashicorp", []string{"-snapshot-entries", never}},
+				{"dragonboat", "dragonboat", []string{"-snapshot-entries", never}},
+			},
+		},
+		{
+			name:  fmt.Sprintf("a snapshot of %d MB", o.snapshotBytes>>20),
+			flags: append(common[:len(common):len(common)], "-fill", "12000000", "-state", snapshot), kind: "recovery",
+			only: []string{none},
+			variants: []variant{
+				{copycat, copycat, []string{"-snapshot-entries", "10000"}},
+				{"hashicorp", "hashicorp", []string{"-snapshot-entries", "10000"}},
+				{"dragonboat", "dragonboat", []string{"-snapshot-entries", "10000"}},
+			},
+		},
+	}
+}
+
+// none in a preset's only: just its variants take part.
+const none = "none"
+
+func backpressure(o *options) []preset {
+	flags := append(outstanding(1024), "-structures", "8")
+	beside := func(what string, more ...string) []string {
+		return append(append(flags[:len(flags):len(flags)], "-beside", what), more...)
+	}
+	return []preset{
+		{name: "128 B, 4,096 outstanding", flags: outstanding(4096), only: []string{copycat}},
+		{name: "128 B, as many as the window takes", flags: outstanding(1 << 20), only: []string{copycat}},
+		{name: "8 structures, 1,024 outstanding in total", flags: flags, only: []string{copycat}},
+		{name: "the same beside a structure with a stuck consumer", flags: beside("stuck"), only: []string{copycat}},
+		{name: "the same beside a structure with large snapshots in flight", flags: beside("snapshots", "-beside-bytes", strconv.FormatInt(o.snapshotBytes, 10)), only: []string{copycat}},
+	}
+}
+
+func soak(*options) []preset {
+	return []preset{{name: "1 KiB, 64 outstanding", flags: append(outstanding(64), "-payload", "1024", "-sample", "5")}}
+}

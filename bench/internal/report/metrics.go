@@ -1,0 +1,111 @@
+package report
+
+import (
+	"fmt"
+	"time"
+)
+
+// Metric is one figure of a result.
+type Metric struct {
+	Key  string // in JSON
+	Name string // in tables
+	Of   func(*Result) float64
+	Show func(float64) string
+	// Ratio says how systems are compared by it: +1 more is better, -1 less is
+	// better, 0 not at all.
+	Ratio int
+}
+
+var (
+	rate      = Metric{"ops_per_second", "op/s", func(r *Result) float64 { return r.OpsPerSecond }, thousands, +1}
+	p50       = Metric{"p50_us", "p50", func(r *Result) float64 { return r.Latency.P50 }, span, -1}
+	p99       = Metric{"p99_us", "p99", func(r *Result) float64 { return r.Latency.P99 }, span, -1}
+	p999      = Metric{"p99_9_us", "p99.9", func(r *Result) float64 { return r.Latency.P999 }, span, -1}
+	slowest   = Metric{"max_us", "max", func(r *Result) float64 { return r.Latency.Max }, span, 0}
+	cpu       = Metric{"cpu_us_per_op", "CPU µs/op", func(r *Result) float64 { return r.CPU }, digits, -1}
+	cores     = Metric{"cores_used", "cores", func(r *Result) float64 { return r.CoresUsed }, digits, 0}
+	others    = Metric{"cores_used_by_others", "others", func(r *Result) float64 { return r.CoresOthers }, digits, 0}
+	allocs    = Metric{"allocs_per_op", "allocs/op", func(r *Result) float64 { return r.AllocsPerOp }, digits, 0}
+	rss       = Metric{"rss_peak_bytes", "RSS", func(r *Result) float64 { return float64(r.RSSPeak) }, size, -1}
+	disk      = Metric{"disk_bytes_per_payload_byte", "disk/payload", func(r *Result) float64 { return r.DiskPerByte }, digits, 0}
+	sent      = Metric{"sent_bytes_per_payload_byte", "sent/payload", func(r *Result) float64 { return r.SentPerByte }, digits, 0}
+	silence   = Metric{"silence_ms", "without commits", func(r *Result) float64 { return r.Silence * 1000 }, span, -1}
+	create    = Metric{"create_seconds", "creation", ofIdle(func(i *Idle) float64 { return i.Create * 1e6 }), span, -1}
+	reopen    = Metric{"reopen_seconds", "reopening", ofIdle(func(i *Idle) float64 { return i.Reopen * 1e6 }), span, -1}
+	idleCPU   = Metric{"cpu_percent_of_core", "CPU, % of a core", ofIdle(func(i *Idle) float64 { return i.CPU }), digits, -1}
+	memory    = Metric{"memory_bytes_per_replica", "memory/replica", ofIdle(func(i *Idle) float64 { return i.Memory }), size, -1}
+	threads   = Metric{"goroutines_per_replica", "goroutines/replica", ofIdle(func(i *Idle) float64 { return i.Goroutines }), digits, 0}
+	fill      = Metric{"fill_seconds", "filled in", ofRecovery(func(r *Recovery) float64 { return r.Fill * 1e6 }), span, 0}
+	stored    = Metric{"disk_bytes", "on disk", ofRecovery(func(r *Recovery) float64 { return float64(r.Disk) }), size, 0}
+	opened    = Metric{"open_seconds", "open after", ofRecovery(func(r *Recovery) float64 { return r.Open * 1e6 }), span, -1}
+	committed = Metric{"first_commit_seconds", "first commit after", ofRecovery(func(r *Recovery) float64 { return r.FirstCommit * 1e6 }), span, -1}
+)
+
+func ofIdle(f func(*Idle) float64) func(*Result) float64 {
+	return func(r *Result) float64 {
+		if r.Idle == nil {
+			return 0
+		}
+		return f(r.Idle)
+	}
+}
+
+func ofRecovery(f func(*Recovery) float64) func(*Result) float64 {
+	return func(r *Result) float64 {
+		if r.Recovery == nil {
+			return 0
+		}
+		return f(r.Recovery)
+	}
+}
+
+// Metrics are the figures of a kind of measurement, in the order of a table.
+func Metrics(measure string) []Metric {
+	switch measure {
+	case "idle":
+		return []Metric{idleCPU, memory, threads, rss, create, reopen, others}
+	case "failover":
+		return []Metric{silence, rate, p50, p99, cpu, rss, others}
+	case "recovery":
+		return []Metric{committed, opened, fill, stored, rss, others}
+	}
+	return []Metric{rate, p50, p99, p999, slowest, cpu, cores, others, allocs, rss, disk, sent}
+}
+
+// span shows microseconds with three digits that matter.
+func span(us float64) string {
+	switch d := time.Duration(us * float64(time.Microsecond)); {
+	case d >= 10*time.Second:
+		return fmt.Sprintf("%.1f s", d.Seconds())
+	case d >= 10*time.Millisecond:
+		return fmt.Sprintf("%.1f ms", us/1000)
+	case d >= time.Millisecond:
+		return fmt.Sprintf("%.2f ms", us/1000)
+	}
+	return fmt.Sprintf("%.0f µs", us)
+}
+
+func thousands(f float64) string {
+	s := fmt.Sprintf("%.0f", f)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+func digits(f float64) string {
+	if f >= 100 {
+		return fmt.Sprintf("%.0f", f)
+	}
+	return fmt.Sprintf("%.2f", f)
+}
+
+func size(bytes float64) string {
+	switch {
+	case bytes >= 10<<30:
+		return fmt.Sprintf("%.1f GB", bytes/(1<<30))
+	case bytes >= 1<<20:
+		return fmt.Sprintf("%.0f MB", bytes/(1<<20))
+	}
+	return fmt.Sprintf("%.1f kB", bytes/(1<<10))
+}
