@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"flag"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,7 +10,8 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/copycat-replication/copycat/bench/internal/report"
+	"github.com/copycat-replication/copycat/bench/internal/compare"
+	"github.com/copycat-replication/copycat/bench/internal/smoke"
 )
 
 func TestMain(m *testing.M) {
@@ -19,59 +21,66 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// smoke runs the whole program once and returns its result.
-func smoke(t *testing.T, args ...string) report.Result {
-	t.Helper()
-	dir := t.TempDir()
-	file := filepath.Join(dir, "results.jsonl")
-	var out, progress bytes.Buffer
-	code := command().Run(t.Context(), append([]string{"-dir", dir, "-json", file}, args...), &out, &progress)
-	if code != 0 {
-		t.Fatalf("exit code %d\n%s%s", code, &out, &progress)
-	}
-	data, err := os.Open(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer data.Close()
-	results, err := report.Read(data)
-	if err != nil || len(results) != 1 {
-		t.Fatalf("%d results, %v", len(results), err)
-	}
-	left, err := os.ReadDir(dir)
-	if err != nil || len(left) != 1 {
-		t.Errorf("left in the directory: %v, %v", left, err)
-	}
-	if !strings.Contains(out.String(), "op/s") || !strings.Contains(progress.String(), "operations/s") {
-		t.Errorf("table:\n%s\nprogress:\n%s", &out, &progress)
-	}
-	return results[0]
-}
+var long = flag.Bool("long", false, "measure a failover, too")
 
-// TestSmoke loads three nodes for two seconds.
+// TestSmoke loads three nodes for a second.
 func TestSmoke(t *testing.T) {
-	r := smoke(t, "-seconds", "1.5", "-warmup", "0.5", "-outstanding", "64", "-structures", "2")
+	r := smoke.Run(t.Context(), t, command(), "-seconds", "1", "-warmup", "0.2", "-outstanding", "64", "-structures", "2")
 	if r.Ops == 0 || r.Latency.P50 <= 0 || r.Errors.Any() {
 		t.Errorf("result %+v", r)
 	}
 }
 
-// TestSmokePlaces has proposers everywhere, snapshots, and a profile.
-func TestSmokePlaces(t *testing.T) {
+// TestSmokeProfile has snapshots, and a profile.
+func TestSmokeProfile(t *testing.T) {
 	if testing.Short() {
 		t.Skip("the short form is TestSmoke alone")
 	}
 	profile := filepath.Join(t.TempDir(), "cpu")
-	r := smoke(t, "-seconds", "1.5", "-warmup", "0.5", "-proposers", "all", "-snapshot-entries", "2000", "-cpuprofile", profile)
+	r := smoke.Run(t.Context(), t, command(), "-seconds", "1", "-warmup", "0.2", "-proposers", "all", "-snapshot-entries", "2000", "-cpuprofile", profile)
 	if r.Ops == 0 || r.Errors.Any() || r.Settings != "snapshot after 2000 commits" {
 		t.Errorf("result %+v", r)
 	}
 	if st, err := os.Stat(profile); err != nil || st.Size() == 0 {
 		t.Errorf("profile: %v, %v", st, err)
 	}
-	r = smoke(t, "-seconds", "1", "-warmup", "0.2", "-proposers", "follower", "-outstanding", "1")
-	if r.Ops == 0 || r.Errors.Any() {
-		t.Errorf("result %+v", r)
+}
+
+// TestAllMeasures measures everything that the scenarios ask of each system.
+func TestAllMeasures(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the short form is TestSmoke alone")
+	}
+	smoke.All(t, command(), *long)
+}
+
+// TestBeside has a structure in trouble beside those that are measured.
+func TestBeside(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the short form is TestSmoke alone")
+	}
+	for _, what := range [][]string{{"-beside", "stuck"}, {"-beside", "snapshots", "-beside-bytes", "1000000", "-snapshot-entries", "100"}} {
+		r := smoke.Run(t.Context(), t, command(), append(what, "-seconds", "0.7", "-warmup", "0.2", "-subscribers", "5")...)
+		if r.Ops == 0 || r.Errors.Any() || r.Errors.Warnings > 0 {
+			t.Errorf("%v: %d operations, errors %+v", what, r.Ops, r.Errors)
+		}
+	}
+	if r := smoke.Run(t.Context(), t, command(), "-measure", "idle", "-detached", "-structures", "5", "-seconds", "0.5"); r.Idle == nil {
+		t.Error("nothing was measured of detached replicas")
+	}
+}
+
+// TestScenarioFlags: the flags that the scenarios give CopyCat are its own.
+func TestScenarioFlags(t *testing.T) {
+	t.Parallel()
+	sets := compare.Arguments("copycat")
+	for _, args := range sets {
+		if err := command().Check(args); err != nil {
+			t.Errorf("%v: %v", args, err)
+		}
+	}
+	if len(sets) < 20 {
+		t.Errorf("only %d sets of flags", len(sets))
 	}
 }
 
@@ -89,6 +98,10 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"-unknown"}, 2, "unknown"},
 		{[]string{"-dir", "/nonexistent/dir"}, 1, "directory"},
 		{[]string{"-log", "loud"}, 1, "loud"},
+		{[]string{"-measure", "luck"}, 2, "luck"},
+		{[]string{"-measure", "recovery", "-fill", "5"}, 2, "fill"},
+		{[]string{"-subscribers", "-1"}, 2, "subscribers"},
+		{[]string{"-proposers", "follower", "-subscribers", "1"}, 2, "follower"},
 	} {
 		var out, progress bytes.Buffer
 		args := c.args

@@ -122,3 +122,9 @@ func parse(c *Command, args []string, stderr io.Writer) (*options, error) {
 	}
 	return o, nil
 }
+
+// Check tells whether the command takes these flags.
+func (c *Command) Check(args []string) error {
+	_, err := parse(c, args, io.Discard)
+	return err
+}

@@ -44,7 +44,7 @@ func scenarios() []scenario {
 		{name: "groups", about: "From one to many structures, at the same load of 4,096 outstanding proposals of 128 B in total. etcd has one group for all of them: a structure is a range of keys there.", cases: groups},
 		{name: "idle", about: "Structures that nothing is proposed to, on three nodes in one process: processor time of all three together, resident memory for each replica, creation, and reopening after all nodes were closed.", cases: idle, warmup: 10},
 		{name: "subscribers", about: "One structure with more and more subscribers, spread over three nodes; 128 B, 256 outstanding.", cases: subscribers},
-		{name: "failover", about: "The leader's node ends a third into the window: the longest time that a proposer on another node had nothing applied.", cases: failover, seconds: 12},
+		{name: "failover", about: "The leader's node is ended a third into the window, inside its process: the longest time that a proposer on another node had nothing applied. NATS is not in it: its servers hand their leaderships over when they are shut down, which a crash does not.", cases: failover, seconds: 12},
 		{name: "recovery", about: "All nodes are closed and opened again, in one process, with the page cache warm.", cases: recovery, seconds: 1},
 		{name: "backpressure", about: "CopyCat under more load than it can carry, and beside a structure in trouble.", cases: backpressure},
 		{name: "soak", about: "Memory and disk over time, under a steady load.", cases: soak, seconds: 300},
@@ -107,7 +107,11 @@ func subscribers(*options) (out []preset) {
 }
 
 func failover(*options) []preset {
-	return []preset{{name: "leader ended, 1 structure, 30 outstanding over three proposers", flags: append(outstanding(30), "-measure", "failover"), kind: "failover"}}
+	return []preset{{
+		name:  "leader ended, 1 structure, 30 outstanding over three proposers",
+		flags: append(outstanding(30), "-measure", "failover"), kind: "failover",
+		only: []string{copycat, "hashicorp", "etcd", "dragonboat"},
+	}}
 }
 
 func recovery(o *options) []preset {
@@ -156,4 +160,18 @@ func backpressure(o *options) []preset {
 
 func soak(*options) []preset {
 	return []preset{{name: "1 KiB, 64 outstanding", flags: append(outstanding(64), "-payload", "1024", "-sample", "5")}}
+}
+
+// Arguments are the flags that the scenarios give a system's program, one set
+// for each case that it takes part in.
+func Arguments(system string) (out [][]string) {
+	for _, s := range scenarios() {
+		for _, p := range s.cases(&options{logBytes: 1 << 30, snapshotBytes: 1 << 30}) {
+			all, of := contenders(&p, []string{system})
+			for i := range of {
+				out = append(out, append(append([]string(nil), p.flags...), all[i].Flags...))
+			}
+		}
+	}
+	return out
 }

@@ -59,10 +59,13 @@ func (c *Case) Sum() {
 			continue
 		}
 		k.Settings = k.Runs[0].Settings
-		k.Summary, k.Ratio = make(map[string]Summary), make(map[string]Summary)
+		k.Summary = make(map[string]Summary)
 		for _, m := range Metrics(c.Measure) {
 			k.Summary[m.Key] = Summarize(m, k.Runs)
 			if ratios := paired(m, c.Contenders[0].Runs, k.Runs); i > 0 && m.Ratio != 0 && len(ratios) > 0 {
+				if k.Ratio == nil {
+					k.Ratio = make(map[string]Summary)
+				}
 				k.Ratio[m.Key] = summarize(ratios)
 			}
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
+	"github.com/hashicorp/raft-wal/metadb"
 
 	"github.com/copycat-replication/copycat/bench/internal/load"
 	"github.com/copycat-replication/copycat/bench/internal/ports"
@@ -42,6 +43,7 @@ type cluster struct {
 type member struct {
 	raft      *raft.Raft
 	log       *wal.WAL
+	meta      *metadb.BoltMetaDB // of the log, which does not close it
 	transport *raft.NetworkTransport
 	consumer  *load.Consumer
 
@@ -145,7 +147,8 @@ func (s *settings) startMember(dir string, node int, address string, servers raf
 		return nil, fmt.Errorf("raft-wal: %w", err)
 	}
 	var err error
-	if m.log, err = wal.Open(logDir, wal.WithLogger(quiet)); err != nil {
+	m.meta = &metadb.BoltMetaDB{}
+	if m.log, err = wal.Open(logDir, wal.WithLogger(quiet), wal.WithMetaStore(m.meta)); err != nil {
 		return nil, fmt.Errorf("raft-wal: %w", err)
 	}
 	var logs raft.LogStore = m.log
@@ -251,9 +254,26 @@ func (m *member) end() {
 		if m.raft != nil {
 			errs = append(errs, m.raft.Shutdown().Error())
 		}
-		errs = append(errs, m.log.Close())
+		errs = append(errs, m.log.Close(), m.meta.Close())
 		m.err = errors.Join(errs...)
 	})
+}
+
+// unanswered is how long ends wait for futures: those of proposals that were
+// under way in an instance that was shut down are never answered, and a
+// goroutine that waits for one cannot be told to stop.
+const unanswered = time.Second
+
+func waitFor(these *sync.WaitGroup) {
+	ended := make(chan struct{})
+	go func() {
+		these.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(unanswered):
+	}
 }
 
 // Close ends all instances.
@@ -278,7 +298,7 @@ func (c *cluster) Close() error {
 		if m.forward != nil {
 			m.forward.close()
 		}
-		m.settling.Wait()
+		waitFor(&m.settling)
 	}
 	return errors.Join(errs...)
 }

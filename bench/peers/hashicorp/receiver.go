@@ -69,7 +69,7 @@ func (r *receiver) close() {
 		_ = conn.Close() // ends its goroutines
 	}
 	r.mu.Unlock()
-	r.serving.Wait()
+	waitFor(&r.serving)
 }
 
 // serve proposes what comes in until the connection ends.

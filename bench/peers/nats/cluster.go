@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -22,21 +23,26 @@ import (
 const (
 	startTimeout = 5 * time.Minute
 	askTimeout   = 30 * time.Second // for one answer of a server
+	askAgain     = time.Second
 	look         = 20 * time.Millisecond
 	account      = "$G" // where clients without an account are
 	// starting bounds how many streams are created at the same time.
-	starting    = 8
-	maxPayload  = 32 << 20
-	maxStore    = 1 << 40 // the disk is the limit
-	replicas    = 3
-	refused     = time.Millisecond // pause after a publication that failed
-	pullAtATime = 4096             // messages
+	starting   = 8
+	maxPayload = 32 << 20
+	maxStore   = 1 << 40 // the disk is the limit
+	replicas   = 3
+	// publishTimeout is after when a publication counts as failed that was not
+	// acknowledged: those that a leader takes with it are not answered.
+	publishTimeout = 10 * time.Second
+	refused        = time.Millisecond // pause after a publication that failed
+	pullAtATime    = 4096             // messages
 )
 
 // cluster is a server for each node.
 type cluster struct {
 	load    *load.Load
 	acks    bool
+	restart bool // the streams exist
 	servers []*server.Server
 	conns   []*nats.Conn
 	streams []jetstream.JetStream // by node
@@ -67,6 +73,8 @@ func (s *settings) open(ctx context.Context, dir string, l *load.Load) (_ load.S
 			err = errors.Join(err, c.Close())
 		}
 	}()
+	_, err = os.Stat(filepath.Join(dir, "node0"))
+	c.restart = err == nil
 	if err := c.startServers(ctx, dir); err != nil {
 		return nil, err
 	}
@@ -145,6 +153,7 @@ func (c *cluster) connect() error {
 		js, err := jetstream.New(conn,
 			jetstream.WithPublishAsyncMaxPending(max(c.load.Plan().Outstanding, 1)),
 			jetstream.WithDefaultTimeout(askTimeout),
+			jetstream.WithPublishAsyncTimeout(publishTimeout),
 			jetstream.WithPublishAsyncErrHandler(func(_ jetstream.JetStream, msg *nats.Msg, err error) { c.refuse(n, msg, err) }))
 		if err != nil {
 			return fmt.Errorf("client of node %d: %w", n, err)
@@ -198,11 +207,23 @@ func (c *cluster) createStream(ctx context.Context, structure int) error {
 	config := jetstream.StreamConfig{
 		Name: name, Subjects: []string{name}, Storage: jetstream.FileStorage, Replicas: min(replicas, p.Nodes), MaxMsgSize: maxPayload,
 	}
-	if _, err := c.streams[structure%p.Nodes].CreateOrUpdateStream(ctx, config); err != nil {
+	err := patiently(ctx, func(ctx context.Context) error {
+		js := c.streams[structure%p.Nodes]
+		_, err := js.Stream(ctx, name)
+		if errors.Is(err, jetstream.ErrStreamNotFound) && !c.restart {
+			_, err = js.CreateStream(ctx, config)
+		}
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("stream %s: %w", name, err)
 	}
 	for seat := range p.Seats() {
-		consumer, err := c.streams[seat%p.Nodes].OrderedConsumer(ctx, name, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverAllPolicy})
+		var consumer jetstream.Consumer
+		err := patiently(ctx, func(ctx context.Context) (err error) {
+			consumer, err = c.streams[seat%p.Nodes].OrderedConsumer(ctx, name, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverAllPolicy})
+			return err
+		})
 		if err != nil {
 			return fmt.Errorf("consumer %d of stream %s: %w", seat, name, err)
 		}
@@ -221,6 +242,24 @@ func (c *cluster) createStream(ctx context.Context, structure int) error {
 		c.mu.Unlock()
 	}
 	return c.await(ctx, func() bool { _, err := c.Leader(structure); return err == nil })
+}
+
+// patiently asks again until there is an answer: after a restart the servers
+// leave questions unanswered that come before a stream has its leader.
+func patiently(ctx context.Context, ask func(context.Context) error) error {
+	for {
+		once, cancel := context.WithTimeout(ctx, askAgain)
+		err := ask(once)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(look):
+		}
+	}
 }
 
 func (c *cluster) closing() bool {
@@ -280,14 +319,6 @@ func (c *cluster) settle(ln *lane, consumer *load.Consumer) {
 			return
 		}
 	}
-}
-
-// Kill shuts a server down. The server hands its leaderships over before: the
-// library offers no other end.
-func (c *cluster) Kill(node int) error {
-	c.servers[node].Shutdown()
-	c.servers[node].WaitForShutdown()
-	return nil
 }
 
 // Close ends clients and servers.

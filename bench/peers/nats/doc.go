@@ -18,5 +18,8 @@
 // stream's leader acknowledges it, which is after a majority has it and
 // usually a little earlier, but says nothing of the proposer's node.
 //
+// A failover is not measured: a server that is shut down inside a process hands
+// its leaderships over first, which a crash does not.
+//
 // Publications carry no message ID: what is repeated is not recognized.
 package main
