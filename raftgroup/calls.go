@@ -24,6 +24,8 @@ const (
 	methodAlter  uint16 = 16 // change a structure's options
 	methodDelete uint16 = 17 // end a structure
 
+	methodEntries uint16 = 24 // a replica that cannot read its log asks for committed entries
+
 	MaxMethod uint16 = 31
 )
 
@@ -61,6 +63,8 @@ func (h *Host) HandleCall(ctx context.Context, from id.Node, method uint16, requ
 		body, err = h.serveStanding(ctx, request)
 	case methodHosting:
 		body, err = h.serveHosting(request)
+	case methodEntries:
+		body, err = h.serveEntries(request)
 	default:
 		err = fmt.Errorf("%w: method %d", ErrNewerFormat, method)
 	}

@@ -73,6 +73,9 @@ func (d *deliverer) advance() step {
 	switch {
 	case errors.Is(err, wal.ErrCompacted):
 		return d.jump(d.g, false)
+	case errors.Is(err, wal.ErrDamage) && d.g.Status().Snapshot.Index > d.c.state.index:
+		// The entry is being fetched from another replica; a snapshot is here.
+		return d.jump(d.g, false)
 	case err != nil:
 		s.report(fmt.Errorf("group %s: delivery after %d: %w", d.g.key, d.c.state.index, err))
 		return stepPause

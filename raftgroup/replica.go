@@ -57,7 +57,10 @@ func decodeGenesis(m *grouppb.Genesis) (Genesis, error) {
 }
 
 // open makes the group of a replica that the log store holds.
-func (h *Host) open(st wal.GroupState) error {
+func (h *Host) open(st wal.GroupState) error { return h.openMended(st, nil) }
+
+// openMended is open for a replica of which some entries were fetched again.
+func (h *Host) openMended(st wal.GroupState, entries *mended) error {
 	var meta grouppb.Replica
 	if err := meta.Unmarshal(st.Meta); err != nil {
 		return fmt.Errorf("local group %d: replica record: %w", st.Group, err)
@@ -70,6 +73,11 @@ func (h *Host) open(st wal.GroupState) error {
 		return fmt.Errorf("local group %d: replica record: %w", st.Group, err)
 	}
 	g := h.newGroup(st.Group, meta, genesis)
+	if entries != nil {
+		entries.mu.Lock()
+		g.store.mended.entries, g.store.mended.bytes = entries.entries, entries.bytes
+		entries.mu.Unlock()
+	}
 	if meta.Phase == grouppb.Replica_STARTED {
 		err := g.start(st, genesis)
 		if errors.Is(err, ErrNewerFormat) {
@@ -112,7 +120,7 @@ func (h *Host) refill() {
 func (h *Host) newGroup(local uint64, meta grouppb.Replica, genesis Genesis) *Group {
 	g := &Group{
 		host: h, key: genesis.Group, local: local, self: id.Replica(meta.Replica), meta: meta, genesis: genesis,
-		store:     &groupStorage{log: h.log, group: local},
+		store:     &groupStorage{log: h.log, group: local, mended: &mended{}},
 		bySession: make(map[uint64]*Subscription),
 		byNonce:   make(map[[16]byte]*Subscription),
 		waiters:   make(map[[16]byte]waiter),
@@ -122,6 +130,7 @@ func (h *Host) newGroup(local uint64, meta grouppb.Replica, genesis Genesis) *Gr
 		tickAt:    -1,
 	}
 	g.log = h.cfg.Logger.With("group", g.key.String(), "replica", uint64(g.self))
+	g.store.mended.wanted = g.mendLater
 	g.status.Store(&GroupStatus{Group: g.key, Replica: g.self, Role: "starting"})
 	return g
 }
@@ -291,6 +300,8 @@ func (g *Group) repair() {
 		g.snaps.fetching, g.snaps.nextFetch = false, g.now.Add(fetchRetry)
 		if err != nil {
 			g.lastError = err
+			g.snaps.fetching = true
+			g.host.repairBehind(g, ref)
 			return
 		}
 		st, err := g.host.log.State(g.local)

@@ -18,6 +18,8 @@ type groupStorage struct {
 	log   LogStore
 	group uint64
 
+	mended *mended
+
 	// initial is what raft starts from: the hard state, and the membership as
 	// of the applied index.
 	hard *raftpb.HardState
@@ -33,7 +35,7 @@ func (s *groupStorage) InitialState() (*raftpb.HardState, *raftpb.ConfState, err
 }
 
 func (s *groupStorage) Entries(lo, hi, maxSize uint64) ([]*raftpb.Entry, error) {
-	entries, err := s.log.Entries(s.group, lo, hi, maxSize)
+	entries, err := s.read(lo, hi, maxSize)
 	return entries, raftError(err)
 }
 
@@ -61,7 +63,7 @@ func (s *groupStorage) Snapshot() (*raftpb.Snapshot, error) {
 
 // entries is the delivery cursors' way in.
 func (s *groupStorage) entries(lo, hi, maxBytes uint64) ([]*raftpb.Entry, error) {
-	return s.log.Entries(s.group, lo, hi, maxBytes)
+	return s.read(lo, hi, maxBytes)
 }
 
 // raftError turns the log store's two expected errors into those that raft

@@ -2,6 +2,7 @@ package wal
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 )
@@ -110,7 +111,14 @@ func (m *MemCold) Len() int {
 	return len(m.records)
 }
 
-// Flip changes one bit of a record, or reports that there is none.
+// Keys lists the records, by group and index.
+func (m *MemCold) Keys() []ColdKey {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.SortedFunc(maps.Keys(m.records), compareColdKeys)
+}
+
+// Flip changes one bit of a record, for good, or reports that there is none.
 func (m *MemCold) Flip(k ColdKey, bit int) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -118,8 +126,11 @@ func (m *MemCold) Flip(k ColdKey, bit int) bool {
 	if !ok {
 		return false
 	}
-	b = slices.Clone(b)
-	b[bit/8%len(b)] ^= 1 << (bit % 8)
-	m.records[k] = b
+	rotten := slices.Clone(b)
+	rotten[bit/8%len(b)] ^= 1 << (bit % 8)
+	m.records[k] = rotten
+	if s, ok := m.synced[k]; ok && slices.Equal(s, b) {
+		m.synced[k] = rotten // it is the same place
+	}
 	return true
 }

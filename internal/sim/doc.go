@@ -15,6 +15,10 @@
 // which only one runs at a time, while the loop stands still, in the order of
 // the seed.
 //
+// A plan (plan.go) names a run. Each fault of its schedule has a source of
+// randomness of its own, so that others can be left out; that is how a failing
+// plan is made small (shrink.go).
+//
 // Some structures are there from the start; others are born while the faults
 // go on, when several nodes ask the catalog for them at the same moment.
 package sim

@@ -62,6 +62,9 @@ var kinds = []struct {
 	}},
 	{"failed fsync", func(s *Sim, p particulars) func() { return s.failSync(p.n) }},
 	{"full disk", func(s *Sim, p particulars) func() { return s.fill(p) }},
+	{"flip in the log", func(s *Sim, p particulars) func() { return s.flip(p, s.flipLog) }},
+	{"flip in a snapshot", func(s *Sim, p particulars) func() { return s.flip(p, s.flipSnapshot) }},
+	{"flip in the cold store", func(s *Sim, p particulars) func() { return s.flip(p, s.flipCold) }},
 	// No fault, but what lets groups fall quiet under all the others.
 	{"silence", func(s *Sim, p particulars) func() {
 		st := &s.structures[p.rng.IntN(len(s.structures))]

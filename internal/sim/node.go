@@ -76,6 +76,7 @@ func (n *node) start() error {
 		return fmt.Errorf("node %d: %w", n.number, err)
 	}
 	n.s.watch.reopened(n)
+	n.s.damaged(n)
 	if n.snaps, err = snapshot.OpenStore(snapshot.Options{FS: n.disk(), Dir: "snapshots", Logger: n.logger()}); err != nil {
 		return fmt.Errorf("node %d: %w", n.number, err)
 	}

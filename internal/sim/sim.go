@@ -37,6 +37,8 @@ type Result struct {
 	Barriers  int // times that several nodes asked for one structure at once
 	Stored    int // snapshots that were read and checked when the log named them
 	Faults    map[string]int
+	Flips     map[string]int // bits flipped, by where
+	Found     map[string]int // what was found of them
 	Virtual   time.Duration
 	Scene     []string // where everybody stood, if they did not agree in the end
 }
@@ -67,6 +69,9 @@ type Sim struct {
 	refused   int // births that came to nothing in time
 	stored    int
 	faults    map[string]int
+	flips     map[string]int // bits that were flipped, by where
+	noticed   map[string]int // what was found of it
+	victim    *node          // on which bits are flipped
 	errs      []error
 	scene     []string
 }
@@ -85,7 +90,7 @@ func Run(plan Plan, opt Options) (*Result, error) {
 	entropy.Lock()
 	defer entropy.Unlock()
 	seed := plan.Seed
-	s := &Sim{loop: newLoop(seed, plan.Salt), seed: seed, plan: plan, opt: opt, byID: make(map[id.Node]*node), faults: make(map[string]int)}
+	s := &Sim{loop: newLoop(seed, plan.Salt), seed: seed, plan: plan, opt: opt, byID: make(map[id.Node]*node), faults: make(map[string]int), flips: make(map[string]int), noticed: make(map[string]int)}
 	before := rand.Reader
 	rand.Reader = mathrand.NewChaCha8(s.key(nil, 0))
 	defer func() { rand.Reader = before }()
@@ -120,7 +125,7 @@ func Run(plan Plan, opt Options) (*Result, error) {
 		Report: history.Check(h, history.Options{Bound: bound}),
 		Trace:  s.trace.Sum64(), Steps: s.steps, Proposals: s.proposals, Commits: s.commits, Crashes: s.crashes,
 		Faults: s.faults, Virtual: s.now.Sub(s.begin), Births: len(s.watch.births),
-		Barriers: s.barriers, Stored: s.stored, Scene: s.scene,
+		Flips: s.flips, Found: s.noticed, Barriers: s.barriers, Stored: s.stored, Scene: s.scene,
 	}, errors.Join(s.errs...)
 }
 

@@ -25,36 +25,40 @@ func options() (opt Options) {
 
 // TestSeeds runs whole clusters under random faults. A seed that fails is run
 // again by: go test ./internal/sim -run TestSeeds -sim.seed N -sim.seeds 1
+// and made smaller with -sim.shrink 200 in addition.
 func TestSeeds(t *testing.T) {
 	begin := time.Now()
 	var proposals, commits, crashes, births, stored int
-	faults := make(map[string]int)
+	faults, flips, found := make(map[string]int), make(map[string]int), make(map[string]int)
 	ran := uint64(0)
 	for ; ran < *seeds || time.Since(begin) < *soak; ran++ {
 		seed := *firstSeed + ran
 		r, err := Run(Plan{Seed: seed}, options())
-		if err != nil {
+		if err := verdict(r, err); err != nil {
 			if r != nil {
 				t.Log(strings.Join(r.Scene, "\n"))
 			}
-			t.Fatal(err)
-		}
-		if err := r.Report.Err(); err != nil {
-			for _, line := range r.Scene {
-				t.Log(line)
+			if *shrink > 0 {
+				shrunk(t, Plan{Seed: seed}, *shrink, options())
 			}
 			t.Fatalf("seed %d: %v", seed, err)
 		}
 		proposals, commits, crashes = proposals+r.Proposals, commits+r.Commits, crashes+r.Crashes
 		births, stored = births+r.Births, stored+r.Stored
-		for f, n := range r.Faults {
-			faults[f] += n
-		}
+		add(faults, r.Faults)
+		add(flips, r.Flips)
+		add(found, r.Found)
 	}
-	t.Logf("%d seeds in %s: %d proposals, %d deliveries, %d crashes, %d births, %d snapshots held against their labels, faults %v",
-		ran, time.Since(begin).Round(time.Millisecond), proposals, commits, crashes, births, stored, faults)
+	t.Logf("%d seeds in %s: %d proposals, %d deliveries, %d crashes, %d births, %d snapshots held against their labels; faults: %s; bits flipped: %s; found: %s",
+		ran, time.Since(begin).Round(time.Millisecond), proposals, commits, crashes, births, stored, sorted(faults), sorted(flips), sorted(found))
 	if commits == 0 || crashes == 0 || stored == 0 {
 		t.Error("nothing happened")
+	}
+}
+
+func add(to, more map[string]int) {
+	for k, n := range more {
+		to[k] += n
 	}
 }
 

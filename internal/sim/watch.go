@@ -105,6 +105,7 @@ type showing struct {
 	life    uint64
 	group   id.Group
 	replica id.Replica
+	start   *raftgroup.Group // a replica whose log was mended starts again
 }
 
 type hardState struct{ term, vote, commit uint64 }
@@ -397,7 +398,8 @@ func confOf(voters, learners, next []uint64) string {
 // status looks at what the replicas of a node show of themselves.
 func (w *watch) status(n *node) {
 	for _, st := range n.host.Groups() {
-		key := showing{n.number, n.life, st.Group, st.Replica}
+		key := showing{n.number, n.life, st.Group, st.Replica, nil}
+		key.start, _ = n.host.Group(st.Group.Structure)
 		before, known := w.shown[key]
 		if known && !st.Failed && (st.Commit < before.Commit || st.Applied < before.Applied || st.Commits < before.Commits || st.Term < before.Term) {
 			w.broken("node %d, replica %d of %s goes back: from term %d, commit %d, applied %d, %d commits to %d, %d, %d, %d", n.number, st.Replica, st.Group,

@@ -1,0 +1,207 @@
+package raftgroup_test
+
+import (
+	"errors"
+	"math"
+	"path"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/copycat-replication/copycat/internal/rig"
+	"github.com/copycat-replication/copycat/raftgroup"
+	"github.com/copycat-replication/copycat/wal"
+)
+
+// rottenLog is a log some of whose entries cannot be read.
+type rottenLog struct {
+	raftgroup.LogStore
+	from, to *atomic.Uint64 // the rotten ones, both inclusive
+	hits     *atomic.Int64
+}
+
+func (l rottenLog) Entries(group, lo, hi, maxBytes uint64) ([]*raftpb.Entry, error) {
+	if at := max(lo, l.from.Load()); at < hi && at <= l.to.Load() {
+		l.hits.Add(1)
+		return nil, &wal.DamageError{Group: group, Index: at, File: "cold", Offset: -1, Reason: "rotten"}
+	}
+	return l.LogStore.Entries(group, lo, hi, maxBytes)
+}
+
+// rotten is a cluster of three with a structure; the log of its last node can rot.
+type rotten struct {
+	*rig.Cluster
+	first *journal
+	victim,
+	leader *rig.Node
+	from, to atomic.Uint64
+	hits     atomic.Int64
+}
+
+func newRotten(t *testing.T, opt raftgroup.Options) *rotten {
+	t.Helper()
+	r := &rotten{Cluster: rig.New(t, 3, 1)}
+	r.leader, r.victim = r.Nodes[0], r.Nodes[2]
+	r.from.Store(math.MaxUint64)
+	r.Tune = func(cfg *raftgroup.Config) {
+		cfg.CompactionTail = 1
+		if cfg.Node == r.victim.ID {
+			cfg.Log = rottenLog{cfg.Log, &r.from, &r.to, &r.hits}
+		}
+	}
+	r.StartAll()
+	r.Born(rig.Structure(9), 3, opt)
+	r.first = newJournal(t)
+	r.first.subscribe(r.leader, raftgroup.SubscriptionConfig{Structure: rig.Structure(9)})
+	return r
+}
+
+func (r *rotten) propose(n int) {
+	r.T.Helper()
+	want := r.first.count() + n
+	r.first.propose("a", n)
+	r.Wait(2*time.Minute, "all are delivered", func() bool { return r.first.count() >= want })
+	r.Wait(2*time.Minute, "the others have applied them", func() bool {
+		var applied []uint64
+		for _, n := range r.Nodes {
+			if g, here := n.Host.Group(rig.Structure(9)); n.Up() && here {
+				applied = append(applied, g.Status().Applied)
+			}
+		}
+		for _, a := range applied {
+			if a != applied[0] {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// rot makes all entries rot that the victim has now.
+func (r *rotten) rot() {
+	g, _ := r.victim.Host.Group(rig.Structure(9))
+	r.to.Store(g.Status().Applied)
+	r.from.Store(1)
+}
+
+func (r *rotten) whole(j *journal) {
+	r.T.Helper()
+	r.Wait(2*time.Minute, "a subscriber on the node whose log is rotten has all", func() bool { return j.count() == r.first.count() })
+	same(r.T, r.first, j)
+	if r.hits.Load() == 0 {
+		r.T.Error("nothing rotten was read")
+	}
+	st := r.victim.Host.Groups()
+	if len(st) != 1 || st[0].Failed || !st[0].Voter || st[0].Replica != 3 {
+		r.T.Errorf("the replica is %+v", st)
+	}
+}
+
+// TestRottenEntriesAreFetchedAgain: a subscription that has to read what cannot
+// be read on its node gets it all the same: others have it.
+func TestRottenEntriesAreFetchedAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRotten(t, raftgroup.Options{})
+		defer func() { r.StopAll(); <-r.first.done }()
+		r.propose(50)
+		r.rot()
+		late := newJournal(t)
+		late.subscribe(r.victim, raftgroup.SubscriptionConfig{Structure: rig.Structure(9)})
+		defer func() { <-late.done }()
+		r.whole(late)
+		r.StopAll()
+	})
+}
+
+// TestReplicaStartsOverRottenEntries: a replica that cannot apply its log after
+// a restart stops, is given what it lacks, and goes on: as the voter that it was.
+func TestReplicaStartsOverRottenEntries(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRotten(t, raftgroup.Options{})
+		r.propose(50)
+		r.rot()
+		r.victim.Stop()
+		r.victim.Start()
+		again := newJournal(t)
+		again.subscribe(r.victim, raftgroup.SubscriptionConfig{Structure: rig.Structure(9)})
+		r.propose(10)
+		r.whole(again)
+		r.StopAll()
+		<-r.first.done
+		<-again.done
+	})
+}
+
+// TestReplicaStartsBehindNewerSnapshot: the others have compacted what the
+// replica cannot read, and have done with the snapshot that it held: it starts
+// behind a newer one. Once because of its log, once because its file is gone.
+func TestReplicaStartsBehindNewerSnapshot(t *testing.T) {
+	t.Parallel()
+	for name, damage := range map[string]func(*rotten){
+		"rotten log": func(r *rotten) { r.rot() },
+		"lost file": func(r *rotten) {
+			r.hits.Add(1)
+			groups, err := r.victim.FS.List("snapshots")
+			if err != nil {
+				r.T.Fatal(err)
+			}
+			lost := 0
+			for _, g := range groups {
+				dir := path.Join("snapshots", g)
+				names, err := r.victim.FS.List(dir)
+				for _, n := range names {
+					if strings.HasSuffix(n, ".snap") {
+						lost++
+						err = errors.Join(err, r.victim.FS.Remove(path.Join(dir, n)))
+					}
+				}
+				if err = errors.Join(err, r.victim.FS.SyncDir(dir)); err != nil {
+					r.T.Fatal(err)
+				}
+			}
+			if lost == 0 {
+				r.T.Fatal("there was no snapshot to lose")
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				r := newRotten(t, raftgroup.Options{SnapshotEntries: 20})
+				for range 40 {
+					r.propose(1)
+				}
+				held := func(n *rig.Node) uint64 {
+					g, here := n.Host.Group(rig.Structure(9))
+					if !here {
+						return 0
+					}
+					return g.Status().Snapshot.Index
+				}
+				r.Wait(time.Minute, "a snapshot", func() bool { return held(r.victim) > 0 })
+				old := held(r.victim)
+				r.propose(5)
+				damage(r)
+				r.victim.Stop()
+				for range 100 {
+					r.propose(1)
+				}
+				r.Wait(time.Minute, "newer snapshots", func() bool { return held(r.leader) > old+40 && held(r.Nodes[1]) > old+40 })
+				r.victim.Start()
+				again := newJournal(t)
+				again.subscribe(r.victim, raftgroup.SubscriptionConfig{Structure: rig.Structure(9)})
+				r.propose(10)
+				r.whole(again)
+				r.StopAll()
+				<-r.first.done
+				<-again.done
+			})
+		})
+	}
+}
