@@ -75,6 +75,7 @@ type Group struct {
 	hardDirty bool              // only its commit index is newer than what was submitted
 	appends   []*appending      // submitted to the log store and not durable yet, oldest first
 	handed    int               // of appends: with the log store, which answers each
+	onAnswer  func(error)       // answered, made once
 	stalled   bool              // the disk is full: appends wait, raft stands still
 
 	subs      []*Subscription // in the order in which they came: a replay must not depend on map order
@@ -107,7 +108,7 @@ type Group struct {
 // appending is one append under way, with what raft wants to hear or send
 // once it is durable.
 type appending struct {
-	update    wal.Update
+	updates   [1]wal.Update
 	responses []*raftpb.Message
 	install   *state // the state of the snapshot that the append installs
 	adopt     *state // the state of the snapshot that the append adopts
@@ -249,7 +250,7 @@ func (g *Group) onSoftState(s *raft.SoftState) {
 
 // append hands entries, hard state and snapshot to the log store.
 func (g *Group) append(m *raftpb.Message) {
-	a := &appending{update: wal.Update{Group: g.local, Entries: m.GetEntries()}, responses: m.GetResponses()}
+	a := &appending{updates: [1]wal.Update{{Group: g.local, Entries: m.GetEntries()}}, responses: m.GetResponses()}
 	mustWrite := len(m.GetEntries()) > 0
 	if m.Term != nil {
 		hs := &raftpb.HardState{Term: new(m.GetTerm()), Vote: new(m.GetVote()), Commit: new(m.GetCommit())}
@@ -282,7 +283,7 @@ func (g *Group) append(m *raftpb.Message) {
 
 func (g *Group) submit(a *appending) {
 	if g.hardDirty {
-		a.update.HardState, g.hardDirty = g.hard, false
+		a.updates[0].HardState, g.hardDirty = g.hard, false
 	}
 	g.appends = append(g.appends, a)
 	if !g.stalled {
@@ -295,9 +296,19 @@ func (g *Group) submit(a *appending) {
 // earlier one was not.
 func (g *Group) hand(a *appending) {
 	g.handed++
-	g.host.log.Submit([]wal.Update{a.update}, func(err error) {
-		g.post(event{appended: &appendResult{err: err}})
-	})
+	g.host.log.Submit(a.updates[:], g.onAnswer)
+}
+
+// written is the answer to almost every append.
+var written = &appendResult{}
+
+// answered takes the log store's answer to the oldest append handed to it.
+func (g *Group) answered(err error) {
+	r := written
+	if err != nil {
+		r = &appendResult{err: err}
+	}
+	g.post(event{appended: r})
 }
 
 // onAppended hears that the oldest append under way is durable, or failed.

@@ -403,11 +403,17 @@ type readyQueue struct {
 	mu     sync.Mutex
 	wake   *sync.Cond
 	groups []*Group
+	head   int // of groups: those before it were taken
 	closed bool
 }
 
 func (q *readyQueue) put(g *Group) {
 	q.mu.Lock()
+	if len(q.groups) == cap(q.groups) && q.head > len(q.groups)/2 {
+		n := copy(q.groups, q.groups[q.head:])
+		clear(q.groups[n:])
+		q.groups, q.head = q.groups[:n], 0
+	}
 	q.groups = append(q.groups, g)
 	q.mu.Unlock()
 	q.wake.Signal()
@@ -418,15 +424,17 @@ func (q *readyQueue) put(g *Group) {
 func (q *readyQueue) take(wait bool) *Group {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for len(q.groups) == 0 && wait && !q.closed {
+	for q.head == len(q.groups) && wait && !q.closed {
 		q.wake.Wait()
 	}
-	if len(q.groups) == 0 || q.closed {
+	if q.head == len(q.groups) || q.closed {
 		return nil
 	}
-	g := q.groups[0]
-	q.groups[0] = nil
-	q.groups = q.groups[1:]
+	g := q.groups[q.head]
+	q.groups[q.head] = nil
+	if q.head++; q.head == len(q.groups) {
+		q.groups, q.head = q.groups[:0], 0
+	}
 	return g
 }
 

@@ -82,7 +82,7 @@ func (p *proposer) add(payload []byte, deadline time.Time) {
 // Each proposal is moved about once, since half of the store is free afterwards.
 func (p *proposer) makeRoom() {
 	n := len(p.window)
-	if 2*n > cap(p.store) {
+	if 2*n > cap(p.store) || p.store == nil {
 		p.store = make([]pending, max(2*n, 16))
 		copy(p.store, p.window)
 	} else {

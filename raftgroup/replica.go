@@ -129,6 +129,7 @@ func (h *Host) newGroup(local uint64, meta grouppb.Replica, genesis Genesis) *Gr
 		now:       h.cfg.Clock.Now(),
 		tickAt:    -1,
 	}
+	g.onAnswer = g.answered
 	g.log = h.cfg.Logger.With("group", g.key.String(), "replica", uint64(g.self))
 	g.store.mended.wanted = g.mendLater
 	g.status.Store(&GroupStatus{Group: g.key, Replica: g.self, Role: "starting"})

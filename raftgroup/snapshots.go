@@ -97,7 +97,7 @@ func (k *snapshotKeeper) adopt(g *Group, ref SnapshotRef, s *state) {
 	k.adopting = ref
 	g.files.want(ref)
 	a := &appending{ref: ref, adopt: s}
-	a.update = wal.Update{Group: g.local, Compact: g.compactTo(ref)}
+	a.updates[0] = wal.Update{Group: g.local, Compact: g.compactTo(ref)}
 	meta := g.meta
 	meta.Previous, meta.Snapshot = meta.Snapshot, encodeRef(ref)
 	data, err := meta.Marshal()
@@ -106,7 +106,7 @@ func (k *snapshotKeeper) adopt(g *Group, ref SnapshotRef, s *state) {
 		return
 	}
 	g.meta = meta
-	a.update.Meta = data
+	a.updates[0].Meta = data
 	g.hardDirty = true // the frame of a snapshot carries the hard state too
 	g.submit(a)
 }
@@ -278,13 +278,13 @@ func (g *Group) installUpdate(a *appending, snap *raftpb.Snapshot) error {
 		return fmt.Errorf("group %s: encode replica: %w", g.key, err)
 	}
 	g.meta = meta
-	a.update.Meta = data
-	a.update.Compact = &wal.Mark{Index: k.offeredRef.Index, Term: k.offeredRef.Term}
+	a.updates[0].Meta = data
+	a.updates[0].Compact = &wal.Mark{Index: k.offeredRef.Index, Term: k.offeredRef.Term}
 	a.install, a.ref = k.offeredState, k.offeredRef
 	k.adopting = a.ref // an older one that arrives meanwhile must not follow it
 	g.files.want(a.ref)
 	g.hardDirty = true
-	if len(a.update.Entries) == 0 {
+	if len(a.updates[0].Entries) == 0 {
 		g.last = k.offeredRef.Index
 	}
 	return nil
