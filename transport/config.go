@@ -119,7 +119,8 @@ type Config struct {
 	// 256 KiB.
 	PieceBytes int
 	// MaxCalls and MaxFetches bound the handlers at work for others, MaxPeers
-	// the nodes known, MaxHandshakes the inbound connections that have not
+	// the nodes known (when there is no room for another, those are forgotten
+	// that had no connection for ten idle time-outs), MaxHandshakes the inbound connections that have not
 	// said who they are. Defaults 256, 32, 4096, 128.
 	MaxCalls, MaxFetches, MaxPeers, MaxHandshakes int
 

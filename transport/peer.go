@@ -9,15 +9,16 @@ import (
 	"github.com/copycat-replication/copycat/id"
 )
 
-// peer is another node, as this one knows it. It stays for the life of the
-// transport; its goroutines and connections come and go with the traffic.
+// peer is another node, as this one knows it. It stays until it is forgotten;
+// its goroutines and connections come and go with the traffic.
 type peer struct {
 	t    *Transport
 	node id.Node
 
 	urgent, ordinary outbox
 
-	rtt atomic.Int64 // nanoseconds, smoothed; zero: never measured
+	rtt  atomic.Int64 // nanoseconds, smoothed; zero: never measured
+	used atomic.Int64 // when it was last looked up to be used, or lost a connection; Unix nanoseconds
 
 	mu      sync.Mutex // taken after that of an outbox
 	backoff backoff
@@ -186,10 +187,25 @@ func (p *peer) detach(l *link) bool {
 	p.t.release(l.c.raw)
 	p.mu.Lock()
 	delete(p.links, l)
+	p.used.Store(time.Now().UnixNano())
 	replaced := l.replaced
 	p.mu.Unlock()
 	close(l.done)
 	return replaced
+}
+
+// restsSince reports whether nothing was done with the peer since then, and
+// nothing is under way.
+func (p *peer) restsSince(then time.Time) bool {
+	if p.used.Load() > then.UnixNano() || p.urgent.sending.Load() || p.ordinary.sending.Load() {
+		return false
+	}
+	p.calls.mu.Lock()
+	calls := p.calls.link != nil || p.calls.dialing != nil
+	p.calls.mu.Unlock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !calls && len(p.links) == 0
 }
 
 // measured takes a round-trip time into the smoothed one.

@@ -179,14 +179,20 @@ func (t *Transport) findPeer(node id.Node) *peer { return (*t.peers.Load())[node
 
 // ensurePeer returns the peer, and makes it if there is none.
 func (t *Transport) ensurePeer(node id.Node) (*peer, error) {
+	now := time.Now()
 	if p := t.findPeer(node); p != nil {
+		p.used.Store(now.UnixNano())
 		return p, nil
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	old := *t.peers.Load()
 	if p := old[node]; p != nil {
+		p.used.Store(now.UnixNano())
 		return p, nil
+	}
+	if len(old) >= t.cfg.MaxPeers {
+		old = t.forget(old, now)
 	}
 	if len(old) >= t.cfg.MaxPeers {
 		return nil, fmt.Errorf("%w: %d peers are known, no room for node %s", ErrBusy, len(old), node)
@@ -196,9 +202,27 @@ func (t *Transport) ensurePeer(node id.Node) (*peer, error) {
 		grown[n] = p
 	}
 	p := newPeer(t, node)
+	p.used.Store(now.UnixNano())
 	grown[node] = p
 	t.peers.Store(&grown)
 	return p, nil
+}
+
+// forgetAfter is how many idle time-outs a peer without connections is kept for
+// its round-trip time, its incarnation, and why it was not reached.
+const forgetAfter = 10
+
+// forget returns peers without those that nothing was heard of, or sent to, for
+// long. It is called when there is no room for another one.
+func (t *Transport) forget(peers map[id.Node]*peer, now time.Time) map[id.Node]*peer {
+	kept := make(map[id.Node]*peer, len(peers))
+	before := now.Add(-forgetAfter * t.cfg.IdleTimeout)
+	for n, p := range peers {
+		if !p.restsSince(before) {
+			kept[n] = p
+		}
+	}
+	return kept
 }
 
 // fill reads random bytes.
