@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 )
 
 // grow starts another node that contacts the first.
@@ -72,19 +73,31 @@ func TestGrowthOfALoneStructure(t *testing.T) {
 // only after the structure.
 func TestDataCenterReplicas(t *testing.T) {
 	t.Parallel()
-	first := start(t, testConfig(t, "dc1"))
-	nodes := []CopyCat{first, grow(t, first, "dc1"), grow(t, first, "dc1"), grow(t, first, "dc2")}
+	var nodes []CopyCat
+	add := func(dc string) {
+		cfg := testConfig(t, dc)
+		cfg.ReplaceAfter = 3 * time.Second
+		if len(nodes) > 0 {
+			cfg.PeersToContact = []string{nodes[0].Status().GossipAddress}
+		}
+		nodes = append(nodes, start(t, cfg))
+	}
+	for _, dc := range []string{"dc1", "dc1", "dc1", "dc2"} {
+		add(dc)
+	}
+	first := nodes[0]
 	waitStatus(t, first, "four nodes alive", func(s Status) bool { return alive(s) == 4 })
 	early, err := first.AllocateNewDataStructure(WithDataCenterReplicas(3))
 	if err != nil {
 		t.Fatal(err)
 	}
-	nodes = append(nodes, grow(t, first, "dc3"))
+	add("dc3")
 	waitStatus(t, nodes[3], "five nodes alive", func(s Status) bool { return alive(s) == 5 })
 	late, err := nodes[3].AllocateNewDataStructure(WithDataCenterReplicas(3))
 	if err != nil {
 		t.Fatal(err)
 	}
+	// If a node was taken for dead at that moment, healing takes a while.
 	waitStatus(t, nodes[3], "a voter in each data center", func(s Status) bool {
 		return slices.Equal(voterCenters(s, late.String()), []string{"dc1", "dc2", "dc3"})
 	})
@@ -97,10 +110,13 @@ func TestDataCenterReplicas(t *testing.T) {
 		l.waitFor(3)
 	}
 	sameLists(t, lists...)
-	// Three voters were found in two data centers; healing moves the third.
-	waitStatus(t, first, "voters in all data centers there were", func(s Status) bool {
-		dcs := slices.Compact(voterCenters(s, early.String()))
-		return len(dcs) >= 2
+	// Three voters were found in two data centers, as they are for a structure
+	// that is created while gossip takes a node for dead; healing moves the third.
+	// The node that asked for it may lose its replica by that.
+	waitStatus(t, first, "voters of the early structure in all data centers", func(Status) bool {
+		return slices.ContainsFunc(nodes, func(n CopyCat) bool {
+			return slices.Equal(voterCenters(n.Status(), early.String()), []string{"dc1", "dc2", "dc3"})
+		})
 	})
 }
 
