@@ -3,6 +3,8 @@ package raftgroup
 import (
 	"errors"
 	"fmt"
+
+	"github.com/copycat-replication/copycat/id"
 )
 
 // Errors about a proposal. They reach the user inside a *ProposalError.
@@ -24,7 +26,7 @@ var (
 	// ErrTooManySessions says that the structure has as many proposing subscriptions as it may have.
 	ErrTooManySessions = errors.New("too many sessions on this data structure")
 	// ErrSessionEnded says that the group ended the subscription's session; a new one is opened.
-	ErrSessionEnded = errors.New("session was ended by its group")
+	ErrSessionEnded = errors.New("session was ended by its group, which took this node for gone; a new one is opened")
 	// ErrDeleted says that the data structure was deleted.
 	ErrDeleted = errors.New("data structure was deleted")
 	// ErrRebuilt says that an operator rebuilt the structure from one replica,
@@ -59,13 +61,14 @@ var (
 
 // ProposalError is an error about one proposal.
 type ProposalError struct {
-	Proposal []byte // the bytes as they were proposed
-	Err      error
+	Structure id.Structure
+	Proposal  []byte // the bytes as they were proposed
+	Err       error
 }
 
-// Error says what happened and to how many bytes.
+// Error says what happened, to how many bytes, and of which structure.
 func (e *ProposalError) Error() string {
-	return fmt.Sprintf("proposal of %d bytes: %v", len(e.Proposal), e.Err)
+	return fmt.Sprintf("structure %s: proposal of %d bytes: %v", e.Structure, len(e.Proposal), e.Err)
 }
 
 // Unwrap makes errors.Is see the cause.

@@ -198,7 +198,7 @@ func (s *Subscription) unhook() {
 	s.mu.Unlock()
 	s.prop.abandon(s.settle)
 	for _, p := range rest {
-		s.errs.proposal(&ProposalError{Proposal: p, Err: fmt.Errorf("%w: %w", ErrNeverCommitted, s.why())}, nil)
+		s.errs.proposal(&ProposalError{Structure: s.cfg.Structure, Proposal: p, Err: fmt.Errorf("%w: %w", ErrNeverCommitted, s.why())}, nil)
 	}
 }
 
@@ -285,7 +285,7 @@ func (s *Subscription) admit(batch [][]byte, p []byte) [][]byte {
 func (s *Subscription) refuse(p []byte, err error) {
 	cost := int64(len(p) + proposalOverhead)
 	s.credit.force(cost)
-	s.errs.proposal(&ProposalError{Proposal: p, Err: err}, func() { s.credit.give(cost) })
+	s.errs.proposal(&ProposalError{Structure: s.cfg.Structure, Proposal: p, Err: err}, func() { s.credit.give(cost) })
 	s.credit.block(s.halt)
 }
 
@@ -322,7 +322,7 @@ func (s *Subscription) refuseRest() {
 			if !ok {
 				return
 			}
-			s.errs.proposal(&ProposalError{Proposal: p, Err: fmt.Errorf("%w: %w", ErrNeverCommitted, s.why())}, nil)
+			s.errs.proposal(&ProposalError{Structure: s.cfg.Structure, Proposal: p, Err: fmt.Errorf("%w: %w", ErrNeverCommitted, s.why())}, nil)
 		default:
 			return
 		}
@@ -381,7 +381,7 @@ func (s *Subscription) settle(f settlement) {
 	default:
 		err = ErrOutcomeUnknown
 	}
-	s.errs.proposal(&ProposalError{Proposal: f.payload, Err: err}, func() { s.credit.give(cost) })
+	s.errs.proposal(&ProposalError{Structure: s.cfg.Structure, Proposal: f.payload, Err: err}, func() { s.credit.give(cost) })
 }
 
 // notify wakes the delivery; it never blocks.

@@ -58,7 +58,7 @@ func (l *Log) refusal(u *Update, low bool) error {
 		return groupError(ErrDiskFull, u.Group, "an earlier update was refused and has not come again")
 	case low && len(u.Entries) > 0:
 		l.refuse(u)
-		return groupError(ErrDiskFull, u.Group, "%d entries refused", len(u.Entries))
+		return groupError(ErrDiskFull, u.Group, "%d entries refused: less than %d bytes are free in %s", len(u.Entries), l.opts.ReserveBytes, l.dir)
 	}
 	if waiting {
 		l.mu.Lock()
