@@ -88,6 +88,7 @@ type Group struct {
 	snaps     snapshotKeeper
 	leader    leaderDuties
 	pace      pace
+	relaying  []relayed
 	reads     []*reading
 	swap      swap
 	lonely    lonely
@@ -189,6 +190,7 @@ func (g *Group) step(events []event, ticks int) {
 	g.takeInboxes()
 	g.propose()
 	g.drainReady()
+	g.flushRelayed()
 	if ticks > 0 && g.failure == nil {
 		g.tickQuiet()
 	}

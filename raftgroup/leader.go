@@ -48,6 +48,7 @@ type leaderDuties struct {
 	missing        map[uint64]time.Time // sessions whose node is not seen, since when
 	offered        map[uint64]time.Time // followers that are to take a snapshot, since when
 	pull           pull
+	routes         routes
 }
 
 func (d *leaderDuties) onRole(g *Group, leading bool) {
@@ -74,6 +75,7 @@ func (d *leaderDuties) tick(g *Group) {
 	d.expireSessions(g, nodes)
 	if !g.state.deleted {
 		d.pull.tick(g, nodes)
+		d.routes.tick(g, nodes)
 		d.care.tend(g, nodes)
 	}
 }

@@ -19,6 +19,8 @@ const (
 	wireQuiet          = 3 // a grouppb.Quiet: whether there is anything left to do
 	wirePing           = 4 // a grouppb.NodePing, of no group: from host to host
 	wirePong           = 5 // a grouppb.NodePong, likewise
+	wireRelay          = 6 // an append without its entries, to be passed on (relay.go)
+	wireRelayed        = 7 // a raftpb.Message that another replica passes on for its sender
 )
 
 // maxNumber bounds terms and indices that peers send: raft adds to them, and
@@ -42,6 +44,9 @@ func (g *Group) send(m *raftpb.Message) {
 		// seeded, so it needs the log; if that is gone, only a newer snapshot helps.
 		g.rn.ReportSnapshot(m.GetTo(), raft.SnapshotFailure)
 		g.leader.snapshotWanted = true
+		return
+	}
+	if m.GetType() == raftpb.MsgApp && g.leader.routes.pass(g, m) {
 		return
 	}
 	payload, parts, err := encodeMessage(m)
@@ -86,7 +91,7 @@ func (g *Group) nodeOf(r id.Replica) (id.Node, bool) {
 
 // see notes where a replica speaks from, if the log does not tell.
 func (g *Group) see(r id.Replica, node id.Node) {
-	if g.state.members[r] == node {
+	if g.state.members[r] == node || node.IsZero() {
 		return
 	}
 	if g.seen == nil {
@@ -103,12 +108,19 @@ func (g *Group) receive(from id.Node, m Message) error {
 		return fmt.Errorf("%w: empty", errBadMessage)
 	}
 	switch payload[0] {
-	case wireRaft:
+	case wireRaft, wireRelayed:
 		rm, err := decodeMessage(payload[1:])
 		if err != nil {
 			return fmt.Errorf("%w: %w", errBadMessage, err)
 		}
-		if err := validateMessage(rm, m, g.self); err != nil {
+		frame := m
+		if payload[0] == wireRelayed {
+			if rm.GetType() != raftpb.MsgApp {
+				return fmt.Errorf("%w: group %s: %s of replica %d, passed on by %d", errBadMessage, m.Group, rm.GetType(), rm.GetFrom(), m.From)
+			}
+			frame.From, from = id.Replica(rm.GetFrom()), id.Node{} // its sender is elsewhere
+		}
+		if err := validateMessage(rm, frame, g.self); err != nil {
 			return err
 		}
 		if !g.post(event{message: rm, from: from, size: len(payload)}) {
@@ -120,6 +132,12 @@ func (g *Group) receive(from id.Node, m Message) error {
 			return fmt.Errorf("%w: %w", errBadMessage, err)
 		}
 		g.call(func() { g.onSnapshotReport(m.From, &r) })
+	case wireRelay:
+		x, err := decodeRelayed(m, payload, g.self)
+		if err != nil {
+			return err
+		}
+		g.call(func() { g.relay(x) })
 	case wireQuiet:
 		var q grouppb.Quiet
 		if err := q.Unmarshal(m.Payload[1:]); err != nil {
@@ -247,6 +265,7 @@ func (g *Group) onMessage(m *raftpb.Message, from id.Node) {
 		return
 	}
 	g.see(id.Replica(m.GetFrom()), from)
+	g.leader.routes.onAnswer(g, m)
 	if m.GetFrom() == g.lead {
 		g.lonely.heard = g.now
 	}
@@ -274,6 +293,9 @@ func (g *Group) onMessage(m *raftpb.Message, from id.Node) {
 			m.From = new(uint64(g.self)) // raft passes it on, and whoever gets it sees that it comes from here
 		}
 	case raftpb.MsgAppResp:
+		if m.GetReject() {
+			g.leader.routes.onGap(g, id.Replica(m.GetFrom()))
+		}
 		if !m.GetReject() && m.GetIndex() > g.last {
 			g.drainReady()
 			if m.GetIndex() > g.last && g.isLeader() {

@@ -32,6 +32,8 @@ type Network struct {
 	cut     map[[2]id.Node]bool // one way
 	loss    float64
 	latency time.Duration // up to twice that
+	ordered bool
+	last    map[[2]id.Node]time.Time // ordered: when the last message arrives
 }
 
 func newNetwork(seed uint64) *Network {
@@ -53,6 +55,14 @@ func (n *Network) SetLatency(d time.Duration) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.latency = d
+}
+
+// KeepOrder has the messages from one node to another arrive in the order in
+// which they were sent, as those of a connection do.
+func (n *Network) KeepOrder() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.ordered, n.last = true, make(map[[2]id.Node]time.Time)
 }
 
 // Cut stops everything from a to b; Heal undoes all cuts.
@@ -89,7 +99,17 @@ func (n *Network) route(from, to id.Node) (Handler, time.Duration, bool) {
 	if h == nil || n.nodes[from] == nil || n.cut[[2]id.Node{from, to}] || (n.loss > 0 && n.rng.Float64() < n.loss) {
 		return nil, 0, false
 	}
-	return h, time.Duration(n.rng.Int64N(int64(2*n.latency) + 1)), true
+	wait := time.Duration(n.rng.Int64N(int64(2*n.latency) + 1))
+	if n.ordered {
+		pair, now := [2]id.Node{from, to}, time.Now()
+		at := now.Add(wait)
+		if last := n.last[pair]; !at.After(last) {
+			at = last.Add(time.Nanosecond)
+		}
+		n.last[pair] = at
+		wait = at.Sub(now)
+	}
+	return h, wait, true
 }
 
 // endpoint is one node's view of the network.
