@@ -69,19 +69,23 @@ func openDataDir(fsys vfs.FS, dir string, now time.Time, entropy io.Reader) (*da
 }
 
 // makeDataDir makes the directory so that it survives a crash: without its name
-// in the parent, all that was synced below it is gone. Where an operator has
-// made it, perhaps in a directory that this process may not read, its name is
-// older than whatever a crash may take.
+// in the parent, all that was synced below it is gone.
 func makeDataDir(fsys vfs.FS, dir string) error {
 	there, err := fsys.Exists(dir)
 	if err != nil {
 		return err
 	}
-	err = vfs.MkdirAllSync(fsys, dir)
-	if there && errors.Is(err, fs.ErrPermission) {
-		return nil
+	if !there {
+		return vfs.MkdirAllSync(fsys, dir)
 	}
-	return err
+	if err := fsys.MkdirAll(dir); err != nil {
+		return err // it is no directory
+	}
+	// An earlier process may have made it and died before it synced the name.
+	// More likely an operator has, in a directory that this process may not read
+	// or that is on a read-only file system: then there is nothing to make good.
+	_ = fsys.SyncDir(path.Dir(dir))
+	return nil
 }
 
 func (d *dataDir) load(now time.Time, entropy io.Reader) error {

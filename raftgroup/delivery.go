@@ -39,7 +39,7 @@ func (d *deliverer) next() ([]byte, step) {
 			return nil, stepWait
 		}
 		if d.met.rewind != nil {
-			d.c.reset(d.met.rewind) // delivery follows what the consumer has got
+			d.place(d.met.rewind) // delivery follows what the consumer has got
 		}
 		d.met = nil
 	}
@@ -131,7 +131,7 @@ func (d *deliverer) jump(g *Group, start bool) step {
 		return stepAsk
 	case at.reader != nil:
 		d.g = g
-		d.c.reset(at.state)
+		d.place(at.state)
 		if start && at.reader.UserSize() == 0 && !d.c.holds {
 			s.closeReader(at.reader)
 			return 0
@@ -139,7 +139,7 @@ func (d *deliverer) jump(g *Group, start bool) step {
 		return d.meet(&rendezvous{reader: at.reader, ref: at.ref})
 	case start:
 		d.g = g
-		d.c.reset(at.state)
+		d.place(at.state)
 		return 0
 	}
 	// Another replica has taken the place of the one before, and has no
@@ -152,8 +152,14 @@ func (d *deliverer) jump(g *Group, start bool) step {
 		return stepPause
 	}
 	d.g = g
-	d.c.reset(behind)
+	d.place(behind)
 	return d.meet(&rendezvous{bytes: base})
+}
+
+// place puts the cursor behind another entry.
+func (d *deliverer) place(at *state) {
+	d.c.reset(at)
+	d.sub.at.Store(at.index)
 }
 
 // leave lets go of an outstanding nil when the host shuts down: the file behind
