@@ -20,6 +20,7 @@ import (
 	"github.com/copycat-replication/copycat/catalog"
 	"github.com/copycat-replication/copycat/gossip"
 	"github.com/copycat-replication/copycat/id"
+	"github.com/copycat-replication/copycat/internal/nodestatus"
 	"github.com/copycat-replication/copycat/internal/vfs"
 	"github.com/copycat-replication/copycat/raftgroup"
 	"github.com/copycat-replication/copycat/snapshot"
@@ -48,6 +49,7 @@ type node struct {
 	leaving   atomic.Bool // Leave runs, or has ended well
 
 	events eventBus
+	socket *nodestatus.Server // for the command copycat; nil: there is none
 	births singleflight.Group // subscriptions to one structure that nobody knows yet
 
 	ctx      context.Context // of calls that wait: ends with Shutdown
@@ -104,7 +106,11 @@ func (n *node) start() error {
 	if err := n.startEngine(self); err != nil {
 		return err
 	}
-	return n.enterCluster(self)
+	if err := n.enterCluster(self); err != nil {
+		return err
+	}
+	n.serveStatus(self)
+	return nil
 }
 
 // bindAddress is the address to listen on, as an IP address.
@@ -435,6 +441,9 @@ func (n *node) Shutdown() {
 	n.shutdown.Do(func() {
 		n.cancel()
 		var errs []error
+		if n.socket != nil {
+			errs = append(errs, n.socket.Close())
+		}
 		// Subscriptions first, while the layers below can still serve them;
 		// then the network; the disk last.
 		if c := n.catalog.Load(); c != nil {

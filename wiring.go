@@ -116,6 +116,17 @@ func (d directory) Holders(s id.Structure) []id.Node {
 	return out
 }
 
+// Incarnations says which life of a structure each holder says that it has.
+func (d directory) Incarnations(s id.Structure) map[id.Node]id.Incarnation {
+	out := make(map[id.Node]id.Incarnation)
+	for _, h := range d.g.Holders(s) {
+		if life := h.Group.Incarnation; out[h.Node].Less(life) {
+			out[h.Node] = life
+		}
+	}
+	return out
+}
+
 // The roles that travel in the directory.
 const (
 	roleLearner uint8 = iota

@@ -78,12 +78,13 @@ type afterlife struct {
 	alone   map[id.Group]time.Time       // since when it knows no leader, or when it asked
 	waiting map[id.Structure]time.Time   // since when it is waited for, or when it asked
 	told    map[id.Structure]description // what the catalog knows of groups that are led here
+	asked   map[id.Group]time.Time       // when a later life of it was asked after
 	budget  int                          // of questions left for this sweep
 }
 
 func newAfterlife() *afterlife {
 	return &afterlife{
-		marked: make(map[id.Group]bool), ended: make(map[id.Group]time.Time), alone: make(map[id.Group]time.Time),
+		marked: make(map[id.Group]bool), ended: make(map[id.Group]time.Time), alone: make(map[id.Group]time.Time), asked: make(map[id.Group]time.Time),
 		waiting: make(map[id.Structure]time.Time), told: make(map[id.Structure]description),
 	}
 }
@@ -97,10 +98,17 @@ func (s *Service) sweepEnded(a *afterlife) error {
 	a.forget(groups, s.cfg.Engine.Waiting())
 	for i := range groups {
 		g := &groups[i]
-		if g.Group.Structure == ID || g.Group.Incarnation.Birth == 0 {
+		if g.Group.Incarnation.Birth == 0 {
 			continue
 		}
-		var err error
+		err := s.yield(a, g.Group, now)
+		if err != nil {
+			s.log.Warn("not known whether a replica was superseded", "group", g.Group.String(), "error", err)
+			err = nil
+		}
+		if g.Group.Structure == ID {
+			continue
+		}
 		switch {
 		case g.Deleted:
 			err = s.bury(a, g, now)
@@ -158,6 +166,7 @@ func (a *afterlife) forget(groups []raftgroup.GroupStatus, waiting []id.Structur
 	}
 	maps.DeleteFunc(a.marked, func(g id.Group, _ bool) bool { return !here[g] })
 	maps.DeleteFunc(a.ended, func(g id.Group, _ time.Time) bool { return !here[g] })
+	maps.DeleteFunc(a.asked, func(g id.Group, _ time.Time) bool { return !here[g] })
 	maps.DeleteFunc(a.alone, func(g id.Group, at time.Time) bool { return !here[g] && len(a.alone) > 4096 })
 	maps.DeleteFunc(a.waiting, func(w id.Structure, _ time.Time) bool { return !wanted[w] })
 	maps.DeleteFunc(a.told, func(w id.Structure, _ description) bool { return !led[w] })
@@ -221,8 +230,38 @@ func (s *Service) inquire(a *afterlife, g id.Group) error {
 	switch born := rec.Incarnation.Birth; {
 	case err != nil:
 		return err
+	case born == g.Incarnation.Birth && rec.Lives() && g.Incarnation.Less(rec.Incarnation):
+		// The leader of what was rebuilt has told the catalog of it.
+		return s.cfg.Engine.Supersede(ctx, g, rec.Incarnation)
 	case born > g.Incarnation.Birth, born == g.Incarnation.Birth && rec.Deleted != 0:
 		return s.removeEnded(ctx, g)
+	}
+	return nil
+}
+
+// yield sets a replica here aside if gossip names a node with a later life of
+// the same group, and that node says so itself: then an operator has rebuilt the
+// group from another replica.
+func (s *Service) yield(a *afterlife, g id.Group, now time.Time) error {
+	d, ok := s.cfg.Directory.(incarnations)
+	if !ok {
+		return nil
+	}
+	for node, life := range d.Incarnations(g.Structure) {
+		if node == s.cfg.Node || life.Birth != g.Incarnation.Birth || !g.Incarnation.Less(life) {
+			continue
+		}
+		if at, asked := a.asked[g]; asked && now.Sub(at) < time.Second {
+			return nil
+		}
+		a.asked[g] = now
+		ctx, cancel := s.tasks.Within(s.ctx, s.cfg.CallTimeout)
+		defer cancel()
+		found, err := s.cfg.Engine.Lives(ctx, node, g.Structure)
+		if err != nil || found.Birth != g.Incarnation.Birth || !g.Incarnation.Less(found) {
+			return err
+		}
+		return s.cfg.Engine.Supersede(ctx, g, found)
 	}
 	return nil
 }

@@ -62,7 +62,7 @@ type updateCommand struct {
 	options     *raftgroup.Options // nil: version 1
 }
 
-type advanceCommand struct{ to uint64 }
+type advanceCommand struct{ by uint64 }
 
 type barrierCommand struct{ structure id.Structure }
 
@@ -91,7 +91,7 @@ func (advanceCommand) version() byte { return 2 }
 func (barrierCommand) version() byte { return 2 }
 
 func (c advanceCommand) proto() *catalogpb.Command {
-	return &catalogpb.Command{Advance: &catalogpb.Advance{To: c.to}}
+	return &catalogpb.Command{Advance: &catalogpb.Advance{By: c.by}}
 }
 
 func (c barrierCommand) proto() *catalogpb.Command {
@@ -236,4 +236,15 @@ func unmarshal(magic, version byte, data []byte, m protoMessage) error {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	return nil
+}
+
+// recoveryGap is by how much the index of a catalog moves when it is rebuilt: no
+// cluster has four billion births that the survivor has not heard of.
+const recoveryGap = 1 << 32
+
+// RecoveryCommand is what is to be committed first in a catalog that is rebuilt
+// from a survivor: births after it are later than any that the lost part may
+// have given out.
+func RecoveryCommand() ([]byte, error) {
+	return encodeCommand(advanceCommand{by: recoveryGap}, Nonce{})
 }

@@ -29,6 +29,10 @@ type Engine interface {
 	EndGroup(ctx context.Context, s id.Structure, birth uint64, hints ...id.Node) error
 	RemoveEnded(context.Context, id.Group) error
 	GiveUp(id.Structure)
+	// Lives asks a node which incarnation of a structure it runs.
+	Lives(ctx context.Context, node id.Node, s id.Structure) (id.Incarnation, error)
+	// Supersede sets the replica here aside, since the group was rebuilt elsewhere.
+	Supersede(ctx context.Context, g id.Group, by id.Incarnation) error
 }
 
 // Subscription is what the catalog needs of its subscription to its own log;
@@ -49,6 +53,12 @@ type Network interface {
 // Directory is gossip's hint of where the catalog's replicas are.
 type Directory interface {
 	Holders(id.Structure) []id.Node
+}
+
+// incarnations is what a Directory may know beside: which incarnation of a
+// structure its holders say that they have. A hint, like the rest.
+type incarnations interface {
+	Incarnations(id.Structure) map[id.Node]id.Incarnation
 }
 
 // ForHost makes a host the catalog's engine.

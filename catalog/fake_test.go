@@ -172,6 +172,12 @@ func (e *fakeEngine) GiveUp(id.Structure)                         {}
 
 func (e *fakeEngine) EndGroup(context.Context, id.Structure, uint64, ...id.Node) error { return nil }
 
+func (e *fakeEngine) Lives(context.Context, id.Node, id.Structure) (id.Incarnation, error) {
+	return id.Incarnation{}, nil
+}
+
+func (e *fakeEngine) Supersede(context.Context, id.Group, id.Incarnation) error { return nil }
+
 // fakeNetwork joins services directly.
 type fakeNetwork map[id.Node]*Service
 

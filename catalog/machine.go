@@ -3,6 +3,7 @@ package catalog
 import (
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/copycat-replication/copycat/id"
 	"github.com/copycat-replication/copycat/pb/catalogpb"
@@ -127,7 +128,9 @@ func (m *Machine) Apply(command []byte) (Result, error) {
 	case updateCommand:
 		res.Outcome = m.update(cmd)
 	case advanceCommand:
-		m.index = max(m.index, cmd.to)
+		if end := uint64(math.MaxUint64 >> 1); m.index < end { // never back, and never over the end
+			m.index += min(cmd.by, end-m.index)
+		}
 		res.Index, res.Outcome = m.index, Updated
 	case barrierCommand:
 		res.Outcome = Updated
@@ -244,7 +247,7 @@ func fromProto(m *catalogpb.Command, version byte) (command, error) {
 		add(decodeUpdate(m.UpdateMembers, version))
 	}
 	if m.Advance != nil && version >= 2 {
-		add(advanceCommand{to: m.Advance.To}, nil)
+		add(advanceCommand{by: m.Advance.By}, nil)
 	}
 	if m.Barrier != nil && version >= 2 {
 		var c barrierCommand

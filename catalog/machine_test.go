@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"math"
 	"reflect"
 	"testing"
 
@@ -318,11 +319,11 @@ func TestMachineModel(t *testing.T) {
 				apply(c)
 			},
 			"advance": func(t *rapid.T) {
-				to := m.Index() + rapid.Uint64Range(0, 5).Draw(t, "by")
-				if res := apply(advanceCommand{to}); res.Index != max(to, res.Index) || m.Index() != res.Index {
-					t.Fatalf("advance to %d came to %d", to, res.Index)
+				by, before := rapid.Uint64Range(0, 5).Draw(t, "by"), m.Index()
+				if res := apply(advanceCommand{by}); res.Index != before+1+by || m.Index() != res.Index {
+					t.Fatalf("advance from %d by %d came to %d", before, by, res.Index)
 				}
-				before := m.Index()
+				before = m.Index()
 				if apply(barrierCommand{}); m.Index() != before+1 {
 					t.Fatalf("barrier at %d came to %d", before, m.Index())
 				}
@@ -353,4 +354,28 @@ func TestMachineModel(t *testing.T) {
 			},
 		})
 	})
+}
+
+// TestAdvanceNeverGoesBack: not even by a number that would run over.
+func TestAdvanceNeverGoesBack(t *testing.T) {
+	t.Parallel()
+	m := NewMachine()
+	for _, by := range []uint64{1, math.MaxUint64, math.MaxUint64 / 2, 0} {
+		data, err := encodeCommand(advanceCommand{by}, Nonce{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := m.Index()
+		if _, err := m.Apply(data); err != nil || m.Index() < before || m.Index() > math.MaxUint64/2+10 {
+			t.Fatalf("from %d by %d to %d, %v", before, by, m.Index(), err)
+		}
+	}
+	data, err := RecoveryCommand()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m = NewMachine()
+	if _, err := m.Apply(data); err != nil || m.Index() != recoveryGap+1 {
+		t.Fatalf("recovered at %d, %v", m.Index(), err)
+	}
 }

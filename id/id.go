@@ -35,8 +35,10 @@ type Cluster ulid.ULID
 type Replica uint64
 
 // Incarnation tells one life of a data structure from another. Birth is the
-// index in the catalog of the commit that created the group; Recovery counts
-// how often an operator rebuilt it from a survivor after its quorum was lost.
+// index in the catalog of the commit that created the group; Recovery tells, in
+// its upper 16 bits, how often an operator rebuilt it from a survivor after its
+// quorum was lost, and in the lower ones has a random number, so that rebuilding
+// it from two survivors by mistake makes two incarnations of which one gives way.
 // A later incarnation compares greater.
 type Incarnation struct {
 	Birth    uint64
@@ -57,12 +59,16 @@ func (a Incarnation) Less(b Incarnation) bool {
 	return a.Recovery < b.Recovery
 }
 
-// String prints the birth, and the recovery number if there was one: "17" or "17.1".
+// String prints the birth, and behind it what there is of a recovery number:
+// "17", or "17.1-a3f2" after the first recovery.
 func (a Incarnation) String() string {
-	if a.Recovery == 0 {
+	switch {
+	case a.Recovery == 0:
 		return fmt.Sprintf("%d", a.Birth)
+	case a.Recovery < 1<<16:
+		return fmt.Sprintf("%d.%d", a.Birth, a.Recovery)
 	}
-	return fmt.Sprintf("%d.%d", a.Birth, a.Recovery)
+	return fmt.Sprintf("%d.%d-%04x", a.Birth, a.Recovery>>16, a.Recovery&0xffff)
 }
 
 // String prints "structure@incarnation".

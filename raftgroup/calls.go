@@ -23,6 +23,7 @@ const (
 
 	methodAlter  uint16 = 16 // change a structure's options
 	methodDelete uint16 = 17 // end a structure
+	methodLives  uint16 = 18 // which incarnation of a structure lives on a node
 
 	methodEntries uint16 = 24 // a replica that cannot read its log asks for committed entries
 
@@ -65,6 +66,8 @@ func (h *Host) HandleCall(ctx context.Context, from id.Node, method uint16, requ
 		body, err = h.serveHosting(request)
 	case methodEntries:
 		body, err = h.serveEntries(request)
+	case methodLives:
+		body, err = h.serveLives(request)
 	default:
 		err = fmt.Errorf("%w: method %d", ErrNewerFormat, method)
 	}

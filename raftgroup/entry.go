@@ -52,8 +52,9 @@ const (
 	KindIntentAbandon    Kind = 9
 	KindDeleted          Kind = 10
 	KindOptions          Kind = 11
+	KindRebuilt          Kind = 12
 
-	lastKind = KindOptions
+	lastKind = KindRebuilt
 )
 
 // Errors of the entry format.
@@ -215,6 +216,8 @@ func checkEntry(data []byte) error {
 		return err
 	case kind == KindNone:
 		return fmt.Errorf("%w: empty", ErrMalformedEntry)
+	case kind == KindRebuilt:
+		return fmt.Errorf("%w: nobody proposes that a group was rebuilt", ErrMalformedEntry)
 	case kind == KindBatch:
 		_, err = decodeBatch(data)
 		return err

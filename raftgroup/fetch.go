@@ -211,7 +211,9 @@ func (h *Host) snapshotState(g *Group, ref SnapshotRef) (*state, error) {
 
 func stateOf(g *Group, r *snapshot.Reader) (*state, error) {
 	head := r.Head()
-	if head.Structure != g.key.Structure || head.Incarnation != g.key.Incarnation {
+	// A group that was rebuilt goes on with the snapshots of its life before.
+	ours := head.Incarnation == g.key.Incarnation || (head.Incarnation.Birth == g.key.Incarnation.Birth && head.Incarnation.Less(g.key.Incarnation))
+	if head.Structure != g.key.Structure || !ours {
 		return nil, fmt.Errorf("group %s: snapshot is of %s@%s", g.key, head.Structure, head.Incarnation)
 	}
 	return decodeState(g.key, head.State)

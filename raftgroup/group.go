@@ -418,6 +418,8 @@ func (g *Group) react(o *outcome) {
 			g.onDeleted()
 		}
 		g.answer(o)
+	case KindRebuilt:
+		g.onRebuilt(o)
 	case KindOptions:
 		g.statusDirty = true
 		g.answer(o)

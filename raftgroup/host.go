@@ -153,6 +153,7 @@ type Host struct {
 	came      uint64                           // subscriptions so far
 	waiting   map[id.Structure][]*Subscription // subscriptions without a replica
 	joining   map[id.Structure]*joinWish
+	kept      []id.Group                // of replicas that were superseded: not used any more
 	unwanted  map[id.Structure]struct{} // of joining: structures that were deleted meanwhile
 	changed   bool                      // hosted replicas are to be published
 

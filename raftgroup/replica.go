@@ -16,7 +16,13 @@ import (
 	"github.com/copycat-replication/copycat/wal"
 )
 
-const replicaVersion = 1
+// The versions of the replica record. It is written as the first that can say
+// what it says, so that an older binary reads what it can.
+const (
+	firstVersion      = 1
+	supersededVersion = 2
+	replicaVersion    = supersededVersion
+)
 
 // Token names one attempt at a birth.
 type Token [16]byte
@@ -71,6 +77,10 @@ func (h *Host) openMended(st wal.GroupState, entries *mended) error {
 	genesis, err := decodeGenesis(meta.Genesis)
 	if err != nil {
 		return fmt.Errorf("local group %d: replica record: %w", st.Group, err)
+	}
+	if meta.Phase == grouppb.Replica_SUPERSEDED {
+		h.keep(genesis.Group)
+		return nil
 	}
 	g := h.newGroup(st.Group, meta, genesis)
 	if entries != nil {
@@ -335,7 +345,7 @@ func (h *Host) create(ctx context.Context, meta grouppb.Replica, local *uint64, 
 		}
 		local = &n
 	}
-	meta.Version, meta.Created = replicaVersion, h.cfg.Clock.Now().UnixNano()
+	meta.Version, meta.Created = firstVersion, h.cfg.Clock.Now().UnixNano()
 	u := wal.Update{Group: *local}
 	if seed != nil {
 		meta.Snapshot = encodeRef(*seed)

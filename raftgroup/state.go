@@ -100,6 +100,7 @@ type outcome struct {
 	conf     *raftpb.ConfChangeV2 // to be handed to raft; nil if refused
 	changed  bool                 // membership changed
 	announce SnapshotRef
+	rebuilt  []*raftpb.ConfChangeV2 // how raft gets to the membership of a rebuilt group
 }
 
 // newState is the state before the first entry.
@@ -157,6 +158,8 @@ func (s *state) applyNormal(data []byte, o *outcome) error {
 		return s.applyDeleted(data, o)
 	case KindOptions:
 		return s.applyOptions(data, o)
+	case KindRebuilt:
+		return s.applyRebuilt(data, o)
 	}
 	return nil
 }

@@ -17,7 +17,7 @@ const module = "github.com/copycat-replication/copycat"
 // Imports run downwards; wal, snapshot, gossip and transport do not know one
 // another.
 var allowed = map[string][]string{
-	".":                         {"catalog", "gossip", "id", "internal/vfs", "placement", "raftgroup", "snapshot", "transport", "wal"},
+	".":                         {"catalog", "gossip", "id", "internal/nodestatus", "internal/vfs", "placement", "raftgroup", "snapshot", "transport", "wal"},
 	"catalog":                   {"id", "raftgroup", "pb/catalogpb", "pb/grouppb"},
 	"gossip":                    {"id", "pb/gossippb"},
 	"id":                        {},
@@ -27,6 +27,8 @@ var allowed = map[string][]string{
 	"internal/mutation":         {"internal/overlay"},
 	"internal/netproxy":         {},
 	"internal/overlay":          {},
+	"internal/nodestatus":       {},
+	"internal/operator":         {"catalog", "id", "internal/nodestatus", "internal/vfs", "raftgroup", "snapshot", "wal"},
 	"internal/procrig":          {"id", "internal/history", "internal/netproxy"},
 	"internal/sim":              {"catalog", "id", "internal/history", "internal/history/register", "internal/vfs", "pb/grouppb", "raftgroup", "snapshot", "wal"},
 	"internal/vfs":              {},

@@ -18,12 +18,6 @@
 // the simulation does. What it tests is everything that a simulation replaces:
 // sockets, files, locks, process restarts, timing, and the wiring of it all.
 //
-// What neither a signal nor a proxy can break is broken by another build of the
-// same binary (variant_test.go): the next minor and the next major version, a
-// disk whose syncs fail while a file exists, sessions that end soon. The builds
-// change texts of the source through the compiler's overlay, so that nothing of
-// it is in the library; they take the go command, and some seconds each.
-//
 // # Running it
 //
 // The tests are named after the rows of the fault matrix. By default they take

@@ -282,6 +282,21 @@ func (d directory) Holders(s id.Structure) []id.Node {
 	return out
 }
 
+// Incarnations says which life of a structure each holder has.
+func (d directory) Incarnations(s id.Structure) map[id.Node]id.Incarnation {
+	d.c.mu.Lock()
+	defer d.c.mu.Unlock()
+	out := make(map[id.Node]id.Incarnation)
+	for _, n := range d.c.Nodes {
+		for _, h := range d.c.hosted[n.ID] {
+			if d.c.live[n.ID] == n && h.Group.Structure == s && out[n.ID].Less(h.Group.Incarnation) {
+				out[n.ID] = h.Group.Incarnation
+			}
+		}
+	}
+	return out
+}
+
 func (d directory) Publish(replicas []raftgroup.Hosted) {
 	d.c.mu.Lock()
 	defer d.c.mu.Unlock()

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/copycat-replication/copycat/id"
+	"github.com/copycat-replication/copycat/internal/operator"
+)
+
+var errNotConfirmed = errors.New("not confirmed, nothing was changed")
+
+// rebuild rebuilds groups from one replica, when their quorum is lost for good.
+func rebuild(_ context.Context, flags *flag.FlagSet, args []string, in io.Reader, out io.Writer) error {
+	which := flags.String("structure", "", "ID of the structure, \"catalog\", or \"all\": each group that has lost its quorum and has its best replica in DIR")
+	reason := flags.String("reason", "", "why, for the record")
+	sure := flags.Bool("yes", false, "do not ask")
+	force := flags.Bool("force", false, "even if another directory has more of the log, or the directories are a majority")
+	flags.Usage = func() {
+		fmt.Fprint(flags.Output(), "copycat recover rebuilds groups from the replicas in DIR, whose node must be stopped, after\n"+
+			"a majority of their voters was lost for good. OTHERDIRs are those of other nodes that are\nleft: they are compared, and not changed.\n")
+		flags.PrintDefaults()
+	}
+	dirs, err := parse(flags, args, 1, 0)
+	if err != nil {
+		return err
+	}
+	cases, err := choose(*which, dirs, *force, out)
+	if err != nil {
+		return err
+	}
+	if len(cases) == 0 {
+		fmt.Fprintln(out, "nothing to rebuild")
+		return nil
+	}
+	for _, c := range cases {
+		printLoss(out, c)
+	}
+	if !*sure {
+		word := cases[0].Structure
+		switch {
+		case *which == "all":
+			word = cases[0].Survivors[0].NodeID
+			fmt.Fprintf(out, "\nTo rebuild these %d groups, type the ID of the node (%s): ", len(cases), word)
+		case cases[0].Catalog:
+			word = "catalog"
+			fmt.Fprint(out, "\nTo rebuild it, type the word catalog: ")
+		default:
+			fmt.Fprint(out, "\nTo rebuild it, type the ID of the structure: ")
+		}
+		line, err := bufio.NewReader(in).ReadString('\n')
+		if err != nil && err != io.EOF {
+			return err
+		}
+		if strings.TrimSpace(line) != word {
+			return errNotConfirmed
+		}
+	}
+	err = operator.Rebuild(dirs[0], cases, *reason, time.Now(), func(r operator.Record) {
+		fmt.Fprintf(out, "rebuilt %s: %s is now %s, its only member replica %d on this node; the log tells of it at index %d\n",
+			groupName(r.Group, r.Case.Catalog), r.From, r.To, r.Case.Survivors[0].Group.Replica, r.Index)
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "recorded in %s. Start the node: its groups grow again as nodes join.\n", operator.RecordFile)
+	return nil
+}
+
+// choose picks what to rebuild, and shows what the survivors have of it.
+func choose(which string, dirs []string, force bool, out io.Writer) ([]operator.Case, error) {
+	all, _, err := operator.Cases(dirs)
+	if err != nil {
+		return nil, err
+	}
+	if which == "" {
+		return nil, errors.New("which structure? -structure ID, -structure catalog, or -structure all")
+	}
+	if which != "all" && which != "catalog" {
+		s, err := id.ParseStructure(which)
+		if err != nil {
+			return nil, err
+		}
+		which = s.String()
+	}
+	var chosen []operator.Case
+	for _, c := range all {
+		if which != "all" && which != c.Structure && !(which == "catalog" && c.Catalog) {
+			continue
+		}
+		printCase(out, c)
+		switch err := c.Check(); {
+		case err == nil || (force && c.Survivors[0].Unfit == ""):
+			chosen = append(chosen, c)
+		case which != "all":
+			return nil, err
+		default:
+			fmt.Fprintf(out, "  left alone: %v\n", err)
+		}
+	}
+	if len(chosen) == 0 && which != "all" {
+		return nil, fmt.Errorf("%s holds no replica of %s", dirs[0], which)
+	}
+	return chosen, nil
+}
+
+func printCase(out io.Writer, c operator.Case) {
+	fmt.Fprintf(out, "\n%s@%s\n", groupName(c.Structure, c.Catalog), c.Survivors[0].Group.Incarnation)
+	w := tabwriter.NewWriter(out, 2, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "  NODE\tREPLICA\tKIND\tTERM\tLAST INDEX (TERM)\tCOMMIT\tCHANGES\tSNAPSHOT\tDIRECTORY")
+	for i, s := range c.Survivors {
+		g, kind, mark := s.Group, "-", "  "
+		for _, m := range g.Members {
+			if m.Replica == g.Replica && m.Voter {
+				kind = "voter"
+			} else if m.Replica == g.Replica {
+				kind = "learner"
+			}
+		}
+		if i == 0 {
+			mark = "* "
+		}
+		if s.Unfit != "" {
+			kind = "UNFIT"
+		}
+		snapshot := "-"
+		if len(g.Snapshots) > 0 {
+			snapshot = fmt.Sprintf("%d", g.Snapshots[0].Commits)
+		}
+		fmt.Fprintf(w, "%s%s\t%d\t%s\t%d\t%d (%d)\t%d\t%d\t%s\t%s\n", mark, s.NodeID, g.Replica, kind, g.Term, g.Last, g.LastTerm, g.Commit, g.Changes, snapshot, s.Dir)
+	}
+	_ = w.Flush() // errors of out show when it is closed
+	for _, m := range c.Missing {
+		fmt.Fprintf(out, "  missing: replica %d on %s, a voter\n", m.Replica, m.NodeID)
+	}
+}
+
+// printLoss says what rebuilding may lose.
+func printLoss(out io.Writer, c operator.Case) {
+	g := c.Survivors[0].Group
+	fmt.Fprintf(out, "\n%s would go on from index %d of replica %d.\n", groupName(c.Structure, c.Catalog), g.Last, g.Replica)
+	fmt.Fprintf(out, "  Kept: the %d changes in its log. It knows that they are committed up to index %d; those behind\n", g.Changes, g.Commit)
+	fmt.Fprintln(out, "  it were perhaps never acknowledged, and are committed by this.")
+	if len(c.Missing) > 0 {
+		fmt.Fprintln(out, "  Lost: what the missing voters acknowledged beyond that, if anything. Nobody can tell how much.")
+	}
+	fmt.Fprintln(out, "  Replicas elsewhere will be set aside, and not used any more, when their nodes learn of it.")
+}

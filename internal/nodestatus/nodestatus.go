@@ -1,0 +1,240 @@
+// Package nodestatus is the protocol between a running node and the command
+// copycat: JSON over HTTP, on a socket in the node's data directory that only
+// its owner may open.
+//
+// GET /status answers with a [Status]. The socket is DIR/status.sock; where that
+// path is too long for a socket's name (some 100 bytes, by the operating
+// system), it is in the directory for temporary files, and DIR/status.addr
+// holds its path. Fields are only added; Version grows when one changes its meaning.
+package nodestatus
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Version is that of the answer.
+const Version = 1
+
+const (
+	socketName  = "status.sock"
+	addressName = "status.addr"
+	// maxSocketPath is what fits into a socket's name on all systems.
+	maxSocketPath = 100
+)
+
+// ErrNotRunning says that no node serves a data directory.
+var ErrNotRunning = errors.New("no node runs on this data directory")
+
+// Status is what a node knows of itself, of the others, and of its replicas.
+type Status struct {
+	Version     int         `json:"version"`
+	NodeID      string      `json:"node_id"`
+	ClusterID   string      `json:"cluster_id"`
+	Incarnation uint64      `json:"incarnation"`
+	Address     string      `json:"address"`
+	Gossip      string      `json:"gossip_address"`
+	DataDir     string      `json:"data_dir"`
+	DataCenter  string      `json:"data_center"`
+	Rack        string      `json:"rack"`
+	Storage     string      `json:"storage_error,omitempty"`
+	Nodes       []Node      `json:"nodes"`
+	Structures  []Structure `json:"structures"`
+}
+
+// Node is one node as gossip sees it.
+type Node struct {
+	NodeID     string    `json:"node_id"`
+	Address    string    `json:"address"`
+	Gossip     string    `json:"gossip_address"`
+	DataCenter string    `json:"data_center"`
+	Rack       string    `json:"rack"`
+	Alive      bool      `json:"alive"`
+	Since      time.Time `json:"since"`
+}
+
+// Structure is the node's replica of one data structure.
+type Structure struct {
+	ID               string   `json:"id"`
+	Incarnation      string   `json:"incarnation"`
+	Catalog          bool     `json:"catalog,omitempty"`
+	Replica          uint64   `json:"replica"`
+	Role             string   `json:"role"`
+	Interactive      bool     `json:"interactive"`
+	Leader           string   `json:"leader,omitempty"`
+	LeaderDataCenter string   `json:"leader_data_center,omitempty"`
+	Term             uint64   `json:"term"`
+	Commit           uint64   `json:"commit"`
+	Applied          uint64   `json:"applied"`
+	Lag              uint64   `json:"lag"`
+	Commits          uint64   `json:"commits"`
+	Snapshot         uint64   `json:"snapshot"`
+	Sessions         int      `json:"sessions"`
+	QuorumLost       bool     `json:"quorum_lost,omitempty"`
+	Deleted          bool     `json:"deleted,omitempty"`
+	Members          []Member `json:"members"`
+	LastError        string   `json:"last_error,omitempty"`
+}
+
+// Member is one replica of a structure's group.
+type Member struct {
+	Replica    uint64  `json:"replica"`
+	NodeID     string  `json:"node_id"`
+	DataCenter string  `json:"data_center,omitempty"`
+	Voter      bool    `json:"voter"`
+	Leader     bool    `json:"leader,omitempty"`
+	Alive      bool    `json:"alive"`
+	Lag        *uint64 `json:"lag,omitempty"` // entries behind the leader's commit; absent: only the leader knows
+}
+
+// Server answers on the socket of a data directory.
+type Server struct {
+	http   *http.Server
+	served chan struct{}
+	extra  string // DIR/status.addr, if it was written
+}
+
+// Serve opens the socket of a data directory and answers with what status
+// returns. The caller holds the directory's lock: what an earlier process left
+// is removed. name makes the socket's name where the directory's path is too long.
+func Serve(dir, name string, status func() Status) (*Server, error) {
+	path, extra, err := place(dir, name)
+	if err != nil {
+		return nil, err
+	}
+	for _, old := range []string{path, filepath.Join(dir, addressName)} {
+		if err := os.Remove(old); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("remove what an earlier process left: %w", err)
+		}
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	if extra != "" {
+		if err := os.WriteFile(extra, []byte(path+"\n"), 0o600); err != nil {
+			return nil, errors.Join(err, l.Close())
+		}
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		// An error here is that of a client that has gone.
+		_ = json.NewEncoder(w).Encode(status())
+	})
+	s := &Server{
+		http:   &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 1 << 14},
+		served: make(chan struct{}), extra: extra,
+	}
+	s.http.SetKeepAlivesEnabled(false)
+	go func() {
+		defer close(s.served)
+		_ = s.http.Serve(l) // ends with Close
+	}()
+	return s, nil
+}
+
+// place says where the socket of a directory is, and where its path has to be
+// written down, if it is elsewhere.
+func place(dir, name string) (path, extra string, err error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return "", "", err
+	}
+	if path = filepath.Join(abs, socketName); len(path) <= maxSocketPath {
+		return path, "", nil
+	}
+	return filepath.Join(os.TempDir(), "copycat-"+name+".sock"), filepath.Join(abs, addressName), nil
+}
+
+// Close ends the server, waits for what it is answering, and removes the socket.
+func (s *Server) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second) // an answer takes milliseconds
+	defer cancel()
+	err := s.http.Shutdown(ctx)
+	if err != nil {
+		err = errors.Join(err, s.http.Close())
+	}
+	<-s.served
+	if s.extra != "" {
+		err = errors.Join(err, os.Remove(s.extra))
+	}
+	return err
+}
+
+// Ask asks the node that runs on a data directory. ErrNotRunning says that there is none.
+func Ask(ctx context.Context, dir string) (Status, error) {
+	path, err := find(dir)
+	if err != nil {
+		return Status{}, err
+	}
+	var d net.Dialer
+	client := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return d.DialContext(ctx, "unix", path)
+		},
+	}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://node/status", nil)
+	if err != nil {
+		return Status{}, err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return Status{}, fmt.Errorf("%w: %s: %w", ErrNotRunning, dir, err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return Status{}, fmt.Errorf("node on %s: %s", dir, resp.Status)
+	}
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return Status{}, fmt.Errorf("node on %s: %w", dir, err)
+	}
+	var s Status
+	if err := json.Unmarshal(body, &s); err != nil {
+		return Status{}, fmt.Errorf("node on %s: %w", dir, err)
+	}
+	if s.Version > Version {
+		return Status{}, fmt.Errorf("node on %s: its answer is of version %d, this command knows %d", dir, s.Version, Version)
+	}
+	return s, nil
+}
+
+func find(dir string) (string, error) {
+	written, err := os.ReadFile(filepath.Join(dir, addressName))
+	if err == nil {
+		return strings.TrimSpace(string(written)), nil
+	}
+	path := filepath.Join(dir, socketName)
+	if _, err := os.Stat(path); err != nil {
+		return "", fmt.Errorf("%w: %w", ErrNotRunning, err)
+	}
+	if len(path) > maxSocketPath { // dialing has the same limit
+		abs, err := filepath.Abs(path)
+		if err != nil {
+			return "", err
+		}
+		wd, err := os.Getwd()
+		if err != nil {
+			return "", err
+		}
+		if rel, err := filepath.Rel(wd, abs); err == nil && len(rel) < len(path) {
+			return rel, nil
+		}
+	}
+	return path, nil
+}

@@ -1,0 +1,61 @@
+package nodestatus
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestServe asks a server, on a short path and on one that is too long for a
+// socket, after another process has left its socket behind.
+func TestServe(t *testing.T) {
+	t.Parallel()
+	for name, dir := range map[string]string{
+		"short": t.TempDir(), "long": filepath.Join(t.TempDir(), strings.Repeat("a-long-name-", 10)),
+	} {
+		if err := os.MkdirAll(dir, 0o750); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Ask(t.Context(), dir); !errors.Is(err, ErrNotRunning) {
+			t.Errorf("%s: nobody there: %v", name, err)
+		}
+		unique := filepath.Base(t.TempDir()) + name
+		path, extra, err := place(dir, unique)
+		if err != nil || (extra == "") != (len(filepath.Join(dir, socketName)) <= maxSocketPath) {
+			t.Fatalf("%s: %s, %q, %v", name, path, extra, err)
+		}
+		if err := os.WriteFile(path, nil, 0o600); err != nil { // left behind
+			t.Fatal(err)
+		}
+		if _, err := Ask(t.Context(), dir); !errors.Is(err, ErrNotRunning) {
+			t.Errorf("%s: left behind: %v", name, err)
+		}
+		want := Status{Version: Version, NodeID: name, Structures: []Structure{{ID: "s"}}}
+		s, err := Serve(dir, unique, func() Status { return want })
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", name, info, err)
+		}
+		got, err := Ask(t.Context(), dir)
+		if err != nil || got.NodeID != name || len(got.Structures) != 1 {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+		want.Version = Version + 1
+		if _, err := Ask(t.Context(), dir); err == nil {
+			t.Errorf("%s: an answer of a newer version was taken", name)
+		}
+		if err := s.Close(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := os.Stat(path); err == nil {
+			t.Errorf("%s: the socket is left", name)
+		}
+		if _, err := Ask(t.Context(), dir); !errors.Is(err, ErrNotRunning) {
+			t.Errorf("%s: after the end: %v", name, err)
+		}
+	}
+}

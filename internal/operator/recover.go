@@ -1,0 +1,265 @@
+package operator
+
+import (
+	"cmp"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/copycat-replication/copycat/catalog"
+	"github.com/copycat-replication/copycat/id"
+	"github.com/copycat-replication/copycat/internal/vfs"
+	"github.com/copycat-replication/copycat/raftgroup"
+	"github.com/copycat-replication/copycat/wal"
+)
+
+// ErrRefused says that a group is not to be rebuilt like this; the text says why.
+var ErrRefused = errors.New("not rebuilt")
+
+// RecordFile is the file in a data directory to which each rebuilding done on it
+// is added, as a line of JSON.
+const RecordFile = "recoveries.jsonl"
+
+// Survivor is what one directory holds of a group.
+type Survivor struct {
+	Dir    string `json:"dir"`
+	NodeID string `json:"node_id"`
+	Group  Group  `json:"group"`
+	Unfit  string `json:"unfit,omitempty"` // why the group cannot be rebuilt from it
+}
+
+// Case is a group whose quorum may be lost, as its survivors have it: the first
+// is the one to rebuild from.
+type Case struct {
+	Structure string     `json:"structure"`
+	Catalog   bool       `json:"catalog,omitempty"`
+	Survivors []Survivor `json:"survivors"`
+	Voters    []Member   `json:"voters"`            // as the first survivor knows them
+	Missing   []Member   `json:"missing,omitempty"` // those of them that no survivor is
+}
+
+// Cases reads what the directories hold, and pairs it up: one case for each
+// group of which the first directory has a replica that was started.
+func Cases(dirs []string) ([]Case, []Report, error) {
+	reports := make([]Report, 0, len(dirs))
+	for _, dir := range dirs {
+		r, err := Inspect(dir, false)
+		if err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", dir, err)
+		}
+		if r.Identity == nil {
+			return nil, nil, fmt.Errorf("%s: %w: no identity: %s", dir, ErrRefused, strings.Join(r.Damage, "; "))
+		}
+		reports = append(reports, r)
+	}
+	var out []Case
+	for _, g := range reports[0].Groups {
+		if g.Phase != "started" {
+			continue
+		}
+		c := Case{Structure: g.Structure, Catalog: g.Catalog}
+		for i, r := range reports {
+			for _, other := range r.Groups {
+				if other.key.Structure == g.key.Structure && (i > 0 || other.Local == g.Local) && other.Phase == "started" {
+					c.Survivors = append(c.Survivors, Survivor{Dir: dirs[i], NodeID: r.Identity.NodeID, Group: other, Unfit: unfit(other)})
+				}
+			}
+		}
+		c.findMissing()
+		out = append(out, c)
+	}
+	return out, reports, nil
+}
+
+func unfit(g Group) string {
+	switch {
+	case g.SetAside != "":
+		return "set aside: " + g.SetAside
+	case g.Deleted:
+		return "the structure was deleted"
+	case g.Last == 0:
+		return "it has no log"
+	case g.Incomplete != "" && !strings.Contains(g.Incomplete, errCold.Error()):
+		return g.Incomplete
+	}
+	return ""
+}
+
+func (c *Case) findMissing() {
+	first := &c.Survivors[0].Group
+	seen := make(map[uint64]bool)
+	for _, voters := range []map[id.Replica]id.Node{first.view.Voters, first.view.Outgoing} {
+		for r, n := range voters {
+			if seen[uint64(r)] {
+				continue
+			}
+			seen[uint64(r)] = true
+			m := Member{Replica: uint64(r), NodeID: n.String(), Voter: true}
+			c.Voters = append(c.Voters, m)
+			if !slices.ContainsFunc(c.Survivors, func(s Survivor) bool {
+				return s.Group.self == r && s.Group.key.Incarnation == first.key.Incarnation && s.Unfit == ""
+			}) {
+				c.Missing = append(c.Missing, m)
+			}
+		}
+	}
+	for _, some := range [][]Member{c.Voters, c.Missing} {
+		slices.SortFunc(some, func(a, b Member) int { return cmp.Compare(a.Replica, b.Replica) })
+	}
+}
+
+// HasQuorum reports whether the survivors are a majority of the voters: then
+// they are to be started, and nothing has to be rebuilt.
+func (c *Case) HasQuorum() bool {
+	first := &c.Survivors[0].Group
+	for _, voters := range []map[id.Replica]id.Node{first.view.Voters, first.view.Outgoing} {
+		missing := 0
+		for r := range voters {
+			if slices.ContainsFunc(c.Missing, func(m Member) bool { return m.Replica == uint64(r) }) {
+				missing++
+			}
+		}
+		if len(voters) > 0 && len(voters)-missing <= len(voters)/2 {
+			return false
+		}
+	}
+	return len(first.view.Voters) > 0
+}
+
+// Better is the survivor that has more of the log than the first one, if there is one.
+func (c *Case) Better() *Survivor {
+	best := &c.Survivors[0]
+	for i := range c.Survivors[1:] {
+		s := &c.Survivors[i+1]
+		if s.Unfit == "" && (best.Unfit != "" || s.ahead(best)) {
+			best = s
+		}
+	}
+	if best == &c.Survivors[0] {
+		return nil
+	}
+	return best
+}
+
+// ahead is raft's rule of whose log is newer; a later life is, in any case.
+func (s *Survivor) ahead(o *Survivor) bool {
+	a, b := &s.Group, &o.Group
+	if a.key.Incarnation != b.key.Incarnation {
+		return b.key.Incarnation.Less(a.key.Incarnation)
+	}
+	return cmp.Or(cmp.Compare(a.LastTerm, b.LastTerm), cmp.Compare(a.Last, b.Last)) > 0
+}
+
+// Check says why the group should not be rebuilt from the first survivor.
+func (c *Case) Check() error {
+	switch better := c.Better(); {
+	case better != nil:
+		return fmt.Errorf("%w: %s has more of the log (index %d of term %d): rebuild from that one", ErrRefused, better.Dir, better.Group.Last, better.Group.LastTerm)
+	case c.Survivors[0].Unfit != "":
+		return fmt.Errorf("%w: %s: %s", ErrRefused, c.Survivors[0].Dir, c.Survivors[0].Unfit)
+	case c.HasQuorum():
+		return fmt.Errorf("%w: these directories are a majority of the voters: start their nodes, and nothing is lost", ErrRefused)
+	}
+	return nil
+}
+
+// Record is the durable record of a rebuilding, beside the one in the log itself.
+type Record struct {
+	At     time.Time `json:"at"`
+	Group  string    `json:"group"` // before
+	From   string    `json:"from"`
+	To     string    `json:"to"`
+	NodeID string    `json:"node_id"`
+	Index  uint64    `json:"index"` // of the entry that tells of it
+	Reason string    `json:"reason"`
+	Case   Case      `json:"case"`
+}
+
+// Rebuild rebuilds groups from what a stopped node's directory holds of them: each by
+// one frame in its log, after which the group's only member is this replica, in
+// a new incarnation. It takes the directory's lock (vfs.ErrLocked if a node runs
+// on it) and does not check whether it is wise: Case.Check does. Each is recorded
+// in RecordFile before done hears of it; an error ends it, and what was rebuilt
+// before that stays so.
+func Rebuild(dir string, cases []Case, reason string, now time.Time, done func(Record)) (err error) {
+	fsys := vfs.OS{}
+	lock, err := fsys.Lock(path.Join(dir, "LOCK"))
+	if err != nil {
+		return fmt.Errorf("%s: %w", dir, err)
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
+	l, err := wal.Open(wal.Options{FS: fsys, Dir: path.Join(dir, "wal"), Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return err
+	}
+	l.Start()
+	defer func() { err = errors.Join(err, l.Close()) }()
+	record, err := os.OpenFile(path.Join(dir, RecordFile), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, record.Close()) }()
+	for _, c := range cases {
+		r, err := rebuildOne(l, c, reason, now)
+		if err != nil {
+			return fmt.Errorf("structure %s: %w", c.Structure, err)
+		}
+		line, err := json.Marshal(r)
+		if err == nil {
+			_, err = record.Write(append(line, '\n'))
+		}
+		if err == nil {
+			err = record.Sync()
+		}
+		if err != nil {
+			return fmt.Errorf("structure %s was rebuilt as %s, and %s does not tell: %w", c.Structure, r.To, RecordFile, err)
+		}
+		done(r)
+	}
+	return fsys.SyncDir(dir)
+}
+
+func rebuildOne(l *wal.Log, c Case, reason string, now time.Time) (Record, error) {
+	chosen := &c.Survivors[0]
+	st, err := l.State(chosen.Group.Local)
+	if err != nil {
+		return Record{}, err
+	}
+	if st.LastIndex != chosen.Group.Last || st.HardState.GetTerm() != chosen.Group.Term {
+		return Record{}, fmt.Errorf("%w: the log has changed since it was looked at: index %d of term %d", ErrRefused, st.LastIndex, st.HardState.GetTerm())
+	}
+	term, err := l.Term(st.Group, st.LastIndex)
+	if err != nil {
+		return Record{}, err
+	}
+	node, err := id.ParseNode(chosen.NodeID)
+	if err != nil {
+		return Record{}, err
+	}
+	var commit []byte
+	if c.Catalog {
+		if commit, err = catalog.RecoveryCommand(); err != nil {
+			return Record{}, err
+		}
+	}
+	u, r, err := raftgroup.PlanRebuild(st, term, node, commit, now, reason, rand.Reader)
+	if err != nil {
+		return Record{}, err
+	}
+	written := make(chan error, 1)
+	l.Submit([]wal.Update{u}, func(err error) { written <- err })
+	if err := <-written; err != nil {
+		return Record{}, err
+	}
+	return Record{
+		At: now.UTC(), Group: c.Structure, From: r.From.String(), To: r.To.String(), NodeID: chosen.NodeID,
+		Index: st.LastIndex + 1, Reason: reason, Case: c,
+	}, nil
+}

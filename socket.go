@@ -1,0 +1,56 @@
+package copycat
+
+import (
+	"github.com/copycat-replication/copycat/internal/nodestatus"
+)
+
+// serveStatus answers the command copycat on a socket in the data directory. A
+// node that cannot do so runs all the same.
+func (n *node) serveStatus(self identity) {
+	s, err := nodestatus.Serve(n.cfg.CopyCatDataDir, self.NodeID, func() nodestatus.Status { return publicStatus(n.Status()) })
+	if err != nil {
+		n.log.Warn("copycat status will not reach this node", "error", err)
+		return
+	}
+	n.socket = s
+}
+
+// publicStatus is a Status as the command gets it.
+func publicStatus(s Status) nodestatus.Status {
+	out := nodestatus.Status{
+		Version: nodestatus.Version, NodeID: s.NodeID, ClusterID: s.ClusterID, Incarnation: s.Incarnation,
+		Address: s.CopyCatAddress, Gossip: s.GossipAddress, DataDir: s.DataDir, DataCenter: s.DataCenter, Rack: s.Rack,
+		Storage: text(s.Storage), Nodes: []nodestatus.Node{}, Structures: []nodestatus.Structure{},
+	}
+	for _, o := range s.Nodes {
+		out.Nodes = append(out.Nodes, nodestatus.Node{
+			NodeID: o.NodeID, Address: o.CopyCatAddress, Gossip: o.GossipAddress,
+			DataCenter: o.DataCenter, Rack: o.Rack, Alive: o.Alive, Since: o.Since,
+		})
+	}
+	for _, g := range s.Structures {
+		one := nodestatus.Structure{
+			ID: g.ID.String(), Incarnation: g.Incarnation.String(), Catalog: g.Catalog, Replica: g.ReplicaID, Role: g.Role,
+			Interactive: g.Interactive, Leader: g.Leader, LeaderDataCenter: g.LeaderDataCenter, Term: g.Term,
+			Commit: g.Commit, Applied: g.Applied, Lag: g.Lag, Commits: g.Commits, Snapshot: g.Snapshot, Sessions: g.Sessions,
+			QuorumLost: g.QuorumLost, Deleted: g.Deleted, LastError: text(g.LastError), Members: []nodestatus.Member{},
+		}
+		for _, m := range g.Members {
+			member := nodestatus.Member{Replica: m.ReplicaID, NodeID: m.NodeID, DataCenter: m.DataCenter, Voter: m.Voter, Leader: m.Leader, Alive: m.Alive}
+			if m.Known {
+				lag := m.Lag
+				member.Lag = &lag
+			}
+			one.Members = append(one.Members, member)
+		}
+		out.Structures = append(out.Structures, one)
+	}
+	return out
+}
+
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
