@@ -20,6 +20,8 @@ func main() {
 		os.Exit(runNode(os.Stdin, os.Stdout))
 	case first == "wan":
 		os.Exit(wanMain(os.Args[2:]))
+	case first == "failover":
+		os.Exit(failoverMain(os.Args[2:]))
 	case first == "compare":
 		os.Exit(compare.Main(os.Args[2:]))
 	case first == "report":
@@ -32,7 +34,8 @@ const about = `bench measures CopyCat, through its public channel API. Beside th
 
   bench compare -h    CopyCat and its peers side by side, in named scenarios
   bench report -h     tables and plots of earlier comparisons
-  bench wan -h        CopyCat over emulated links between data centers`
+  bench failover -h   how long a SIGKILL of the leader's process stops commits
+  bench wan -h            CopyCat over emulated links between data centers`
 
 func command() *cli.Command {
 	s := &settings{}

@@ -37,6 +37,7 @@ type (
 			CopyCatPort, GossipPort                                 int
 			PeersToContact                                          []string
 		}
+		LAN bool   // the profile of gossip; otherwise that for data centers
 		Log string // level; empty: none
 	}
 	nodeAnswer struct {
@@ -138,7 +139,9 @@ func (n *benchNode) start(s *nodeStart) error {
 	c := &s.Config
 	cfg.Hostname, cfg.BindAddress, cfg.CopyCatPort, cfg.GossipPort = c.Hostname, c.BindAddress, c.CopyCatPort, c.GossipPort
 	cfg.CopyCatDataDir, cfg.DataCenter, cfg.Rack, cfg.PeersToContact = c.CopyCatDataDir, c.DataCenter, c.Rack, c.PeersToContact
-	cfg.Profile = copycat.WAN
+	if cfg.Profile = copycat.WAN; s.LAN {
+		cfg.Profile = copycat.LAN
+	}
 	if s.Log != "" {
 		var level slog.Level
 		if err := level.UnmarshalText([]byte(s.Log)); err != nil {

@@ -46,7 +46,7 @@ func (c *Command) Run(ctx context.Context, args []string, stdout, stderr io.Writ
 		}
 		results = append(results, *r)
 		bad = bad || r.Errors.Any()
-		if err := appendResult(o.json, r); err != nil {
+		if err := Append(o.json, r); err != nil {
 			fmt.Fprintln(stderr, err)
 			bad = true
 		}
@@ -63,7 +63,8 @@ func (c *Command) Run(ctx context.Context, args []string, stdout, stderr io.Writ
 	return 0
 }
 
-func appendResult(file string, r *report.Result) (err error) {
+// Append adds a result to a file; without a name it does nothing.
+func Append(file string, r *report.Result) (err error) {
 	if file == "" {
 		return nil
 	}
