@@ -10,19 +10,29 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 )
 
 const (
-	// Below the ports that Linux gives to outgoing connections (32768 and up),
-	// one of which could take the address between its choice and its use.
+	// Below the ports that Linux usually gives to outgoing connections (32768 and
+	// up), one of which could take the address between its choice and its use.
 	lowest, highest = 20000, 32000
 	tries           = 1000
 	file            = "addresses"
 )
 
-// Keep returns n addresses on 127.0.0.1 whose TCP ports are free. They are
+// host is a loopback address. On Linux all of 127.0.0.0/8 is, and outgoing
+// connections have 127.0.0.1: on another one, nobody else takes a port.
+func host() string {
+	if runtime.GOOS != "linux" {
+		return "127.0.0.1"
+	}
+	return fmt.Sprintf("127.%d.%d.%d", 64+rand.IntN(64), rand.IntN(256), 1+rand.IntN(254))
+}
+
+// Keep returns n loopback addresses, all of one host, whose TCP ports are free. They are
 // noted in dir: a second call with it returns the same ones.
 func Keep(dir string, n int) ([]string, error) {
 	name := filepath.Join(dir, file)
@@ -53,11 +63,12 @@ func free(n int) (found []string, err error) {
 			_ = l.Close() // nothing came in
 		}
 	}()
-	for range tries {
+	ip := host()
+	for range tries + n {
 		if len(found) == n {
 			return found, nil
 		}
-		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(lowest+rand.IntN(highest-lowest)))
+		address := net.JoinHostPort(ip, strconv.Itoa(lowest+rand.IntN(highest-lowest)))
 		l, lerr := net.Listen("tcp", address)
 		if lerr != nil {
 			err = lerr

@@ -111,7 +111,6 @@ func (s *settings) startStructure(ctx context.Context, c *cluster, dir string, s
 		if err != nil {
 			return fmt.Errorf("node %d, structure %d: %w", n, structure, err)
 		}
-		m.futures = make(chan proposed, c.load.Plan().Outstanding)
 	}
 	t := time.NewTicker(look)
 	defer t.Stop()
@@ -200,6 +199,7 @@ func (c *cluster) Propose(node, structure int, payload []byte) error {
 			m.forward = newForwarder(c, m, structure)
 			return
 		}
+		m.futures = make(chan proposed, c.load.Plan().Outstanding)
 		m.settling.Go(func() { m.settle(c.done) })
 	})
 	if m.forward != nil {
@@ -254,7 +254,9 @@ func (m *member) end() {
 		if m.raft != nil {
 			errs = append(errs, m.raft.Shutdown().Error())
 		}
-		errs = append(errs, m.log.Close(), m.meta.Close())
+		if m.log != nil {
+			errs = append(errs, m.log.Close(), m.meta.Close())
+		}
 		m.err = errors.Join(errs...)
 	})
 }
