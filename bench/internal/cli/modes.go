@@ -153,7 +153,7 @@ func (m *measurement) idle(ctx context.Context) error {
 	}
 	idle.Reopen = time.Since(reopened).Seconds()
 	m.result.Idle = idle
-	m.result.RSSPeak = m.window.peak
+	m.result.AddUsage(used, m.window.after.At.Sub(m.window.before.At), m.window.peak)
 	if err := sys.Close(); err != nil {
 		return fmt.Errorf("close %s: %w", m.command.Name, err)
 	}

@@ -121,9 +121,7 @@ func (r *Result) Add(o load.Outcome, used measure.Usage, took time.Duration, pea
 	r.OpsPerSecond = float64(o.Ops) / r.Plan.Seconds
 	r.PerSecond = o.PerSecond
 	r.Latency = latencyOf(o.Latency, o.Slowest)
-	r.CoresUsed = used.CPU().Seconds() / took.Seconds()
-	r.CoresOthers = max(0, used.MachineBusy.Seconds()+used.MachineLost.Seconds()-used.CPU().Seconds()) / took.Seconds()
-	r.RSSPeak = peak
+	r.AddUsage(used, took, peak)
 	r.Collections = used.Collections
 	r.PayloadBytes = o.Ops * uint64(r.Plan.Payload)
 	r.DiskBytes, r.CallBytes, r.SentBytes = used.DiskWritten, used.CallWritten, used.Sent
@@ -141,6 +139,13 @@ func (r *Result) Add(o load.Outcome, used measure.Usage, took time.Duration, pea
 	r.AllocsPerOp, r.AllocBytes = float64(used.Allocations)/n, float64(used.Allocated)/n
 	r.DiskPerByte = float64(r.DiskBytes) / float64(r.PayloadBytes)
 	r.SentPerByte = float64(r.SentBytes) / float64(r.PayloadBytes)
+}
+
+// AddUsage puts only what it cost into the result, where nothing was to be done.
+func (r *Result) AddUsage(used measure.Usage, took time.Duration, peak uint64) {
+	r.CoresUsed = used.CPU().Seconds() / took.Seconds()
+	r.CoresOthers = max(0, used.MachineBusy.Seconds()+used.MachineLost.Seconds()-used.CPU().Seconds()) / took.Seconds()
+	r.RSSPeak = peak
 }
 
 func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
