@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -86,6 +87,26 @@ func compare(ctx context.Context, o *options, args []string, stdout, stderr io.W
 	return nil
 }
 
+// telling leaves out of a command line what names files: where results went
+// says nothing of them, and is different elsewhere.
+func telling(args []string) (out []string) {
+	for i := 0; i < len(args); i++ {
+		name, _, with := strings.Cut(strings.TrimLeft(args[i], "-"), "=")
+		if strings.HasPrefix(args[i], "-") && slices.Contains([]string{"dir", "json", "doc", "plots"}, name) {
+			if !with {
+				i++ // its value
+			}
+			continue
+		}
+		if strings.Contains(args[i], " ") {
+			out = append(out, strconv.Quote(args[i]))
+			continue
+		}
+		out = append(out, args[i])
+	}
+	return out
+}
+
 // plan counts the runs.
 func plan(o *options) (n int) {
 	for i := range o.scenarios {
@@ -110,7 +131,7 @@ func chosen(o *options, s *scenario) (out []preset) {
 func (r *runner) scenario(ctx context.Context, o *options, s *scenario, args []string, stdout io.Writer, keep func(report.Comparison) error) (*report.Comparison, error) {
 	c := report.Comparison{
 		Format: report.Format, Scenario: s.name, About: s.about, Began: time.Now().UTC(), Rounds: o.rounds,
-		Command: strings.Join(append([]string{"go run ./bench compare"}, args...), " "),
+		Command: strings.Join(append([]string{"go run ./bench compare"}, telling(args)...), " "),
 	}
 	var err error
 	if c.Machine, err = measure.ReadMachine(o.dir); err != nil {

@@ -160,6 +160,15 @@ func TestBuildFails(t *testing.T) {
 	}
 }
 
+// TestTelling: a document does not name the files of the machine that made it.
+func TestTelling(t *testing.T) {
+	t.Parallel()
+	got := telling([]string{"-scenario", "lan", "-dir", "/somewhere", "--json=/x", "-match", "256 out", "-doc", "d.md", "-rounds=3"})
+	if want := []string{"-scenario", "lan", "-match", `"256 out"`, "-rounds=3"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 func TestReplace(t *testing.T) {
 	t.Parallel()
 	doc := []byte("# Title\n\n<!-- results:lan -->\nold\n<!-- end -->\nbetween\n<!-- results:idle -->\nkept\n<!-- end -->\nafter\n")
