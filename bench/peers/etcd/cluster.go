@@ -190,15 +190,25 @@ func (c *cluster) serve(w *watcher, events clientv3.WatchChan) {
 	}
 }
 
-// catchUp waits until the watchers of all ranges have seen what their members
-// have applied: a Put returns before its event is handed out.
+// catchUp waits until the watchers of all ranges have seen what any member has
+// applied: a Put returns before its event is handed out, and before the other
+// members have applied it.
 func (c *cluster) catchUp() {
+	if !c.proposed.Load() {
+		return
+	}
+	var applied int64
+	for _, m := range c.members {
+		if m != nil && !m.dead.Load() {
+			applied = max(applied, m.etcd.Server.KV().Rev())
+		}
+	}
 	late := time.NewTimer(startTimeout)
 	defer late.Stop()
 	t := time.NewTicker(look)
 	defer t.Stop()
 	for _, w := range c.watchers {
-		for w.seat < len(c.members) && !w.member.dead.Load() && w.revision.Load() < w.member.etcd.Server.KV().Rev() && c.proposed.Load() {
+		for w.seat < len(c.members) && !w.member.dead.Load() && w.revision.Load() < applied {
 			select {
 			case <-t.C:
 			case <-late.C:

@@ -27,6 +27,7 @@ const (
 	connections = 3 // that the transport keeps to a node: the library's example
 	rpcTimeout  = 10 * time.Second
 	snapshots   = 2 // kept
+	refused     = time.Millisecond
 )
 
 // cluster is a raft instance for each structure and node. What has an entry
@@ -47,10 +48,9 @@ type member struct {
 	transport *raft.NetworkTransport
 	consumer  *load.Consumer
 
-	proposing sync.Once // starts settling, or the forwarder
-	futures   chan proposed
-	settling  sync.WaitGroup
-	forward   *forwarder
+	futures  chan proposed // both made by the one lane that proposes here
+	forward  *forwarder
+	settling sync.WaitGroup
 
 	ending sync.Once
 	err    error
@@ -194,16 +194,15 @@ func (c *cluster) Leader(structure int) (int, error) {
 // Propose applies at the leader, and forwards elsewhere.
 func (c *cluster) Propose(node, structure int, payload []byte) error {
 	m := c.member(node, structure)
-	m.proposing.Do(func() {
-		if m.raft.State() != raft.Leader {
+	if m.raft.State() != raft.Leader {
+		if m.forward == nil {
 			m.forward = newForwarder(c, m, structure)
-			return
 		}
+		return m.forward.propose(payload)
+	}
+	if m.futures == nil {
 		m.futures = make(chan proposed, c.load.Plan().Outstanding)
 		m.settling.Go(func() { m.settle(c.done) })
-	})
-	if m.forward != nil {
-		return m.forward.propose(payload)
 	}
 	select {
 	case m.futures <- proposed{m.raft.Apply(payload, 0), payload}:
@@ -220,6 +219,7 @@ func (m *member) settle(done <-chan struct{}) {
 		select {
 		case p := <-m.futures:
 			if err := p.future.Error(); err != nil {
+				time.Sleep(refused) // what is refused is refused at once, and followed by the next
 				m.consumer.Failed(p.payload, err)
 			}
 		case <-done:
