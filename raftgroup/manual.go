@@ -2,6 +2,8 @@ package raftgroup
 
 import (
 	"fmt"
+
+	"github.com/copycat-replication/copycat/id"
 )
 
 // Manual is a subscription without goroutines: a simulation, which runs
@@ -14,6 +16,7 @@ type Manual struct {
 	offered *Group // where the base was offered
 	base    []byte
 	based   bool
+	ended   bool
 }
 
 // SubscribeManually adds a subscription that the caller drives.
@@ -28,6 +31,11 @@ func (h *Host) SubscribeManually(cfg SubscriptionConfig) (*Manual, error) {
 // Offer proposes p, unless the window is full or p is refused (the error says
 // so): then it is not taken over.
 func (m *Manual) Offer(p []byte) error {
+	select {
+	case <-m.s.halt:
+		return m.s.why()
+	default:
+	}
 	switch {
 	case p == nil:
 		return ErrNilProposal
@@ -47,14 +55,38 @@ func (m *Manual) Leave() { m.s.seal() }
 // nothing now, ended true if there never will be.
 func (m *Manual) Poll() (p []byte, ok, ended bool) {
 	if !m.begun && !m.begin() {
-		return nil, false, false
+		ended = m.s.drainAt.Load() > 0 // nothing was ever delivered
+		if ended && !m.ended {
+			m.finish()
+		}
+		return nil, false, ended
 	}
 	p, st := m.d.next()
 	if st == stepAsk {
 		m.s.answered(m.s.callProvider())
 		p, st = m.d.next()
 	}
+	if st == stepEnd && !m.ended {
+		m.finish()
+	}
 	return p, st == stepHand, st == stepEnd
+}
+
+// finish does what the end of Subscription.run does. Nothing steps the group
+// while the caller is here.
+func (m *Manual) finish() {
+	s := m.s
+	m.ended = true
+	s.host.unqueue(s)
+	s.mu.Lock()
+	s.gone = true
+	g := s.group.Load()
+	s.mu.Unlock()
+	if g != nil {
+		g.call(func() { g.detach(s) })
+	}
+	s.giveUpRest()
+	s.host.ended(s)
 }
 
 // begin brings the base if that is asked of this subscription, and reports
@@ -95,6 +127,15 @@ func (m *Manual) NextError() (error, bool) { //nolint:revive // the error is the
 		e.read()
 	}
 	return e.err, ok
+}
+
+// Group names the group that the subscription hangs on; false: none now.
+func (m *Manual) Group() (id.Group, bool) {
+	g := m.s.group.Load()
+	if g == nil {
+		return id.Group{}, false
+	}
+	return g.key, true
 }
 
 // Session returns the ID of the subscription's session, or 0.

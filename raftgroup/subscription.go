@@ -192,6 +192,11 @@ func (s *Subscription) unhook() {
 		case <-s.host.idle: // the workers have ended: nobody steps the group any more
 		}
 	}
+	s.giveUpRest()
+}
+
+// giveUpRest reports what nobody will propose any more.
+func (s *Subscription) giveUpRest() {
 	s.mu.Lock()
 	rest := s.inbox
 	s.inbox = nil

@@ -21,7 +21,9 @@ type structure struct {
 	born  bool          // by the catalog, when somebody asks for it
 	since time.Duration // from when on that is
 
-	silent int // while above zero, hardly anybody proposes
+	stage  stage
+	last   error // of the last try to delete it, or to create it anew
+	silent int   // while above zero, hardly anybody proposes
 }
 
 // follower follows the catalog's log for a node's service.
@@ -171,7 +173,7 @@ func (n *node) ask(i int) {
 		switch {
 		case err == nil:
 			n.s.must(n.subscribe(i))
-		case errors.Is(err, catalog.ErrCatalogUnavailable), errors.Is(err, catalog.ErrNoNodes):
+		case errors.Is(err, catalog.ErrCatalogUnavailable), errors.Is(err, catalog.ErrNoNodes), errors.Is(err, catalog.ErrDeleted):
 			n.s.refused++
 		default:
 			n.s.must(err)

@@ -20,5 +20,6 @@
 // plan is made small (shrink.go).
 //
 // Some structures are there from the start; others are born while the faults
-// go on, when several nodes ask the catalog for them at the same moment.
+// go on, when several nodes ask the catalog for them at the same moment; some
+// of these are deleted while their programs write, and created anew.
 package sim

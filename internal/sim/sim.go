@@ -8,11 +8,13 @@ import (
 	"io"
 	"log/slog"
 	mathrand "math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/copycat-replication/copycat/id"
 	"github.com/copycat-replication/copycat/internal/history"
+	"github.com/copycat-replication/copycat/internal/history/register"
 	"github.com/copycat-replication/copycat/internal/vfs"
 	"github.com/copycat-replication/copycat/raftgroup"
 	"github.com/copycat-replication/copycat/wal"
@@ -34,6 +36,8 @@ type Result struct {
 	Commits   int // delivered, over all subscribers
 	Crashes   int
 	Births    int // that the catalog decided
+	Deaths    int // structures of which a life was ended
+	Registers int // operations that were held against a model of registers
 	Barriers  int // times that several nodes asked for one structure at once
 	Stored    int // snapshots that were read and checked when the log named them
 	Faults    map[string]int
@@ -60,6 +64,8 @@ type Sim struct {
 	quiet bool      // nobody proposes by himself any more
 
 	structures []structure
+	numbered   map[id.Group]uint16 // numbers of lives in the history
+	bornYet    uint16              // lives that have numbers, of structures that are born
 
 	numbers   int
 	proposals int
@@ -84,33 +90,48 @@ const bound = 20 * time.Second
 // that is the seed's. Runs of one process go one after the other.
 var entropy sync.Mutex
 
-// Run runs a plan. The error says what was seen to be wrong while it ran; the
-// result has the verdict on the history.
-func Run(plan Plan, opt Options) (*Result, error) {
+// newSim makes the nodes of a plan, their catalog and the structures that are
+// there from the start. end gives the process's randomness back.
+func newSim(plan Plan, opt Options) (s *Sim, end func(), err error) {
 	entropy.Lock()
-	defer entropy.Unlock()
-	seed := plan.Seed
-	s := &Sim{loop: newLoop(seed, plan.Salt), seed: seed, plan: plan, opt: opt, byID: make(map[id.Node]*node), faults: make(map[string]int), flips: make(map[string]int), noticed: make(map[string]int)}
+	s = &Sim{
+		loop: newLoop(plan.Seed, plan.Salt), seed: plan.Seed, plan: plan, opt: opt, byID: make(map[id.Node]*node),
+		faults: make(map[string]int), flips: make(map[string]int), noticed: make(map[string]int), numbered: make(map[id.Group]uint16),
+	}
 	before := rand.Reader
 	rand.Reader = mathrand.NewChaCha8(s.key(nil, 0))
-	defer func() { rand.Reader = before }()
-
 	s.told = opt.Tell
 	s.sched.yield = make(chan struct{})
 	s.then = s.runTasks
-	defer s.endTasks()
+	end = func() {
+		s.endTasks()
+		rand.Reader = before
+		entropy.Unlock()
+	}
 	s.rec = history.NewRecorder(func() time.Time { return s.now }, nil)
 	s.watch, s.epoch = newWatch(s), s.now
 	s.net = network{s: s, cut: make(map[[2]int]bool)}
 	s.net.calm()
-	if err := s.build(); err != nil {
-		return nil, fmt.Errorf("seed %d: %w", seed, err)
+	return s, end, s.build()
+}
+
+// Run runs a plan. The error says what was seen to be wrong while it ran; the
+// result has the verdict on the history.
+func Run(plan Plan, opt Options) (*Result, error) {
+	s, end, err := newSim(plan, opt)
+	defer end()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", plan, err)
 	}
 	s.begin = s.now
 	s.populate()
 	for i := range s.structures {
-		if s.structures[i].born {
-			s.after(s.structures[i].since, func() { s.barrier(i) })
+		if st := &s.structures[i]; st.born {
+			s.after(st.since, func() { s.barrier(i) })
+			if s.chance(0.5) {
+				st.stage = doomed
+				s.deleteLater(st, st.since+s.between(time.Second, plan.faulty()/3))
+			}
 		}
 	}
 	for _, f := range plan.schedule() {
@@ -118,15 +139,39 @@ func Run(plan Plan, opt Options) (*Result, error) {
 	}
 	s.runUntil(s.begin.Add(plan.faulty()), nil)
 	if err := s.settle(); err != nil {
-		return nil, fmt.Errorf("seed %d: %w", seed, err)
+		return nil, fmt.Errorf("%s: %w", plan, err)
 	}
 	h := s.rec.History()
-	return &Result{
+	r := &Result{
 		Report: history.Check(h, history.Options{Bound: bound}),
 		Trace:  s.trace.Sum64(), Steps: s.steps, Proposals: s.proposals, Commits: s.commits, Crashes: s.crashes,
-		Faults: s.faults, Virtual: s.now.Sub(s.begin), Births: len(s.watch.births),
+		Faults: s.faults, Virtual: s.now.Sub(s.begin), Births: len(s.watch.births), Deaths: len(s.watch.deaths),
 		Flips: s.flips, Found: s.noticed, Barriers: s.barriers, Stored: s.stored, Scene: s.scene,
-	}, errors.Join(s.errs...)
+	}
+	if plan.Registers && r.Report.Err() == nil {
+		r.Registers, err = s.checkRegisters(h, r.Report)
+	}
+	return r, errors.Join(append(s.errs, err)...)
+}
+
+// registerTime bounds the search for one key.
+const registerTime = 20 * time.Second
+
+// checkRegisters holds the map of each life of each structure against a model.
+func (s *Sim) checkRegisters(h *history.History, report *history.Report) (ops int, _ error) {
+	var numbers []uint16
+	for _, l := range h.Logs {
+		if !slices.Contains(numbers, l.Sub.Structure) {
+			numbers = append(numbers, l.Sub.Structure)
+		}
+	}
+	var errs []error
+	for _, number := range numbers {
+		n, err := register.Check(h, number, report.Order(number), registerTime)
+		ops += n
+		errs = append(errs, err)
+	}
+	return ops, errors.Join(errs...)
 }
 
 // key is a seed for one source of randomness.
@@ -226,16 +271,6 @@ func (s *Sim) isBorn(st id.Structure) bool {
 	return false
 }
 
-// numberOf is a structure's number in the history; 0: it has none.
-func (s *Sim) numberOf(g id.Group) uint16 {
-	for i := range s.structures {
-		if s.structures[i].id == g.Structure {
-			return uint16(i + 1)
-		}
-	}
-	return 0
-}
-
 // found makes a node's first replica of a group, if it is one of its members.
 func (n *node) found(g raftgroup.Genesis) error {
 	for _, member := range g.Members {
@@ -298,14 +333,14 @@ func (s *Sim) settle() error {
 	}
 	s.runUntil(s.now.Add(3*time.Second), nil)
 	// Births succeed now, whatever was left behind.
-	for limit := s.now.Add(birthBound); !s.everywhere() && s.now.Before(limit); {
+	for limit := s.now.Add(birthBound); !(s.settled() && s.everywhere()) && s.now.Before(limit); {
 		for _, n := range s.nodes {
 			s.populateNode(n, true)
 		}
 		s.runUntil(s.now.Add(200*time.Millisecond), nil)
 	}
-	if !s.everywhere() {
-		s.broken("after the faults a structure was not born, or not subscribed to, within %s", birthBound)
+	if !s.settled() || !s.everywhere() {
+		s.broken("after the faults a structure was not born, not deleted and created anew, or not subscribed to, within %s", birthBound)
 	}
 	for _, n := range s.nodes {
 		for _, sub := range n.subs {
@@ -326,18 +361,25 @@ func (s *Sim) settle() error {
 
 // birthBound is how long births may take once the faults are over: sweepers
 // have to settle what was left behind first.
-const birthBound = 30 * time.Second
+const birthBound = time.Minute
 
 // everywhere reports whether each node has a subscription to each structure.
 func (s *Sim) everywhere() bool {
 	for _, n := range s.nodes {
 		for i := range s.structures {
-			if n.subscribers(i) == 0 {
+			st := &s.structures[i]
+			if n.subscribers(i) == 0 || st.born && !n.holdsLife(st.id) {
 				return false
 			}
 		}
 	}
 	return true
+}
+
+// holdsLife reports whether a node has a replica of a structure's present life.
+func (n *node) holdsLife(st id.Structure) bool {
+	g, here := n.host.Group(st)
+	return here && g.Key().Incarnation.Birth == n.s.watch.lives(st)
 }
 
 func (s *Sim) broken(format string, args ...any) {
@@ -347,12 +389,20 @@ func (s *Sim) broken(format string, args ...any) {
 
 // describe keeps where everybody stands, for who has to find out why.
 func (s *Sim) describe() {
+	for i := range s.structures {
+		st := &s.structures[i]
+		s.scene = append(s.scene, fmt.Sprintf("structure %s: born %t, stage %d, lives as %d, died %d, last %v", st.id, st.born, st.stage, s.watch.lives(st.id), s.watch.deaths[st.id], st.last))
+	}
 	for _, n := range s.nodes {
 		for _, g := range n.host.Groups() {
 			s.scene = append(s.scene, fmt.Sprintf("node %d.%d: %s: replica %d %s of %v and %v, term %d, leader %d, commit %d, applied %d, %d commits, %s; %v",
 				n.number, n.life, g.Group, g.Replica, g.Role, replicas(g.Voters), replicas(g.Learners), g.Term, g.Leader, g.Commit, g.Applied, g.Commits, g.Snapshot, g.LastError))
 		}
 		for _, sub := range n.subs {
+			if sub.journal == nil {
+				s.scene = append(s.scene, fmt.Sprintf("node %d.%d: a subscription to %s without a replica; %s", n.number, n.life, s.structures[sub.group].id, sub.m.Describe()))
+				continue
+			}
 			count, digest := sub.journal.Len()
 			s.scene = append(s.scene, fmt.Sprintf("%s: %d items, digest %x, %d open, due %t, leaving %t; %s",
 				sub.journal.Subscriber(), count, digest, sub.journal.Open(), sub.due, sub.leaving, sub.m.Describe()))
@@ -366,15 +416,19 @@ func (s *Sim) agreed() bool {
 		n      int
 		digest uint64
 	}
-	views := make(map[int]view)
+	views := make(map[uint16]view)
 	for _, n := range s.nodes {
 		for _, sub := range n.subs {
+			if sub.journal == nil || s.watch.died(sub.of) {
+				return false
+			}
+			number := sub.journal.Subscriber().Structure
 			count, digest := sub.journal.Len()
-			v, seen := views[sub.group]
+			v, seen := views[number]
 			if sub.journal.Open() > 0 || sub.leaving || (seen && v != view{count, digest}) {
 				return false
 			}
-			views[sub.group] = view{count, digest}
+			views[number] = view{count, digest}
 		}
 	}
 	return true

@@ -28,7 +28,7 @@ func options() (opt Options) {
 // and made smaller with -sim.shrink 200 in addition.
 func TestSeeds(t *testing.T) {
 	begin := time.Now()
-	var proposals, commits, crashes, births, stored int
+	var proposals, commits, crashes, births, deaths, stored int
 	faults, flips, found := make(map[string]int), make(map[string]int), make(map[string]int)
 	ran := uint64(0)
 	for ; ran < *seeds || time.Since(begin) < *soak; ran++ {
@@ -44,13 +44,13 @@ func TestSeeds(t *testing.T) {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
 		proposals, commits, crashes = proposals+r.Proposals, commits+r.Commits, crashes+r.Crashes
-		births, stored = births+r.Births, stored+r.Stored
+		births, deaths, stored = births+r.Births, deaths+r.Deaths, stored+r.Stored
 		add(faults, r.Faults)
 		add(flips, r.Flips)
 		add(found, r.Found)
 	}
-	t.Logf("%d seeds in %s: %d proposals, %d deliveries, %d crashes, %d births, %d snapshots held against their labels; faults: %s; bits flipped: %s; found: %s",
-		ran, time.Since(begin).Round(time.Millisecond), proposals, commits, crashes, births, stored, sorted(faults), sorted(flips), sorted(found))
+	t.Logf("%d seeds in %s: %d proposals, %d deliveries, %d crashes, %d births, %d deletions, %d snapshots held against their labels; faults: %s; bits flipped: %s; found: %s",
+		ran, time.Since(begin).Round(time.Millisecond), proposals, commits, crashes, births, deaths, stored, sorted(faults), sorted(flips), sorted(found))
 	if commits == 0 || crashes == 0 || stored == 0 {
 		t.Error("nothing happened")
 	}
@@ -59,6 +59,24 @@ func TestSeeds(t *testing.T) {
 func add(to, more map[string]int) {
 	for k, n := range more {
 		to[k] += n
+	}
+}
+
+// TestRegisters has the programs read and write registers, a few at a time, and
+// holds what they read against a model, besides all the rest.
+func TestRegisters(t *testing.T) {
+	ops := 0
+	for seed := range uint64(max(*seeds/5, 1)) {
+		p := Plan{Seed: *firstSeed + seed, Registers: true}
+		r, err := Run(p, options())
+		if err := verdict(r, err); err != nil {
+			t.Fatalf("%s: %v", p, err)
+		}
+		ops += r.Registers
+	}
+	t.Logf("%d operations on registers", ops)
+	if ops == 0 {
+		t.Error("nothing was read or written")
 	}
 }
 

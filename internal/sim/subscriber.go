@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/copycat-replication/copycat/id"
 	"github.com/copycat-replication/copycat/internal/history"
 	"github.com/copycat-replication/copycat/raftgroup"
 )
@@ -16,38 +17,78 @@ type subscriber struct {
 	life    uint64
 	group   int
 	m       *raftgroup.Manual
-	journal *history.Journal
-	pace    time.Duration // the longest pause between two looks at the commits
-	rate    time.Duration // the longest pause between two proposals; 0: none
-	due     bool          // a nil came, and its consume has not succeeded
+	number  uint32
+	base    int              // items that it holds before it subscribes
+	of      id.Group         // which life of its structure it is of
+	journal *history.Journal // nil: that is not known yet
+	pace    time.Duration    // the longest pause between two looks at the commits
+	rate    time.Duration    // the longest pause between two proposals; 0: none
+	due     bool             // a nil came, and its consume has not succeeded
 	leaving bool
 }
 
 func (n *node) subscribe(group int) error {
 	s := n.s
 	s.numbers++
-	journal, err := s.rec.Open(history.Subscriber{Structure: uint16(group + 1), Node: uint16(n.number), Process: uint32(n.life), Number: uint32(s.numbers)})
-	if err != nil {
-		return err
+	sub := &subscriber{
+		n: n, life: n.life, group: group, number: uint32(s.numbers),
+		pace: s.between(time.Millisecond, 40*time.Millisecond), rate: s.between(2*time.Millisecond, 200*time.Millisecond),
 	}
-	sub := &subscriber{n: n, life: n.life, group: group, journal: journal, pace: s.between(time.Millisecond, 40*time.Millisecond), rate: s.between(2*time.Millisecond, 200*time.Millisecond)}
 	if s.chance(0.15) {
 		sub.pace = 4 * time.Second
 	}
 	if s.chance(0.5) {
-		journal.Base(s.rng.IntN(5))
+		sub.base = s.rng.IntN(5)
 	}
-	cfg := raftgroup.SubscriptionConfig{Structure: s.structures[group].id, Provider: journal.Provide, Window: 64 << 10}
+	st := &s.structures[group]
+	cfg := raftgroup.SubscriptionConfig{Structure: st.id, Provider: sub.provide, Window: 64 << 10}
 	if s.chance(0.3) {
 		cfg.ProposalTimeout = s.between(50*time.Millisecond, 5*time.Second)
 	}
+	var err error
 	if sub.m, err = n.host.SubscribeManually(cfg); err != nil {
 		return err
+	}
+	if !st.born {
+		err = sub.open(id.Group{Structure: st.id, Incarnation: id.Incarnation{Birth: 2}})
 	}
 	n.subs = append(n.subs, sub)
 	sub.lookLater()
 	sub.proposeLater()
-	return nil
+	return err
+}
+
+// open begins the record of the subscription: of which life of its structure it
+// is, is known when it has a replica.
+func (sub *subscriber) open(g id.Group) error {
+	s := sub.n.s
+	var err error
+	sub.of = g
+	sub.journal, err = s.rec.Open(history.Subscriber{Structure: s.numberOf(g), Node: uint16(sub.n.number), Process: uint32(sub.life), Number: sub.number})
+	if err == nil && sub.base > 0 {
+		sub.journal.Base(sub.base)
+	}
+	return err
+}
+
+// opened opens the record if that can be.
+func (sub *subscriber) opened() bool {
+	g, here := sub.m.Group()
+	switch {
+	case here && sub.journal == nil:
+		sub.n.s.must(sub.open(g))
+	case here && sub.of != g:
+		sub.n.s.broken("node %d: a subscription to %s hangs on %s", sub.n.number, sub.of, g)
+	}
+	return sub.journal != nil
+}
+
+// provide is the subscription's provider.
+func (sub *subscriber) provide() ([]byte, error) {
+	if !sub.opened() {
+		return nil, errUnreachable
+	}
+	return sub.journal.Provide()
 }
 
 func (sub *subscriber) lives() bool {
@@ -72,6 +113,7 @@ func (sub *subscriber) lookLater() {
 func (sub *subscriber) look() {
 	s := sub.n.s
 	for range 1 + s.rng.IntN(300) {
+		known := sub.opened()
 		if sub.due {
 			data, err := sub.m.Consume()
 			if err != nil {
@@ -83,7 +125,14 @@ func (sub *subscriber) look() {
 		p, ok, ended := sub.m.Poll()
 		if ended {
 			sub.errors()
-			sub.journal.Close(history.Unsubscribed)
+			switch {
+			case known && s.watch.died(sub.of):
+				// What it had not been handed when the replica went is lost
+				// for it, but stands in the order.
+				sub.journal.Close(history.ShutDown)
+			case known:
+				sub.journal.Close(history.Unsubscribed)
+			}
 			sub.n.subs = slices.DeleteFunc(sub.n.subs, func(o *subscriber) bool { return o == sub })
 			break
 		}
@@ -93,6 +142,10 @@ func (sub *subscriber) look() {
 		if p == nil {
 			sub.due = true
 			continue
+		}
+		if !known {
+			s.broken("node %d: a commit of a structure without a replica", sub.n.number)
+			break
 		}
 		s.note(uint64(len(p)))
 		_, err := sub.journal.Deliver(p, 0)
@@ -151,7 +204,18 @@ func (sub *subscriber) proposeLater() {
 // propose offers one proposal; false: the window is full.
 func (sub *subscriber) propose() bool {
 	s := sub.n.s
-	id, payload := sub.journal.Propose(history.OpPut, uint32(s.rng.IntN(16)), 8+s.rng.IntN(200))
+	if !sub.opened() {
+		return false
+	}
+	op := history.OpPut
+	if s.plan.Registers {
+		// The search is exponential in what is under way together.
+		if sub.journal.Open() >= 2 {
+			return false
+		}
+		op = history.Op(1 + s.rng.IntN(2))
+	}
+	id, payload := sub.journal.Propose(op, uint32(s.rng.IntN(16)), 8+s.rng.IntN(200))
 	if err := sub.m.Offer(payload); err != nil {
 		sub.journal.Withdraw(id)
 		return false

@@ -468,10 +468,26 @@ func (w *watch) decided(n *node, r catalog.Result) {
 		w.births[birth] = r.Record
 	case catalog.Deleted:
 		s := r.Record.Structure
-		if b := r.Record.Incarnation.Birth; !slices.Contains(w.deaths[s], b) {
+		if b := r.Record.Incarnation.Birth; r.Record.Deleted != 0 && !slices.Contains(w.deaths[s], b) {
 			w.deaths[s] = append(w.deaths[s], b)
 		}
 	}
+}
+
+// lives is the birth of a structure that was not deleted; 0: there is none.
+func (w *watch) lives(s id.Structure) uint64 {
+	var newest uint64
+	for birth, rec := range w.births {
+		if rec.Structure == s && birth > newest && !slices.Contains(w.deaths[s], birth) {
+			newest = birth
+		}
+	}
+	return newest
+}
+
+// died reports whether a life of a structure was ended.
+func (w *watch) died(g id.Group) bool {
+	return slices.Contains(w.deaths[g.Structure], g.Incarnation.Birth)
 }
 
 // incarnation holds a group that somebody has started against the catalog.
