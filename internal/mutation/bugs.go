@@ -124,6 +124,6 @@ var bugs = []bug{
 		m.abandon(c.token)
 		return Exists
 `, ``}},
-		units: []string{"catalog"}, rigs: []string{"catalog"},
+		units: []string{"catalog"}, rigs: []string{"catalog"}, sim: true,
 	},
 }
