@@ -42,7 +42,7 @@ func TestWipedDirectory(t *testing.T) {
 	if slices.Contains(votersAt(r, leader, s), old) {
 		// Two of three voters are gone for good or for now. If the new node voted
 		// with the old one's vote, there would still be a majority.
-		r.Wait(time.Minute, "the last voter gives up", func() (bool, string) {
+		r.Wait(2*time.Minute, "the last voter gives up", func() (bool, string) {
 			st, err := leader.Status()
 			if err != nil {
 				return false, err.Error()
@@ -151,7 +151,7 @@ func TestDiskFull(t *testing.T) {
 		}
 		mended := r.Fault("the disk of node %d has %d bytes left", small.Number, leave)
 		room := fill(t, dir, leave)
-		r.Wait(time.Minute, "the node says that its disk is full", func() (bool, string) {
+		r.Wait(2*time.Minute, "the node says that its disk is full", func() (bool, string) {
 			st, err := small.Status()
 			if err != nil {
 				return false, err.Error()
@@ -161,7 +161,7 @@ func TestDiskFull(t *testing.T) {
 		r.More(100, rest...)
 		room()
 		mended()
-		r.Wait(time.Minute, "the node finds room again", func() (bool, string) {
+		r.Wait(2*time.Minute, "the node finds room again", func() (bool, string) {
 			st, err := small.Status()
 			if err != nil {
 				return false, err.Error()
@@ -200,7 +200,7 @@ func TestKillOnFullDisk(t *testing.T) {
 	for _, leave := range []int64{32 << 20, 0} {
 		mended := r.Fault("the disk of node %d has %d bytes left", small.Number, leave)
 		room := fill(t, dir, leave)
-		r.Wait(time.Minute, "the node says that its disk is full", func() (bool, string) {
+		r.Wait(2*time.Minute, "the node says that its disk is full", func() (bool, string) {
 			st, err := small.Status()
 			if err != nil {
 				return false, err.Error()

@@ -100,7 +100,7 @@ func killWhileGrowing(t *testing.T, seed uint64) {
 	r.Nodes[2].Start()
 	victim := r.Nodes[r.Random.IntN(3)]
 	stage := r.Random.IntN(3)
-	r.Wait(time.Minute, "the membership change", func() (bool, string) {
+	r.Wait(2*time.Minute, "the membership change", func() (bool, string) {
 		st, err := lone.Status()
 		if err != nil {
 			return false, err.Error()

@@ -75,7 +75,7 @@ func TestPartitionShapes(t *testing.T) {
 		r.Leader(s)
 		mended := r.Fault("everybody alone")
 		r.Net.Partition([]netproxy.Node{1}, []netproxy.Node{2}, []netproxy.Node{3})
-		r.Wait(time.Minute, "no leader", func() (bool, string) {
+		r.Wait(2*time.Minute, "no leader", func() (bool, string) {
 			for _, n := range r.running() {
 				st, err := n.Status()
 				if err != nil {

@@ -242,7 +242,7 @@ func (r *Rig) dump() {
 // AwaitAlive waits until every running node sees so many nodes alive.
 func (r *Rig) AwaitAlive(count int) {
 	r.t.Helper()
-	r.Wait(time.Minute, fmt.Sprintf("%d nodes alive", count), func() (bool, string) {
+	r.Wait(2*time.Minute, fmt.Sprintf("%d nodes alive", count), func() (bool, string) {
 		for _, n := range r.running() {
 			st, err := n.Status()
 			if err != nil {
@@ -271,7 +271,7 @@ func (r *Rig) running() []*Node {
 // leader that everybody knows.
 func (r *Rig) AwaitVoters(s *Structure, count int) {
 	r.t.Helper()
-	r.Wait(time.Minute, fmt.Sprintf("%d voters and a leader", count), func() (bool, string) {
+	r.Wait(2*time.Minute, fmt.Sprintf("%d voters and a leader", count), func() (bool, string) {
 		for _, n := range r.running() {
 			st, err := n.Status()
 			if err != nil {
@@ -291,7 +291,7 @@ func (r *Rig) AwaitVoters(s *Structure, count int) {
 func (r *Rig) Leader(s *Structure, not ...*Node) *Node {
 	r.t.Helper()
 	var leader *Node
-	r.Wait(time.Minute, "a leader", func() (bool, string) {
+	r.Wait(2*time.Minute, "a leader", func() (bool, string) {
 		for _, n := range r.running() {
 			st, err := n.Status()
 			if err != nil {
@@ -330,7 +330,7 @@ func (r *Rig) More(n int, subs ...*Subscription) {
 		}
 		before[i] = st.Len
 	}
-	r.Wait(time.Minute, fmt.Sprintf("%d more commits", n), func() (bool, string) {
+	r.Wait(2*time.Minute, fmt.Sprintf("%d more commits", n), func() (bool, string) {
 		for i, s := range subs {
 			st, err := s.State()
 			if err != nil {
