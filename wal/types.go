@@ -115,9 +115,12 @@ const (
 	defaultSegmentSize = 64 << 20
 	minSegmentSize     = 4 << 10
 	defaultCacheBytes  = 32 << 20
-	defaultGroupQuota  = 1 << 20
-	maxBatchBytes      = 16 << 20
-	ceilingStep        = 1 << 16
+	// Two of raftgroup's full batches: enough for the sync to be a small part of
+	// what a batch costs, and little enough for a group that has one entry to
+	// write beside one that is flooded.
+	defaultGroupQuota = 400 << 10
+	maxBatchBytes     = 16 << 20
+	ceilingStep       = 1 << 16
 )
 
 func (o Options) withDefaults() Options {
