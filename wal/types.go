@@ -17,7 +17,7 @@ type Options struct {
 	// CacheBytes bounds the cache of recent entries, over all groups. Default 32 MiB.
 	CacheBytes int64
 	// GroupQuota is how many bytes one group may have in a batch while others
-	// wait (one update always fits). Default 1 MiB.
+	// wait (one update always fits). Default 400 KiB.
 	GroupQuota int64
 	// ReserveBytes is the free space below which entries are refused
 	// (ErrDiskFull). It must hold the segments that votes, commits and
