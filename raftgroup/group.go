@@ -94,13 +94,14 @@ type Group struct {
 	lonely    lonely
 	lastError error
 
-	firstborn   int       // ticks for which this replica, of a group just born, asks to lead
-	progressAt  time.Time // when the leader last looked at how far the others are
-	leaderless  time.Time // since when no leader is known; zero: one is
-	quorumLost  bool      // for so long that it was said
-	statusDirty bool      // something that GroupStatus shows has changed
-	shownIndex  uint64    // applied index of the status shown
-	ledTerm     uint64    // newest term in which this replica has led
+	firstborn   int               // ticks for which this replica, of a group just born, asks to lead
+	progressAt  time.Time         // when the leader last looked at how far the others are
+	leaderless  time.Time         // since when no leader is known; zero: one is
+	quorumLost  bool              // for so long that it was said
+	statusDirty bool              // something that GroupStatus shows has changed
+	shownIndex  uint64            // applied index of the status shown
+	shownConf   *raftpb.ConfState // whose members it shows
+	ledTerm     uint64            // newest term in which this replica has led
 	quietness   quietness
 	tickAt      int // place among the groups that tick, guarded by the host; -1: it does not
 

@@ -99,6 +99,13 @@ func (g *Group) describeState(st *GroupStatus) {
 	st.Deleted, st.Options = g.state.deleted, g.state.options
 	st.Snapshot, st.Sessions, st.Joint = g.snaps.held, len(g.state.sessions.live), isJoint(g.state.conf)
 	st.EndedSessions = len(g.state.sessions.tombs)
+	if before := g.status.Load(); before.Voters != nil && g.shownConf == g.state.conf {
+		// The same membership, and nobody changes a status: it is shared.
+		st.Voters, st.Learners = before.Voters, before.Learners
+		_, st.Voter = st.Voters[g.self]
+		return
+	}
+	g.shownConf = g.state.conf
 	st.Voters, st.Learners = make(map[id.Replica]id.Node), make(map[id.Replica]id.Node)
 	for _, r := range g.state.conf.GetVoters() {
 		st.Voters[id.Replica(r)] = g.state.members[id.Replica(r)]
