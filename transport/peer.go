@@ -195,17 +195,21 @@ func (p *peer) detach(l *link) bool {
 }
 
 // restsSince reports whether nothing was done with the peer since then, and
-// nothing is under way.
+// nothing is under way. It does not wait for locks: the caller holds the
+// transport's, which others take under these; and a lock that is held is use.
 func (p *peer) restsSince(then time.Time) bool {
 	if p.used.Load() > then.UnixNano() || p.urgent.sending.Load() || p.ordinary.sending.Load() {
 		return false
 	}
-	p.calls.mu.Lock()
-	calls := p.calls.link != nil || p.calls.dialing != nil
-	p.calls.mu.Unlock()
-	p.mu.Lock()
+	if !p.calls.mu.TryLock() {
+		return false
+	}
+	defer p.calls.mu.Unlock()
+	if p.calls.link != nil || p.calls.dialing != nil || !p.mu.TryLock() {
+		return false
+	}
 	defer p.mu.Unlock()
-	return !calls && len(p.links) == 0
+	return len(p.links) == 0
 }
 
 // measured takes a round-trip time into the smoothed one.
