@@ -75,7 +75,7 @@ func (w *ward) told(kind raftgroup.EventKind) (n int) {
 	return n
 }
 
-// write subscribes on a node and proposes from there, every 20 ms.
+// write subscribes on a node and proposes from there, every 50 ms.
 func (w *ward) write(n *rig.Node) *writer {
 	w.t.Helper()
 	x := &writer{j: subscribe(w.t, n, raftgroup.SubscriptionConfig{Structure: w.s}), node: n, stop: make(chan struct{}), done: make(chan struct{})}
@@ -96,7 +96,7 @@ func (w *ward) write(n *rig.Node) *writer {
 				return
 			}
 			select {
-			case <-time.After(20 * time.Millisecond):
+			case <-time.After(50 * time.Millisecond):
 			case <-x.stop:
 				return
 			}
@@ -193,7 +193,7 @@ var healSteps = []struct {
 // nodes that run, and nothing is lost.
 func TestReplacementDisturbed(t *testing.T) {
 	t.Parallel()
-	for _, disturb := range []struct {
+	for k, disturb := range []struct {
 		name string
 		do   func(w *ward, dead, target *rig.Node)
 	}{
@@ -220,6 +220,9 @@ func TestReplacementDisturbed(t *testing.T) {
 		}},
 	} {
 		for i, step := range healSteps {
+			if *seeds <= 8 && (i+k)%2 == 1 {
+				continue // with -seeds 9 or more: all of them
+			}
 			t.Run(disturb.name+" when "+step.name, func(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(t *testing.T) {
@@ -281,7 +284,7 @@ func TestQuorumLostAndBack(t *testing.T) {
 		time.Sleep(time.Second)
 		w.Nodes[1].Crash(1)
 		w.Nodes[2].Crash(2)
-		time.Sleep(10 * grace)
+		time.Sleep(4 * grace)
 		for _, n := range w.Nodes[3:] {
 			if holds(n, w.s) {
 				t.Fatal("a replica was placed without a quorum")
@@ -324,7 +327,7 @@ func TestPartitionHeals(t *testing.T) {
 					nodes, _ := voterNodes(w.Cluster, w.s)
 					return len(nodes) == 3 && !slices.Contains(nodes, lone)
 				})
-				time.Sleep(10 * grace)
+				time.Sleep(4 * grace)
 				g, here := lone.Host.Group(w.s)
 				if !here || g.Status().Replica != self || len(g.Status().Voters) != 3 || g.Status().IsLeader || holds(w.Nodes[4], w.s) {
 					t.Fatalf("the minority has changed something: %+v", g.Status())
@@ -576,8 +579,8 @@ func TestIdleLearnerIsDismissed(t *testing.T) {
 		}
 		x := w.write(n)
 		w.Wait(time.Minute, "a learner", func() bool { return x.j.count() > 10 })
-		time.Sleep(20 * grace)
-		if g, here := n.Host.Group(w.s); !here || x.j.count() < 1000 {
+		time.Sleep(2 * 5 * grace)
+		if g, here := n.Host.Group(w.s); !here || x.j.count() < 500 {
 			t.Fatalf("the replica of a subscriber: %v", g)
 		}
 		close(x.stop)

@@ -10,13 +10,13 @@ import (
 	"github.com/copycat-replication/copycat/raftgroup"
 )
 
-// TestManyHeal loses a node with a voter of each of 120 structures: all are
+// TestManyHeal loses a node with a voter of each of 80 structures: all are
 // whole again, and no node begins more at once than it may. One of them is
 // written to all the time, and feels nothing of it.
 func TestManyHeal(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		const structures = 120
+		const structures = 80
 		w := newWard(t, 51, 5, 3)
 		x := w.write(w.Nodes[0])
 		for i := range structures {
