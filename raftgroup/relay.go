@@ -36,9 +36,10 @@ const (
 	// relayPatience is how long a relay waits for the entries of an append that
 	// it is to pass on: longer than a message may be behind another one.
 	relayPatience = 3 * time.Second
-	// relayHold is how long a relay keeps the first append that comes this way
-	// while others are still on their direct way: those shall arrive first.
-	relayHold = 200 * time.Millisecond
+	// relayHold is how long a relay keeps appends at most while earlier ones are
+	// still on their direct way, which is long where a link is full: those shall
+	// arrive first. The leader lets go of them when they have been answered.
+	relayHold = 2500 * time.Millisecond
 	// relayedLately is for how long after the last relayed append a gap is
 	// thought to be the relay's.
 	relayedLately = 10 * time.Second
@@ -55,6 +56,7 @@ type route struct {
 	moved   time.Time // when the learner last answered an append, or had nothing left to answer
 	relayed time.Time // when an append last went this way
 	last    bool      // the last append went this way
+	fence   uint64    // the last index that went directly, until it is answered
 	gap     time.Time // when the learner last missed something
 	pause   time.Duration
 }
@@ -124,9 +126,12 @@ func (x *route) send(g *Group, m *raftpb.Message) bool {
 			case pr.Match >= m.GetIndex():
 				x.moved = g.now
 			case !x.last:
-				x.moved, hold = g.now, relayHold // what is on its direct way comes first
+				x.moved, x.fence = g.now, m.GetIndex()
 			default:
 				late = g.now.Sub(x.moved) >= g.election()
+			}
+			if pr.Match < x.fence {
+				hold = relayHold
 			}
 		case p == uint64(x.via) && pr.Next > last:
 			able++
@@ -236,6 +241,11 @@ func (g *Group) relay(x relayed) {
 		return
 	}
 	x.since = g.now
+	for i := range g.relaying {
+		if earlier := &g.relaying[i]; x.hold == 0 && earlier.append.GetTo() == x.append.GetTo() {
+			earlier.hold = 0
+		}
+	}
 	g.relaying = append(g.relaying, x)
 }
 
