@@ -55,17 +55,26 @@ func (s *Service) DeleteStructure(ctx context.Context, structure id.Structure) e
 	}
 	ctx, cancel := s.within(ctx)
 	defer cancel()
-	if err := s.cfg.Engine.EndGroup(ctx, structure, rec.Incarnation.Birth, rec.Nodes()...); err != nil {
+	for {
+		attempt, done := s.tasks.Within(ctx, 2*s.cfg.CallTimeout)
+		err := s.cfg.Engine.EndGroup(attempt, structure, rec.Incarnation.Birth, rec.Nodes()...)
+		done()
+		if err == nil {
+			break
+		}
 		if s.ctx.Err() != nil {
 			return ErrClosed
 		}
-		// The group may be gone already, and its last answer lost with it.
+		// The group may be gone already, and its answer lost with it.
 		short, done := s.tasks.Within(s.ctx, s.cfg.CallTimeout)
-		defer done()
-		if now, _, lerr := s.lookup(short, structure); lerr != nil || (now.Incarnation.Birth == rec.Incarnation.Birth && now.Lives()) {
+		now, _, lerr := s.lookup(short, structure)
+		done()
+		switch {
+		case lerr == nil && (now.Incarnation.Birth > rec.Incarnation.Birth || (now.Incarnation.Birth == rec.Incarnation.Birth && now.Deleted != 0)):
+			return nil
+		case ctx.Err() != nil:
 			return err
 		}
-		return nil
 	}
 	return s.Delete(ctx, structure, rec.Incarnation.Birth)
 }
@@ -112,9 +121,9 @@ func (s *Service) sweepEnded(a *afterlife) error {
 		switch {
 		case g.Deleted:
 			err = s.bury(a, g, now)
-		case g.Leader == 0 && due(a.alone, g.Group, now, s.cfg.Patience):
+		case (g.Leader == 0 || g.Alone) && due(a.alone, g.Group, now, s.cfg.Patience):
 			err = s.inquire(a, g.Group)
-		case g.Leader != 0:
+		case g.Leader != 0 && !g.Alone:
 			delete(a.alone, g.Group)
 		}
 		if err = s.worthEnding(err, g.Group.Structure); err != nil {
@@ -233,6 +242,10 @@ func (s *Service) inquire(a *afterlife, g id.Group) error {
 	case born == g.Incarnation.Birth && rec.Lives() && g.Incarnation.Less(rec.Incarnation):
 		// The leader of what was rebuilt has told the catalog of it.
 		return s.cfg.Engine.Supersede(ctx, g, rec.Incarnation)
+	case born > g.Incarnation.Birth && born-g.Incarnation.Birth >= recoveryGap:
+		// The catalog was rebuilt in between, and may have lost that this one
+		// lives: that another one was born is no proof of its deletion.
+		return fmt.Errorf("group %s: the catalog, which was rebuilt since, has a life of it born at %d: kept for the operator", g, born)
 	case born > g.Incarnation.Birth, born == g.Incarnation.Birth && rec.Deleted != 0:
 		return s.removeEnded(ctx, g)
 	}
@@ -252,6 +265,9 @@ func (s *Service) yield(a *afterlife, g id.Group, now time.Time) error {
 			continue
 		}
 		if at, asked := a.asked[g]; asked && now.Sub(at) < time.Second {
+			return nil
+		}
+		if a.budget--; a.budget < 0 {
 			return nil
 		}
 		a.asked[g] = now

@@ -280,6 +280,42 @@ func TestDeleteDuringPartition(t *testing.T) {
 	}
 }
 
+// TestDeleteWhileALearnerIsAway cuts a learner off, which never forgets its leader
+// by itself, and deletes the structure meanwhile.
+func TestDeleteWhileALearnerIsAway(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 4, 2)
+		defer w.end()
+		w.found(3)
+		s := rig.Structure(79)
+		rec := w.born(s, raftgroup.Options{})
+		away := slices.IndexFunc(w.c.Nodes, func(n *rig.Node) bool { _, ok := n.Host.Group(s); return !ok })
+		r := w.reader(away, s)
+		if err := w.on(away).Join(s, id.Node{}); err != nil {
+			t.Fatal(err)
+		}
+		r.sub.Propose() <- []byte("x")
+		w.c.Wait(time.Minute, "a learner with a subscriber", func() bool {
+			g, ok := w.on(away).Host.Group(s)
+			return ok && g.Status().Role == "learner" && len(r.all()) == 1
+		})
+		for i, n := range w.c.Nodes {
+			if i != away {
+				w.c.Net.Cut(n.ID, w.c.Nodes[away].ID)
+				w.c.Net.Cut(w.c.Nodes[away].ID, n.ID)
+			}
+		}
+		if err := w.on((away+1)%4).svc.DeleteStructure(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		w.c.Net.Heal()
+		w.over(r)
+		w.gone(rec.Group())
+	})
+}
+
 // TestLateSubscriberOfWhatIsGone waits for a structure that was deleted, on a node
 // whose gossip was stale, and is told.
 func TestLateSubscriberOfWhatIsGone(t *testing.T) {

@@ -39,9 +39,10 @@ func (l *lonely) tick(g *Group) {
 	silent := g.roleName() == "learner" && g.now.Sub(l.heard) >= lonelyTime
 	switch {
 	case g.lead != raft.None && !silent:
+		g.statusDirty = g.statusDirty || !l.alone.IsZero()
 		l.alone, l.pause = time.Time{}, 0
 	case l.alone.IsZero():
-		l.alone = g.now
+		l.alone, g.statusDirty = g.now, true
 	}
 	if g.isLeader() || !l.due(g) {
 		return

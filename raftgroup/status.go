@@ -33,6 +33,7 @@ type GroupStatus struct {
 	Subscriptions int
 	Interactive   bool
 	DiskFull      bool
+	Alone         bool // no leader is known, or a learner has not heard of its leader for long
 	QuorumLost    bool // no leader has been known for several election time-outs
 	Deleted       bool // the structure has ended; the replica waits to be removed
 	Options       Options
@@ -74,7 +75,7 @@ func (g *Group) publishStatus(ticked bool) {
 	}
 	st := &GroupStatus{
 		Group: g.key, Replica: g.self, Role: g.roleName(), IsLeader: g.isLeader(), Failed: g.failure != nil,
-		Subscriptions: len(g.subs), Interactive: len(g.subs) > 0, DiskFull: g.stalled, Quiet: g.quietness.quiet, QuorumLost: g.quorumLost, LastError: g.lastError,
+		Subscriptions: len(g.subs), Interactive: len(g.subs) > 0, DiskFull: g.stalled, Quiet: g.quietness.quiet, QuorumLost: g.quorumLost, Alone: !g.lonely.alone.IsZero(), LastError: g.lastError,
 		Waits: g.leader.care.waits,
 	}
 	if g.state != nil {

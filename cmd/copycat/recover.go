@@ -137,6 +137,14 @@ func printCase(out io.Writer, c operator.Case) {
 		fmt.Fprintf(w, "%s%s\t%d\t%s\t%d\t%d (%d)\t%d\t%d\t%s\t%s\n", mark, s.NodeID, g.Replica, kind, g.Term, g.Last, g.LastTerm, g.Commit, g.Changes, snapshot, s.Dir)
 	}
 	_ = w.Flush() // errors of out show when it is closed
+	for _, s := range c.Survivors {
+		switch {
+		case s.Unfit != "":
+			fmt.Fprintf(out, "  unfit: %s: %s\n", s.Dir, s.Unfit)
+		case s.Group.Incomplete != "":
+			fmt.Fprintf(out, "  %s: who the members are is known as of index %d only: %s\n", s.Dir, s.Group.MembersAsOf, s.Group.Incomplete)
+		}
+	}
 	for _, m := range c.Missing {
 		fmt.Fprintf(out, "  missing: replica %d on %s, a voter\n", m.Replica, m.NodeID)
 	}
