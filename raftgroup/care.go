@@ -280,5 +280,5 @@ func (c *care) onHosting(g *Group, r id.Replica, h grouppb.HostingResponse_Hosti
 // A change of the nodes wakes the group.
 func (c *care) atRest(g *Group, nodes []Node) bool {
 	d := c.survey(g, nodes).decide()
-	return len(d.place) == 0 && d.transfer == 0 && len(d.change) == 0 && !d.better && len(d.surplus) == 0
+	return !d.open && len(d.place) == 0 && d.transfer == 0 && len(d.change) == 0 && !d.better && len(d.surplus) == 0
 }

@@ -94,6 +94,16 @@ func (g *Group) allCaughtUp() bool {
 	return ok
 }
 
+// allHeard reports whether every member has answered since raft last counted
+// them, which it does once in an election time-out, and then begins anew.
+func (g *Group) allHeard() bool {
+	ok := true
+	g.rn.WithProgress(func(r uint64, _ raft.ProgressType, pr tracker.Progress) {
+		ok = ok && (r == uint64(g.self) || pr.RecentActive)
+	})
+	return ok
+}
+
 // settled reports whether the leader has no duty left that time alone would
 // bring up: those that a change of the nodes brings up wake the group (see
 // nodeWatch.tick).
@@ -137,6 +147,9 @@ func (g *Group) tickQuiet() {
 	}
 	if q.offer != nil && g.now.Sub(q.offer.made) < offerPatience {
 		return
+	}
+	if !g.allHeard() {
+		return // only now and then: duties cannot tell before the next answers
 	}
 	if !g.leader.settled(g, g.host.liveNodes()) {
 		q.calmAt = g.now // look again after the same while

@@ -48,6 +48,7 @@ type decision struct {
 	replaces map[id.Replica]id.Replica // by the change: the old voter and the new one
 	why      string                    // of transfer or change, for the log
 	waits    string                    // why the membership is not as wished, for people; empty: it is
+	open     bool                      // what is here is on its way to what is wished: only time is missing
 	better   bool                      // a move would give a better spread, or fewer voters are wished
 	surplus  []id.Replica              // learners that nobody needs
 }
@@ -66,7 +67,7 @@ func wished(o Options) int { return max(int(o.Voters)-1+int(o.Voters)%2, 1) }
 func (v *survey) decide() decision {
 	var d decision
 	if isJoint(v.conf) {
-		d.waits = "a membership change is under way"
+		d.waits, d.open = "a membership change is under way", true
 		return d
 	}
 	v.begin()
@@ -261,7 +262,7 @@ func (v *survey) replace(d *decision) bool {
 	}
 	next := append(slices.DeleteFunc(slices.Clone(v.voters), func(r id.Replica) bool { return r == old }), l)
 	if !v.caughtUp[l] || !v.sound(next, false) {
-		d.waits = fmt.Sprintf("%s: replica %d is catching up", what, l)
+		d.waits, d.open = fmt.Sprintf("%s: replica %d is catching up", what, l), true
 		return true
 	}
 	if old == v.self && len(v.voters) > 1 {
@@ -312,6 +313,7 @@ func (v *survey) grow(d *decision) bool {
 		d.waits += ": too few nodes"
 		return len(d.place) > 0
 	}
+	d.open = true
 	if len(ready) >= need && v.sound(append(slices.Clone(v.voters), ready[:need]...), false) {
 		for _, r := range ready[:need] {
 			d.change = append(d.change, single(raftpb.ConfChangeAddNode, r))

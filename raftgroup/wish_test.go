@@ -380,3 +380,25 @@ func (s *scene) voterNodes() (out []id.Node) {
 	}
 	return out
 }
+
+// TestWhatIsUnderWayIsOpen has learners that raft has not heard of since it
+// last counted: nothing can be changed at that moment, and yet the group is not
+// to fall quiet, since a moment later it can.
+func TestWhatIsUnderWayIsOpen(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, 3, 3, 1, Options{})
+	for r := 2; r <= 3; r++ {
+		s.on[id.Replica(r)] = s.nodes[r-1].ID
+		s.conf.Learners = append(s.conf.Learners, uint64(r))
+	}
+	s.next = 4
+	v := s.survey()
+	clear(v.caughtUp)
+	if d := v.decide(); len(d.place) > 0 || len(d.change) > 0 || !d.open {
+		t.Errorf("place %v, change %v, open %v, waits %q", d.place, d.change, d.open, d.waits)
+	}
+	s.settle()
+	if d := s.survey().decide(); d.open {
+		t.Errorf("still open when all is done: %q", d.waits)
+	}
+}
