@@ -220,8 +220,8 @@ func (c *care) place(g *Group, node id.Node) {
 	if g.now.Before(p.avoid) || (!p.asked.IsZero() && g.now.Sub(p.asked) < placeRetry) {
 		return
 	}
-	if !p.avoid.IsZero() {
-		*p = placing{began: g.now} // it has had its rest
+	if !p.avoid.IsZero() || !p.asked.IsZero() && g.now.Sub(p.asked) >= placePatience/2 {
+		*p = placing{began: g.now} // it has had its rest, or was not wanted for a while
 	}
 	if slices.ContainsFunc(g.state.intents, func(i intent) bool { return i.node == node }) {
 		p.began = g.now // it is at it, and a large snapshot may take long

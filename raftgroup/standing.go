@@ -55,17 +55,19 @@ func (l *lonely) tick(g *Group) {
 // due reports whether it is time to ask.
 func (l *lonely) due(g *Group) bool {
 	outside := !g.isMember()
-	switch {
-	case g.host.isJoining(g.key.Structure):
-		return false // that asks
-	case l.alone.IsZero() && !outside:
+	if l.alone.IsZero() && !outside {
 		return false
-	case g.host.leaving.Load():
-		return g.now.Sub(l.asked) >= leavingTime
-	case outside:
-		return g.now.Sub(l.asked) >= l.pause
 	}
-	return g.now.Sub(l.alone) >= lonelyTime && g.now.Sub(l.asked) >= l.pause
+	since := g.now.Sub(l.asked)
+	switch {
+	case g.host.leaving.Load():
+		if since < leavingTime {
+			return false
+		}
+	case since < l.pause, !outside && g.now.Sub(l.alone) < lonelyTime:
+		return false
+	}
+	return !g.host.isJoining(g.key.Structure) // that asks by itself
 }
 
 func (h *Host) isJoining(s id.Structure) bool {

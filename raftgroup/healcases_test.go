@@ -1,0 +1,175 @@
+package raftgroup_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/copycat-replication/copycat/raftgroup"
+	"github.com/copycat-replication/copycat/wal"
+)
+
+// TestGhostIsReplaced has a voter's log set aside at a restart: the node gets a
+// new replica, under a new ReplicaID, and that gets the vote of the old one,
+// without a grace: the node has said that the old one is gone.
+func TestGhostIsReplaced(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWard(t, 46, 3, 3)
+		leader, _, _ := leadNode(w.Cluster, w.s)
+		at := slices.Index(w.Nodes, leader)
+		node := w.Nodes[(at+1)%3]
+		w.write(w.Nodes[(at+2)%3])
+		time.Sleep(time.Second)
+		old, _ := node.Host.Group(w.s)
+		tune := w.Tune
+		w.Tune = func(cfg *raftgroup.Config) {
+			tune(cfg)
+			cfg.ReplaceAfter = time.Hour
+			if cfg.Node == node.ID {
+				st := cfg.Log.Groups()[0]
+				cfg.Log = &faultyLog{
+					Log:      node.Log,
+					groups:   func(all []wal.GroupState) []wal.GroupState { return all[1:] },
+					suspects: []wal.Suspect{{Group: st.Group, Meta: st.Meta, Why: "a test says so"}},
+				}
+			}
+		}
+		for _, n := range w.Nodes { // with the long grace
+			n.Stop()
+		}
+		w.StartAll()
+		w.write(w.Nodes[at])
+		w.Wait(time.Minute, "a voter under a new ID in its place", func() bool {
+			g, here := node.Host.Group(w.s)
+			return here && g.Status().Voter && g.Status().Replica != old.Status().Replica && w.healed(3)
+		})
+		w.verify()
+	})
+}
+
+// TestStoppedReplicaIsReplaced has a voter's disk fail while its node lives: it
+// says that the replica has stopped, and after the grace another node has its
+// place. Restarted with a disk that works it is cleaned up.
+func TestStoppedReplicaIsReplaced(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWard(t, 47, 4, 3)
+		leader, _, _ := leadNode(w.Cluster, w.s)
+		at := slices.Index(w.Nodes, leader)
+		node := w.Nodes[(at+1)%3]
+		node.Stop()
+		var disk *faultyLog
+		tune := w.Tune
+		w.Tune = func(cfg *raftgroup.Config) {
+			tune(cfg)
+			if cfg.Node == node.ID {
+				disk = &faultyLog{Log: node.Log}
+				cfg.Log = disk
+			}
+		}
+		node.Start()
+		w.write(leader)
+		w.Wait(time.Minute, "all three", func() bool { return w.healed(3) })
+		disk.refuse(errors.New("the disk is gone"))
+		w.Wait(time.Minute, "another voter in its place", func() bool {
+			nodes, _ := voterNodes(w.Cluster, w.s)
+			return len(nodes) == 3 && !slices.Contains(nodes, node)
+		})
+		node.Stop()
+		w.Tune = tune
+		node.Start()
+		w.Wait(time.Minute, "what stopped removed", func() bool { return w.healed(3) && !holds(node, w.s) })
+		w.verify()
+	})
+}
+
+// TestTargetThatRefuses has the node that should take a lost voter's place
+// refuse: another one gets it.
+func TestTargetThatRefuses(t *testing.T) {
+	t.Parallel()
+	for bad := 3; bad < 5; bad++ { // one of the two is the first choice
+		t.Run(fmt.Sprint(bad), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWard(t, 48, 5, 3)
+				w.Nodes[bad].Stop()
+				tune := w.Tune
+				w.Tune = func(cfg *raftgroup.Config) {
+					tune(cfg)
+					if cfg.Node == w.Nodes[bad].ID {
+						disk := &faultyLog{Log: w.Nodes[bad].Log}
+						disk.refuse(errors.New("the disk is gone"))
+						cfg.Log = disk
+					}
+				}
+				w.Nodes[bad].Start()
+				leader, _, _ := leadNode(w.Cluster, w.s)
+				at := slices.Index(w.Nodes, leader)
+				w.write(leader)
+				w.Nodes[(at+1)%3].Crash(1)
+				w.Wait(time.Minute, "the other one has a voter", func() bool { return w.healed(3) })
+				if holds(w.Nodes[bad], w.s) {
+					t.Error("the one that refuses has a replica")
+				}
+				w.verify()
+			})
+		})
+	}
+}
+
+// TestBetterSpread has three voters in one data center, and then nodes in two
+// others: a voter moves to each, the leader's last, with nothing lost. A node
+// that comes without a better spread gets nothing.
+func TestBetterSpread(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWard(t, 49, 4, 3, "a")
+		w.write(w.Nodes[0])
+		time.Sleep(3 * grace)
+		if holds(w.Nodes[3], w.s) {
+			t.Fatal("a node in the same data center was given a replica")
+		}
+		for _, dc := range []string{"b", "c"} {
+			w.Add(dc).Start()
+		}
+		w.Wait(time.Minute, "a voter in each data center", func() bool {
+			nodes, learners := voterNodes(w.Cluster, w.s)
+			centers := make(map[string]bool)
+			for _, n := range nodes {
+				centers[n.DataCenter] = true
+			}
+			return len(nodes) == 3 && len(centers) == 3 && learners <= 1 && w.healed(3)
+		})
+		w.verify()
+	})
+}
+
+// TestIdleLearnerIsDismissed has a node subscribe and stop: long after that its
+// replica is taken away. As long as it subscribes, it stays.
+func TestIdleLearnerIsDismissed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWard(t, 50, 4, 3)
+		n := w.Nodes[3]
+		if err := n.Host.Join(w.s, w.Nodes[0].ID); err != nil {
+			t.Fatal(err)
+		}
+		x := w.write(n)
+		w.Wait(time.Minute, "a learner", func() bool { return x.j.count() > 10 })
+		time.Sleep(2 * 5 * grace)
+		if g, here := n.Host.Group(w.s); !here || x.j.count() < 500 {
+			t.Fatalf("the replica of a subscriber: %v", g)
+		}
+		close(x.stop)
+		<-x.done
+		close(x.j.sub.Propose())
+		<-x.j.done
+		w.writers = nil
+		w.Wait(10*grace, "the replica nobody uses is gone", func() bool { return !holds(n, w.s) && w.healed(3) })
+		w.verify()
+	})
+}
