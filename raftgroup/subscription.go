@@ -56,9 +56,11 @@ func (c SubscriptionConfig) withDefaults() SubscriptionConfig {
 
 const (
 	// proposeBuffer lets a burst of senders go on without a switch of
-	// goroutines for each: more than 32 gain nothing. What lies there is not
-	// in the window yet, so it is bounded by number, and by MaxProposal.
-	proposeBuffer = 32
+	// goroutines for each, and so into one batch: measured with 256 proposals
+	// under way, 32 places give batches of 32 at three times the allocations and
+	// twice the processor's time for each proposal. What lies there is not in
+	// the window yet, so it is bounded by number, and by MaxProposal.
+	proposeBuffer = 256
 	// pumpBatch is how many proposals the pump hands over at once.
 	pumpBatch = 256
 	// proposalOverhead is what a proposal costs beside its bytes.
