@@ -15,12 +15,14 @@ import (
 
 // Prepare makes this node's replica of a birth that is not decided: durable,
 // not gossiped, neither voting nor electing. Doing it again changes nothing.
+// Errors: ErrLeaving and ErrClosed, of a node that would soon be gone with the
+// new group's vote; ErrBusy while another call prepares the same birth.
 func (h *Host) Prepare(ctx context.Context, genesis Genesis) error {
 	self, ok := replicaFor(genesis.Members, h.cfg.Node)
 	if !ok {
 		return fmt.Errorf("group %s: %w: this node is none of its first members", genesis.Group, ErrMalformedEntry)
 	}
-	known, err := h.beginPrepare(genesis.Token)
+	known, err := h.beginPrepare(genesis)
 	if known || err != nil {
 		return err
 	}
@@ -31,8 +33,10 @@ func (h *Host) Prepare(ctx context.Context, genesis Genesis) error {
 
 // beginPrepare reports whether there is a replica of this token already. If
 // not, nobody else makes one until endPrepare: two replicas of one ReplicaID
-// would be two votes of one voter.
-func (h *Host) beginPrepare(token Token) (known bool, err error) {
+// would be two votes of one voter. A node that leaves makes none: what has begun
+// before, Vacate waits for.
+func (h *Host) beginPrepare(genesis Genesis) (known bool, err error) {
+	token := genesis.Token
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if _, busy := h.preparing[token]; busy {
@@ -45,6 +49,9 @@ func (h *Host) beginPrepare(token Token) (known bool, err error) {
 		if g.genesis.Token == token {
 			return true, nil
 		}
+	}
+	if err := h.joinableLocked(genesis.Group.Structure); err != nil {
+		return false, err
 	}
 	h.preparing[token] = struct{}{}
 	return false, nil

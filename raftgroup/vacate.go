@@ -35,7 +35,8 @@ func (e *VacateError) Error() string {
 func (e *VacateError) Unwrap() error { return e.Err }
 
 // Vacate has this node's replicas leave their groups: it ends the subscriptions
-// here, all but passive ones, as Close does; takes no new replicas; and waits
+// here, all but passive ones, as Close does; takes no new replicas, of births
+// either; and waits
 // until none is left. The leaders do the work, once gossip tells them that this
 // node leaves (Node.Leaving), which is the caller's business: they hand over
 // the lead, put other voters in the place of those here, remove learners, and
@@ -76,10 +77,10 @@ func (h *Host) vacate(ctx context.Context) error {
 	}
 	var asked time.Time
 	for {
-		left := h.Groups()
-		if len(left) == 0 {
+		if h.isVacant() {
 			return nil
 		}
+		left := h.Groups()
 		if now := h.cfg.Clock.Now(); now.Sub(asked) >= leavingTime {
 			asked = now
 			h.askForStopped()
@@ -94,6 +95,14 @@ func (h *Host) vacate(ctx context.Context) error {
 			return &VacateError{Left: left, Err: ErrClosed}
 		}
 	}
+}
+
+// isVacant reports whether this node holds no replica, and none is being made for
+// a birth: from then on beginPrepare, which looks under the same lock, refuses.
+func (h *Host) isVacant() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.ordered) == 0 && len(h.preparing) == 0
 }
 
 // askForStopped asks for the replicas whose own steps do not: they have

@@ -121,3 +121,41 @@ func TestVacateWaits(t *testing.T) {
 		c.StopAll()
 	})
 }
+
+// TestVacateTakesNoBirths has a node that leaves, and one that has left, asked
+// to be a first member of a new group: its only voter would go with the node.
+// What was prepared before is waited for, and can be started.
+func TestVacateTakesNoBirths(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := rig.New(t, 1, 23)
+		c.StartAll()
+		h := c.Nodes[0].Host
+		early, late := c.Genesis(rig.Structure(9), 1, raftgroup.Options{}), c.Genesis(rig.Structure(10), 1, raftgroup.Options{})
+		if err := h.Prepare(context.Background(), early); err != nil {
+			t.Fatal(err)
+		}
+		left := make(chan error, 1)
+		go func() { left <- vacate(t, c.Nodes[0], time.Hour) }()
+		c.Wait(time.Minute, "it leaves", h.Leaving)
+		if err := h.Prepare(context.Background(), late); !errors.Is(err, raftgroup.ErrLeaving) {
+			t.Errorf("prepared on a node that leaves: %v", err)
+		}
+		if err := h.Prepare(context.Background(), early); err != nil {
+			t.Errorf("what is prepared, prepared again: %v", err)
+		}
+		if err := h.DiscardPrepared(context.Background(), early.Token); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-left; err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Prepare(context.Background(), late); !errors.Is(err, raftgroup.ErrLeaving) {
+			t.Errorf("prepared on a node that has left: %v", err)
+		}
+		if len(h.Prepared()) > 0 {
+			t.Error("a replica of the birth is here")
+		}
+		c.StopAll()
+	})
+}
