@@ -213,9 +213,13 @@ func (h *Host) joinOnce(n *newcomer) error {
 		if rerr != nil {
 			return errors.Join(err, rerr)
 		}
-		if removed {
-			err = fmt.Errorf("%w: %w", errUnwanted, err)
+		if !removed {
+			// As far as its own log goes it is a member, so it has joined. If it
+			// was removed since, asking its group for that tells (see standing);
+			// which waits for as long as this goes on.
+			return nil
 		}
+		err = fmt.Errorf("%w: %w", errUnwanted, err)
 	}
 	return err
 }

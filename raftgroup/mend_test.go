@@ -205,3 +205,45 @@ func TestReplicaStartsBehindNewerSnapshot(t *testing.T) {
 		})
 	}
 }
+
+// TestSessionThatASnapshotHasOpened: the entry that opens a subscription's
+// session does not reach its node, since a snapshot takes that node past it.
+func TestSessionThatASnapshotHasOpened(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRotten(t, raftgroup.Options{SnapshotEntries: 20})
+		for range 30 {
+			r.propose(1)
+		}
+		g, _ := r.leader.Host.Group(rig.Structure(9))
+		for _, n := range r.Nodes[:2] { // what the node says is heard; it hears nothing
+			r.Net.Cut(n.ID, r.victim.ID)
+		}
+		sessions := g.Status().Sessions
+		late := newJournal(t)
+		late.subscribe(r.victim, raftgroup.SubscriptionConfig{Structure: rig.Structure(9)})
+		r.Wait(time.Minute, "a session", func() bool { return g.Status().Sessions > sessions })
+		opened := g.Status().Applied
+		for range 60 {
+			r.first.propose("b", 1)
+			time.Sleep(100 * time.Millisecond)
+		}
+		r.Wait(time.Minute, "a log that begins behind it, on both", func() bool {
+			for _, n := range r.Nodes[:2] {
+				first, err := n.Log.FirstIndex(n.Log.Groups()[0].Group)
+				if err != nil || first <= opened+10 {
+					return false
+				}
+			}
+			return true
+		})
+		r.Net.Heal()
+		want := r.first.count() + 1
+		late.propose("c", 1)
+		r.Wait(2*time.Minute, "its proposal", func() bool { return r.first.count() == want && late.count() == want })
+		same(t, r.first, late)
+		r.StopAll()
+		<-r.first.done
+		<-late.done
+	})
+}

@@ -76,6 +76,12 @@ func (g *Group) openSession(sub *Subscription) {
 		}
 		g.byNonce[sub.nonce] = sub
 	}
+	if s := g.state.sessions.opened(g.host.cfg.Node, sub.nonce); s != nil {
+		// The entry that opened it was skipped here, by a snapshot that has the
+		// session: asking again would open nothing.
+		g.sessionOpened(sub, s.id)
+		return
+	}
 	err := g.proposeRecord(KindSessionOpen, &grouppb.SessionOpen{Nonce: sub.nonce[:], Node: g.host.cfg.Node[:], Incarnation: g.host.cfg.Incarnation})
 	if err == nil {
 		sub.askedAt = g.now
@@ -102,19 +108,25 @@ func (g *Group) onSessionOpen(o *outcome) {
 		}
 		return
 	}
-	delete(g.byNonce, o.nonce)
-	sub.nonce = [16]byte{}
 	if !o.ok {
+		delete(g.byNonce, o.nonce)
+		sub.nonce = [16]byte{}
 		sub.report(fmt.Errorf("group %s: %w", g.key, ErrTooManySessions))
 		sub.askedAt = g.now // and ask again later
 		return
 	}
-	sub.askedAt = time.Time{}
-	sub.prop.opened(o.session, g.now)
-	sub.session.Store(o.session)
-	g.bySession[o.session] = sub
+	g.sessionOpened(sub, o.session)
+}
+
+// sessionOpened gives a subscription the session that it has asked for.
+func (g *Group) sessionOpened(sub *Subscription, session uint64) {
+	delete(g.byNonce, sub.nonce)
+	sub.nonce, sub.askedAt = [16]byte{}, time.Time{}
+	sub.prop.opened(session, g.now)
+	sub.session.Store(session)
+	g.bySession[session] = sub
 	if sub.left {
-		g.closeSession(o.session)
+		g.closeSession(session)
 	}
 	if !g.state.baseSet {
 		sub.wantBase()

@@ -37,12 +37,16 @@ type lonely struct {
 func (l *lonely) tick(g *Group) {
 	// A learner never asks for votes, and so never forgets its leader by itself.
 	silent := g.roleName() == "learner" && g.now.Sub(l.heard) >= lonelyTime
+	was := l.alone.IsZero()
 	switch {
 	case g.lead != raft.None && !silent:
 		g.statusDirty = g.statusDirty || !l.alone.IsZero()
 		l.alone, l.pause = time.Time{}, 0
 	case l.alone.IsZero():
 		l.alone, g.statusDirty = g.now, true
+	}
+	if was != l.alone.IsZero() {
+		g.statusDirty = true
 	}
 	if g.isLeader() || !l.due(g) {
 		return

@@ -84,6 +84,9 @@ func (g *Group) publishStatus(ticked bool) {
 	if g.rn != nil && g.failure == nil {
 		basic := g.rn.BasicStatus()
 		st.Term, st.Commit, st.Leader = basic.GetTerm(), basic.GetCommit(), id.Replica(g.lead)
+		if !g.lonely.alone.IsZero() {
+			st.Leader = 0 // a learner's raft never forgets one that is gone
+		}
 		st.LeaderNode = g.state.members[st.Leader]
 		st.Match = g.progress()
 	}

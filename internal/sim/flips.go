@@ -56,7 +56,12 @@ func (s *Sim) spares(g id.Group, victim *node) bool {
 	if g.Incarnation.Birth == 0 {
 		return false // a birth that is not decided: its first members are all it has
 	}
-	var newest raftgroup.GroupStatus
+	newest := s.newest(g)
+	return len(newest.Voters) >= 3 && !newest.Joint
+}
+
+// newest is what the replica says of a group that has applied most of its log.
+func (s *Sim) newest(g id.Group) (newest raftgroup.GroupStatus) {
 	for _, n := range s.nodes {
 		if !n.up {
 			continue
@@ -67,7 +72,7 @@ func (s *Sim) spares(g id.Group, victim *node) bool {
 			}
 		}
 	}
-	return len(newest.Voters) >= 3 && !newest.Joint
+	return newest
 }
 
 // flip flips a bit if that is fair, on the victim if there is one.

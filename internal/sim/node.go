@@ -85,6 +85,9 @@ func (n *node) start() error {
 		Clock: n, Wall: n.wall, Tasks: tasks{n}, Random: n.s.random(n, 2), Logger: n.logger(), CompactionTail: 8,
 		// Shorter than most faults last, so that sessions of the living expire too.
 		SessionTimeout: 2 * time.Second, SnapshotTimeout: 5 * time.Second,
+		// In every other run, short enough that voters are replaced while
+		// their nodes are away.
+		ReplaceAfter: []time.Duration{4 * time.Second, time.Minute}[n.s.seed/3%2],
 		// Short enough that groups rest between two proposals.
 		QuietAfter: []time.Duration{50 * time.Millisecond, 300 * time.Millisecond, 3 * time.Second}[n.s.seed%3],
 	})

@@ -361,19 +361,33 @@ func (s *Sim) settle() error {
 
 // birthBound is how long births may take once the faults are over: sweepers
 // have to settle what was left behind first.
-const birthBound = time.Minute
+const birthBound = 3 * time.Minute
 
 // everywhere reports whether each node has a subscription to each structure.
 func (s *Sim) everywhere() bool {
 	for _, n := range s.nodes {
 		for i := range s.structures {
 			st := &s.structures[i]
-			if n.subscribers(i) == 0 || st.born && !n.holdsLife(st.id) {
+			if n.subscribers(i) == 0 || st.born && !n.holdsLife(st.id) || !n.isMember(st.id) {
 				return false
 			}
 		}
 	}
 	return true
+}
+
+// isMember reports whether a node's replica of a structure is a member of its
+// group. One that was replaced while its node was away asks for that only
+// after a while, and the longer the more often nobody could tell.
+func (n *node) isMember(st id.Structure) bool {
+	g, here := n.host.Group(st)
+	if !here {
+		return false
+	}
+	self, newest := g.Status(), n.s.newest(g.Key())
+	_, voter := newest.Voters[self.Replica]
+	_, learner := newest.Learners[self.Replica]
+	return voter || learner
 }
 
 // holdsLife reports whether a node has a replica of a structure's present life.
