@@ -77,6 +77,7 @@ func wanCases() []wanCase {
 // wanOptions is the command line.
 type wanOptions struct {
 	only, dir, json, log, mode string
+	realtime                   bool
 	place                      string
 	seconds, warmup            float64
 	runs                       int
@@ -129,6 +130,7 @@ func parseWAN(args []string, stderr io.Writer) (*wanOptions, error) {
 	f.Float64Var(&o.warmup, "warmup", 5, "`seconds` of load before it")
 	f.IntVar(&o.runs, "runs", 1, "`number` of runs of each case, each on new nodes")
 	f.StringVar(&o.mode, "mode", "", "`way` of emulation: namespaces or proxies; empty: namespaces if they can be had")
+	f.BoolVar(&o.realtime, "realtime", false, "give this process, which relays, a real-time priority: delays hold better while the nodes use all processors, but on few of them it may take the machine for itself")
 	f.StringVar(&o.dir, "dir", os.TempDir(), "`directory` for the nodes' files; what is made there is removed at the end")
 	f.StringVar(&o.json, "json", "", "append results to this `file`, one JSON object a line")
 	f.StringVar(&o.log, "log", "", "write the nodes' log of this `level` and above to stderr")
@@ -261,7 +263,7 @@ func (o *wanOptions) once(ctx context.Context, c wanCase, run int, stderr io.Wri
 	if r.Machine, err = measure.ReadMachine(dir); err != nil {
 		return nil, err
 	}
-	network, err := wan.New(c.network(wan.Mode(o.mode)))
+	network, err := wan.New(c.network(wan.Mode(o.mode), o.realtime))
 	if err != nil {
 		return nil, err
 	}
@@ -287,9 +289,9 @@ func (o *wanOptions) once(ctx context.Context, c wanCase, run int, stderr io.Wri
 	return r, nil
 }
 
-func (c *wanCase) network(mode wan.Mode) wan.Config {
+func (c *wanCase) network(mode wan.Mode, realtime bool) wan.Config {
 	at := func(from, to int) time.Duration { return c.rtt[from+to-1] / 2 } // 0+1, 0+2, 1+2
-	cfg := wan.Config{Mode: mode, Seed: 1, Realtime: true, Link: func(from, to int) wan.Link {
+	cfg := wan.Config{Mode: mode, Seed: 1, Realtime: realtime, Link: func(from, to int) wan.Link {
 		if from == to {
 			return wan.Link{}
 		}

@@ -170,6 +170,11 @@ func decodeMessage(b []byte) (*raftpb.Message, error) {
 	return m, nil
 }
 
+// ownBytes is the size below which an entry's data are copied out of the frame
+// that brought them: the log keeps entries for a while, counts their bytes
+// alone, and a frame of 256 KiB must not stay for the sake of a few.
+const ownBytes = 16 << 10
+
 // errNotProtobuf says that bytes are not a message of raft.
 var errNotProtobuf = errors.New("not a message in protobuf format")
 
@@ -286,7 +291,11 @@ func (s *entrySlot) decode(b []byte) (known bool, err error) {
 			if n < 0 {
 				return false, errNotProtobuf
 			}
-			s.e.Data, b = data[:len(data):len(data)], b[n:]
+			b = b[n:]
+			if len(data) < ownBytes {
+				data = slices.Clone(data)
+			}
+			s.e.Data = data[:len(data):len(data)]
 			continue
 		}
 		if wire != protowire.VarintType {

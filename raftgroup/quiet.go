@@ -32,11 +32,13 @@ type quietness struct {
 	quiet  bool
 	calmAt time.Time // since when nothing is under way here; zero: something is
 	offer  *quietOffer
+	called time.Time // when a learner without a leader last called the others
 }
 
 // quietOffer is the leader's, until all members have agreed.
 type quietOffer struct {
 	term, index uint64
+	nodes       uint64 // which change of the nodes the leader had looked at
 	made        time.Time
 	agreed      map[id.Replica]bool
 }
@@ -49,7 +51,7 @@ func (g *Group) calm() bool {
 		return false
 	case g.lead == raft.None || g.state.deleted: // what is deleted waits to be removed
 		return false
-	case len(g.appends) > 0 || len(g.waiters) > 0 || len(g.closing) > 0 || isJoint(g.state.conf) || !g.isMember():
+	case len(g.appends) > 0 || len(g.waiters) > 0 || len(g.reads) > 0 || len(g.closing) > 0 || isJoint(g.state.conf) || !g.isMember():
 		return false
 	case g.state.index != g.last || g.rn.BasicStatus().GetCommit() != g.last:
 		return false
@@ -134,6 +136,10 @@ func (d *leaderDuties) settled(g *Group, nodes []Node) bool {
 func (g *Group) tickQuiet() {
 	q := &g.quietness
 	after := g.host.cfg.QuietAfter
+	if g.lead == raft.None && g.roleName() == "learner" && g.now.Sub(q.called) >= offerPatience {
+		q.called = g.now
+		g.tellMembers(&grouppb.Quiet{Kind: grouppb.Quiet_WAKE})
+	}
 	if after < 0 || !g.calm() {
 		q.calmAt, q.offer = time.Time{}, nil
 		return
@@ -151,11 +157,12 @@ func (g *Group) tickQuiet() {
 	if !g.allHeard() {
 		return // only now and then: duties cannot tell before the next answers
 	}
+	change := g.host.watch.change()
 	if !g.leader.settled(g, g.host.liveNodes()) {
 		q.calmAt = g.now // look again after the same while
 		return
 	}
-	q.offer = &quietOffer{term: g.term(), index: g.last, made: g.now, agreed: make(map[id.Replica]bool)}
+	q.offer = &quietOffer{term: g.term(), index: g.last, nodes: change, made: g.now, agreed: make(map[id.Replica]bool)}
 	g.tellMembers(&grouppb.Quiet{Kind: grouppb.Quiet_OFFER, Term: q.offer.term, Index: q.offer.index})
 	g.rest(false)
 }
@@ -187,14 +194,17 @@ func (g *Group) rest(agreed bool) {
 		}
 		relies = append(relies, node)
 	}
+	by := quietLed{term: g.term(), led: !g.isLeader()}
+	if q.offer != nil {
+		by.nodes = q.offer.nodes
+	}
 	q.offer, q.calmAt = nil, time.Time{}
-	if q.quiet {
+	if q.quiet || !g.host.watch.rest(g, relies, by) {
 		return
 	}
 	q.quiet, g.statusDirty = true, true
 	g.trim()
 	g.log.Debug("quiet", "index", g.last)
-	g.host.watch.rest(g, relies, quietLed{term: g.term(), led: !g.isLeader()})
 	g.host.asleep(g)
 }
 
@@ -274,6 +284,8 @@ func (g *Group) onQuiet(from id.Replica, node id.Node, m *grouppb.Quiet) {
 		if g.isLeader() && q.offer.term == g.term() && q.offer.index == g.last && g.calm() && g.allCaughtUp() {
 			g.rest(false)
 		}
+	case grouppb.Quiet_WAKE:
+		g.awaken(id.Node{})
 	case grouppb.Quiet_NOT_LEADING:
 		if q.quiet && g.lead == uint64(from) && m.Term == g.term() {
 			g.awaken(node)

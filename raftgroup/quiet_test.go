@@ -270,3 +270,42 @@ func TestQuietAndANewNode(t *testing.T) {
 		c.StopAll()
 	})
 }
+
+// TestQuietLearnerInDoubt has a learner alone doubt its leader, whose group is
+// quiet: it cannot ask for votes, which would wake the others, so it calls them.
+func TestQuietLearnerInDoubt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := rig.New(t, 4, 5)
+		c.StartAll()
+		s := rig.Structure(3)
+		c.Born(s, 3, raftgroup.Options{})
+		first := subscribe(t, c.Nodes[0], raftgroup.SubscriptionConfig{Structure: s})
+		first.propose("base", 1)
+		c.Wait(time.Minute, "a commit", func() bool { return first.count() == 1 })
+		fourth := c.Nodes[3]
+		if err := fourth.Host.Join(s, c.Nodes[0].ID); err != nil {
+			t.Fatal(err)
+		}
+		late := subscribe(t, fourth, raftgroup.SubscriptionConfig{Structure: s})
+		c.Wait(time.Minute, "it at the learner", func() bool { return late.count() == 1 })
+		awaitQuiet(c)
+		leader, _ := leaderOf(c, s)
+		fourth.Host.PeerDown(leader.ID)
+		began := time.Now()
+		c.Wait(time.Minute, "the doubt", func() bool {
+			g, _ := fourth.Host.Group(s)
+			return !g.Status().Quiet
+		})
+		late.propose("after", 1)
+		c.Wait(time.Minute, "a commit after it", func() bool { return first.count() == 2 && late.count() == 2 })
+		if took := time.Since(began); took > 3*time.Second {
+			t.Errorf("it took %s", took)
+		}
+		same(t, first, late)
+		awaitQuiet(c)
+		c.StopAll()
+		<-first.done
+		<-late.done
+	})
+}

@@ -44,6 +44,7 @@ type nodeWatch struct {
 
 	ticks    int
 	lastSeen []Node // the nodes, as of the last look
+	changes  uint64 // how often they were others than before
 	quiet    atomic.Int64
 }
 
@@ -65,8 +66,9 @@ type resting struct {
 
 // quietLed says who leads a quiet group.
 type quietLed struct {
-	term uint64
-	led  bool // by another node, the only one that it relies on
+	term  uint64
+	led   bool   // by another node, the only one that it relies on
+	nodes uint64 // the change of the nodes that a leader here had looked at
 }
 
 type dueWake struct {
@@ -78,10 +80,21 @@ func newNodeWatch() nodeWatch {
 	return nodeWatch{rests: make(map[*Group]*resting), queued: make(map[*Group]bool)}
 }
 
-// rest notes that a group fell quiet.
-func (w *nodeWatch) rest(g *Group, relies []id.Node, by quietLed) {
+// change numbers what is known of the nodes.
+func (w *nodeWatch) change() uint64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	return w.changes
+}
+
+// rest notes that a group falls quiet; false: it must not, since the nodes have
+// changed after its leader had looked at them, and whom that wakes was decided.
+func (w *nodeWatch) rest(g *Group, relies []id.Node, by quietLed) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !by.led && by.nodes != w.changes {
+		return false
+	}
 	r := &resting{relies: relies, at: make([]int, len(relies)), quietLed: by}
 	for i, node := range relies {
 		p := w.peer(node, true)
@@ -90,6 +103,7 @@ func (w *nodeWatch) rest(g *Group, relies []id.Node, by quietLed) {
 	}
 	w.rests[g] = r
 	w.quiet.Store(int64(len(w.rests)))
+	return true
 }
 
 // wake notes that a group is awake, or gone.
@@ -233,6 +247,9 @@ func (w *nodeWatch) nodesChanged(dir Directory) bool {
 	defer w.mu.Unlock()
 	changed := w.lastSeen != nil && !slices.Equal(w.lastSeen, nodes)
 	w.lastSeen = nodes
+	if changed {
+		w.changes++
+	}
 	return changed
 }
 

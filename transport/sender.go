@@ -55,9 +55,9 @@ func (o *outbox) stand(s *sender) {
 func (o *outbox) flush() {
 	o.mu.Lock()
 	s := o.sender
-	if s == nil || o.busy {
+	if s == nil || o.busy || s.unfinished() {
 		o.mu.Unlock()
-		return // the writer is about to connect, or whoever writes looks again
+		return // the writer is about to connect or has been roused, or whoever writes looks again
 	}
 	if n := o.inbox.bytes; n == 0 || n > s.directLimit() {
 		wake := o.waiting && n > 0

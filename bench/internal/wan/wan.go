@@ -83,7 +83,8 @@ type Config struct {
 	Seed uint64
 	// Realtime gives this whole process a real-time priority, for good, and not
 	// only the relay's thread, which depends on the others. For a process that
-	// does little else. Where there are no namespaces, it has no effect.
+	// does little else: threads that wait for one another by spinning, as those
+	// of a Go program do, can take all of a small machine for good. Where there are no namespaces, it has no effect.
 	Realtime bool
 }
 
