@@ -88,6 +88,9 @@ type afterlife struct {
 	waiting map[id.Structure]time.Time   // since when it is waited for, or when it asked
 	told    map[id.Structure]description // what the catalog knows of groups that are led here
 	asked   map[id.Group]time.Time       // when a later life of it was asked after
+	refused map[id.Group]time.Time       // when the catalog said that a group which is led here is deleted
+	catalog id.Incarnation               // the newest one heard of: told holds for it alone
+	unsure  map[id.Structure]bool        // what the rebuilt catalog has to be told by a commit
 	budget  int                          // of questions left for this sweep
 }
 
@@ -95,6 +98,7 @@ func newAfterlife() *afterlife {
 	return &afterlife{
 		marked: make(map[id.Group]bool), ended: make(map[id.Group]time.Time), alone: make(map[id.Group]time.Time), asked: make(map[id.Group]time.Time),
 		waiting: make(map[id.Structure]time.Time), told: make(map[id.Structure]description),
+		refused: make(map[id.Group]time.Time), unsure: make(map[id.Structure]bool),
 	}
 }
 
@@ -165,9 +169,10 @@ func due[K comparable](since map[K]time.Time, key K, now time.Time, patience tim
 
 // forget drops what is not here any more.
 func (a *afterlife) forget(groups []raftgroup.GroupStatus, waiting []id.Structure) {
-	here, wanted, led := make(map[id.Group]bool), make(map[id.Structure]bool), make(map[id.Structure]bool)
+	here, wanted := make(map[id.Group]bool), make(map[id.Structure]bool)
+	hosted, led := make(map[id.Structure]bool), make(map[id.Structure]bool)
 	for i := range groups {
-		here[groups[i].Group] = true
+		here[groups[i].Group], hosted[groups[i].Group.Structure] = true, true
 		led[groups[i].Group.Structure] = led[groups[i].Group.Structure] || groups[i].IsLeader
 	}
 	for _, w := range waiting {
@@ -176,6 +181,8 @@ func (a *afterlife) forget(groups []raftgroup.GroupStatus, waiting []id.Structur
 	maps.DeleteFunc(a.marked, func(g id.Group, _ bool) bool { return !here[g] })
 	maps.DeleteFunc(a.ended, func(g id.Group, _ time.Time) bool { return !here[g] })
 	maps.DeleteFunc(a.asked, func(g id.Group, _ time.Time) bool { return !here[g] })
+	maps.DeleteFunc(a.refused, func(g id.Group, _ time.Time) bool { return !here[g] })
+	maps.DeleteFunc(a.unsure, func(w id.Structure, _ bool) bool { return !hosted[w] })
 	maps.DeleteFunc(a.alone, func(g id.Group, at time.Time) bool { return !here[g] && len(a.alone) > 4096 })
 	maps.DeleteFunc(a.waiting, func(w id.Structure, _ time.Time) bool { return !wanted[w] })
 	maps.DeleteFunc(a.told, func(w id.Structure, _ description) bool { return !led[w] })
@@ -242,8 +249,9 @@ func (s *Service) inquire(a *afterlife, g id.Group) error {
 	case born == g.Incarnation.Birth && rec.Lives() && g.Incarnation.Less(rec.Incarnation):
 		// The leader of what was rebuilt has told the catalog of it.
 		return s.cfg.Engine.Supersede(ctx, g, rec.Incarnation)
-	case born > g.Incarnation.Birth && born-g.Incarnation.Birth >= recoveryGap:
-		// The catalog was rebuilt in between, and may have lost that this one
+	case born > g.Incarnation.Birth && born-g.Incarnation.Birth >= recoveryGap/2:
+		// Half of it, since a birth in the part of the log that was lost is later
+		// than the survivor's end, from which the gap was counted. The catalog was rebuilt in between, and may have lost that this one
 		// lives: that another one was born is no proof of its deletion.
 		return fmt.Errorf("group %s: the catalog, which was rebuilt since, has a life of it born at %d: kept for the operator", g, born)
 	case born > g.Incarnation.Birth, born == g.Incarnation.Birth && rec.Deleted != 0:
@@ -298,7 +306,12 @@ func (s *Service) inquireWaiting(a *afterlife, w id.Structure) error {
 	ctx, cancel := s.tasks.Within(s.ctx, 2*s.cfg.CallTimeout)
 	defer cancel()
 	rec, _, err := s.lookup(ctx, w)
-	if err == nil && rec.Deleted != 0 {
+	if err != nil || rec.Deleted == 0 {
+		return err
+	}
+	// A holder that is behind may not know of a life after the deletion.
+	now, err := s.command(ctx, barrierCommand{w})
+	if err == nil && now.Record.Deleted != 0 {
 		s.log.Info("not waiting any more for a structure that was deleted", "structure", w.String())
 		s.cfg.Engine.GiveUp(w)
 	}

@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"reflect"
 	"slices"
@@ -26,6 +27,8 @@ func (d description) equal(o description) bool {
 // long time finds the group by them, and a listing shows them. Learners come
 // and go with subscribers, and are told along with the next change.
 func (s *Service) tellAll(a *afterlife, groups []raftgroup.GroupStatus) error {
+	a.heed(s.catalogLife(groups), groups)
+	now := s.cfg.Clock.Now()
 	for i := range groups {
 		g := &groups[i]
 		if !g.IsLeader || g.Joint || g.Deleted || g.Group.Structure == ID {
@@ -35,41 +38,88 @@ func (s *Service) tellAll(a *afterlife, groups []raftgroup.GroupStatus) error {
 		if a.told[g.Group.Structure].equal(d) {
 			continue
 		}
+		if at, ok := a.refused[g.Group]; ok && now.Sub(at) < askEvery*s.cfg.Patience {
+			continue
+		}
 		if a.budget--; a.budget < 0 {
 			return nil
 		}
-		if err := s.tell(g, d); err != nil {
+		if err := s.tell(g, d, a.unsure[g.Group.Structure]); err != nil {
+			if errors.Is(err, ErrDeleted) {
+				a.refused[g.Group] = now
+			}
 			if err = s.worthEnding(err, g.Group.Structure); err != nil {
 				return err
 			}
 			continue
 		}
 		a.told[g.Group.Structure] = d
+		delete(a.unsure, g.Group.Structure)
+		delete(a.refused, g.Group)
 	}
 	return nil
 }
 
-// tell leaves one hint, unless the catalog knows.
-func (s *Service) tell(g *raftgroup.GroupStatus, d description) error {
+// catalogLife is the newest incarnation of the catalog that this node has heard
+// of, from gossip or by its own replica; zero if there is none.
+func (s *Service) catalogLife(groups []raftgroup.GroupStatus) id.Incarnation {
+	var newest id.Incarnation
+	for i := range groups {
+		if g := groups[i].Group; g.Structure == ID && newest.Less(g.Incarnation) {
+			newest = g.Incarnation
+		}
+	}
+	if d, ok := s.cfg.Directory.(incarnations); ok {
+		for _, life := range d.Incarnations(ID) {
+			if newest.Less(life) {
+				newest = life
+			}
+		}
+	}
+	return newest
+}
+
+// heed forgets what was told when the catalog has a new life: the replica that
+// it was rebuilt from may not have had it. What is here then is told by a
+// commit, since a holder of the old life may still answer lookups.
+func (a *afterlife) heed(life id.Incarnation, groups []raftgroup.GroupStatus) {
+	if !a.catalog.Less(life) {
+		return
+	}
+	a.catalog = life
+	clear(a.told)
+	clear(a.refused)
+	for i := range groups {
+		if life.Recovery > 0 && groups[i].Group.Structure != ID {
+			a.unsure[groups[i].Group.Structure] = true
+		}
+	}
+}
+
+// tell leaves one hint, unless the catalog knows; if what a lookup finds may be
+// that of an earlier life of the catalog, in any case. ErrDeleted says that the
+// group is about to learn of its deletion, or that the catalog has another life
+// of the structure beside it.
+func (s *Service) tell(g *raftgroup.GroupStatus, d description, unsure bool) error {
 	ctx, cancel := s.tasks.Within(s.ctx, 2*s.cfg.CallTimeout)
 	defer cancel()
-	rec, _, err := s.lookup(ctx, g.Group.Structure)
-	if err != nil {
-		return err
+	if !unsure {
+		rec, _, err := s.lookup(ctx, g.Group.Structure)
+		if err != nil {
+			return err
+		}
+		known := rec.Hint
+		if known == nil {
+			known = rec.Members
+		}
+		if rec.Lives() && rec.Incarnation == d.life && reflect.DeepEqual(rec.Options, d.options) && holds(known, d.voters) {
+			return nil
+		}
 	}
-	known := rec.Hint
-	if known == nil {
-		known = rec.Members
+	if err := s.Describe(ctx, g.Group, g.Applied, memberHint(g), g.Options); err != nil {
+		return fmt.Errorf("tell the catalog of group %s, which is led here: %w", g.Group, err)
 	}
-	said := description{life: rec.Incarnation, voters: known, options: rec.Options}
-	if rec.Lives() && said.life == d.life && reflect.DeepEqual(said.options, d.options) && holds(known, d.voters) {
-		return nil
-	}
-	err = s.Describe(ctx, g.Group, g.Applied, memberHint(g), g.Options)
-	if errors.Is(err, ErrDeleted) {
-		return nil // the group is about to learn it
-	}
-	return err
+	return nil
 }
 
 // holds reports whether a hint names all voters.

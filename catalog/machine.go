@@ -131,6 +131,9 @@ func (m *Machine) Apply(command []byte) (Result, error) {
 		if end := uint64(math.MaxUint64 >> 1); m.index < end { // never back, and never over the end
 			m.index += min(cmd.by, end-m.index)
 		}
+		// Which tokens were abandoned in the part of the log that was lost, nobody
+		// knows any more: no create from before may succeed.
+		m.horizon = m.index
 		res.Index, res.Outcome = m.index, Updated
 	case barrierCommand:
 		res.Outcome = Updated
