@@ -29,6 +29,13 @@ const (
 	silenceTime = 5 * time.Second
 	// transferRetry is the pause before leadership is handed over again.
 	transferRetry = 5 * time.Second
+	// busyPatience is for how long a node may be busy with other replicas before
+	// another one is picked.
+	busyPatience = 5 * time.Minute
+	// settleTime is how long nobody must have been there for a leaving voter's place
+	// before a group goes on with fewer than three, unless ReplaceAfter is shorter:
+	// gossip finds a live node again within seconds. Whoever leaves waits for it.
+	settleTime = 15 * time.Second
 	// idleFactor times Config.ReplaceAfter is how long a learner that nobody
 	// needs stays: subscribers come back.
 	idleFactor = 5
@@ -47,16 +54,21 @@ type care struct {
 	better   time.Time // since when a better spread is possible; zero: it is not
 	idle     map[id.Replica]time.Time
 	transfer time.Time // when leadership was last handed over
+	alone    time.Time // since when nobody can take a leaving voter's place, and few would be left; zero: it is not so
+	joint    time.Time // since when a joint change is under way; zero: none is
 	waits    string
 }
 
 // placing is a node that was asked to get a replica.
 type placing struct {
-	began    time.Time
+	first    time.Time // when it began to be asked, after its last rest
+	began    time.Time // the same, or later: what it does counts as progress until then
 	asked    time.Time
 	failures int
 	avoid    time.Time // until then
 }
+
+func newPlacing(now time.Time) *placing { return &placing{first: now, began: now} }
 
 func newCare() care {
 	return care{
@@ -83,11 +95,9 @@ func (c *care) tend(g *Group, nodes []Node) {
 	v := c.survey(g, nodes)
 	c.watch(g, v)
 	d := v.decide()
-	if c.better.IsZero() && d.better {
-		c.better = g.now
-	} else if !d.better {
-		c.better = time.Time{}
-	}
+	lasts(&c.better, d.better, g.now)
+	lasts(&c.alone, d.alone, g.now)
+	lasts(&c.joint, isJoint(g.state.conf), g.now)
 	c.noteIdle(g, d.surplus)
 	if c.waits != d.waits {
 		c.waits, g.statusDirty = d.waits, true
@@ -96,15 +106,40 @@ func (c *care) tend(g *Group, nodes []Node) {
 		c.place(g, node)
 	}
 	switch {
+	case g.leader.changePending(g.now):
+		// Raft drops its leave of a joint change while the lead is handed over.
 	case d.transfer != 0:
 		c.handOver(g, d)
-	case len(d.change) > 0 && !g.leader.changePending(g.now):
+	case c.stuckJoint(g):
+		// With the lead handed over, or for whatever reason, raft's own leave was
+		// dropped, and it tries again only with the next entry, which may never come.
+		g.log.Info("leaving a joint membership that has stayed")
+		if err := g.proposeConf(&raftpb.ConfChangeV2{}, [16]byte{}); err != nil {
+			g.log.Debug("joint membership not left, will try again", "error", err)
+		}
+	case len(d.change) > 0:
 		g.log.Info("changing the membership", "why", d.why, "change", d.change)
 		cc := &raftpb.ConfChangeV2{Changes: d.change}
 		if err := g.proposeConf(cc, [16]byte{}); err != nil {
 			g.log.Debug("membership change not proposed, will try again", "error", err)
 		}
 	}
+}
+
+// lasts notes since when something is so.
+func lasts(since *time.Time, so bool, now time.Time) {
+	switch {
+	case !so:
+		*since = time.Time{}
+	case since.IsZero():
+		*since = now
+	}
+}
+
+// stuckJoint reports whether a joint change has been under way for longer than
+// the leave, which raft proposes by itself, takes.
+func (c *care) stuckJoint(g *Group) bool {
+	return !c.joint.IsZero() && g.now.Sub(c.joint) >= changeRetry && g.rn.BasicStatus().LeadTransferee == raft.None
 }
 
 func (c *care) survey(g *Group, nodes []Node) *survey {
@@ -114,6 +149,7 @@ func (c *care) survey(g *Group, nodes []Node) *survey {
 		avoided: make(map[id.Node]bool), lost: make(map[id.Replica]bool), active: map[id.Replica]bool{g.self: true},
 		caughtUp: map[id.Replica]bool{g.self: true}, busy: make(map[id.Node]bool), idle: make(map[id.Replica]bool),
 		mayMove: !c.better.IsZero() && g.now.Sub(c.better) >= g.host.cfg.ReplaceAfter,
+		settled: !c.alone.IsZero() && g.now.Sub(c.alone) >= min(g.host.cfg.ReplaceAfter, settleTime),
 	}
 	g.rn.WithProgress(func(rid uint64, _ raft.ProgressType, pr tracker.Progress) {
 		r := id.Replica(rid)
@@ -214,14 +250,14 @@ func (c *care) place(g *Group, node id.Node) {
 		if !g.host.moves.take(g.now) {
 			return // this node has begun enough; with one of the next ticks
 		}
-		p = &placing{began: g.now}
+		p = newPlacing(g.now)
 		c.places[node] = p
 	}
 	if g.now.Before(p.avoid) || (!p.asked.IsZero() && g.now.Sub(p.asked) < placeRetry) {
 		return
 	}
 	if !p.avoid.IsZero() || !p.asked.IsZero() && g.now.Sub(p.asked) >= placePatience/2 {
-		*p = placing{began: g.now} // it has had its rest, or was not wanted for a while
+		*p = *newPlacing(g.now) // it has had its rest, or was not wanted for a while
 	}
 	if slices.ContainsFunc(g.state.intents, func(i intent) bool { return i.node == node }) {
 		p.began = g.now // it is at it, and a large snapshot may take long
@@ -236,7 +272,8 @@ func (c *care) place(g *Group, node id.Node) {
 	g.host.askToHost(g, node)
 }
 
-// onPlaced hears what came of asking a node. One that is busy is asked again.
+// onPlaced hears what came of asking a node. One that is busy is asked again, for
+// some minutes: what keeps it busy may never end.
 func (c *care) onPlaced(g *Group, node id.Node, err error) {
 	p := c.places[node]
 	switch {
@@ -244,7 +281,9 @@ func (c *care) onPlaced(g *Group, node id.Node, err error) {
 	case err == nil:
 		p.failures = 0
 	case errors.Is(err, ErrBusy):
-		p.began = g.now
+		if g.now.Sub(p.first) < busyPatience {
+			p.began = g.now
+		}
 	default:
 		p.failures++
 	}

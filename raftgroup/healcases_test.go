@@ -52,39 +52,54 @@ func TestGhostIsReplaced(t *testing.T) {
 }
 
 // TestStoppedReplicaIsReplaced has a voter's disk fail while its node lives: it
-// says that the replica has stopped, and after the grace another node has its
-// place. Restarted with a disk that works it is cleaned up.
+// says that the replica has stopped, and refuses to host one; after the grace
+// another node has its place. Restarted with a disk that works, or once the disk
+// works again, it is cleaned up.
 func TestStoppedReplicaIsReplaced(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		w := newWard(t, 47, 4, 3)
-		leader, _, _ := leadNode(w.Cluster, w.s)
-		at := slices.Index(w.Nodes, leader)
-		node := w.Nodes[(at+1)%3]
-		node.Stop()
-		var disk *faultyLog
-		tune := w.Tune
-		w.Tune = func(cfg *raftgroup.Config) {
-			tune(cfg)
-			if cfg.Node == node.ID {
-				disk = &faultyLog{Log: node.Log}
-				cfg.Log = disk
-			}
-		}
-		node.Start()
-		w.write(leader)
-		w.Wait(time.Minute, "all three", func() bool { return w.healed(3) })
-		disk.refuse(errors.New("the disk is gone"))
-		w.Wait(time.Minute, "another voter in its place", func() bool {
-			nodes, _ := voterNodes(w.Cluster, w.s)
-			return len(nodes) == 3 && !slices.Contains(nodes, node)
+	for _, restart := range []bool{true, false} {
+		t.Run(fmt.Sprint("restart ", restart), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) { stoppedIsReplaced(t, restart) })
 		})
+	}
+}
+
+func stoppedIsReplaced(t *testing.T, restart bool) {
+	w := newWard(t, 47, 4, 3)
+	leader, _, _ := leadNode(w.Cluster, w.s)
+	at := slices.Index(w.Nodes, leader)
+	node := w.Nodes[(at+1)%3]
+	node.Stop()
+	var disk *faultyLog
+	tune := w.Tune
+	w.Tune = func(cfg *raftgroup.Config) {
+		tune(cfg)
+		if cfg.Node == node.ID {
+			disk = &faultyLog{Log: node.Log}
+			cfg.Log = disk
+		}
+	}
+	node.Start()
+	w.write(leader)
+	w.Wait(time.Minute, "all three", func() bool { return w.healed(3) })
+	disk.refuse(errors.New("the disk is gone"))
+	w.Wait(time.Minute, "it has stopped", func() bool { g, ok := node.Host.Group(w.s); return ok && g.Status().Failed })
+	if code := askToHost(t, node, leader, w.s); code != codeRefused {
+		t.Errorf("asked for another replica beside the one that has stopped: code %d", code)
+	}
+	w.Wait(time.Minute, "another voter in its place", func() bool {
+		nodes, _ := voterNodes(w.Cluster, w.s)
+		return len(nodes) == 3 && !slices.Contains(nodes, node)
+	})
+	disk.refuse(nil)
+	if restart {
 		node.Stop()
 		w.Tune = tune
 		node.Start()
-		w.Wait(time.Minute, "what stopped removed", func() bool { return w.healed(3) && !holds(node, w.s) })
-		w.verify()
-	})
+	}
+	w.Wait(2*time.Minute, "what stopped removed", func() bool { return w.healed(3) && !holds(node, w.s) })
+	w.verify()
 }
 
 // TestTargetThatRefuses has the node that should take a lost voter's place

@@ -160,6 +160,8 @@ type Host struct {
 	tickMu  sync.Mutex
 	ticking []*Group // those that are awake, in no order
 	scratch []*Group // of Tick
+
+	askedStopped time.Time // Tick's: when it was last asked for replicas that have stopped
 }
 
 // NewHost opens the replicas that the log store holds. Nothing runs before
@@ -300,6 +302,7 @@ func (h *Host) Tick() {
 	h.changed = false
 	h.mu.Unlock()
 	h.tickWatch()
+	h.tickStopped()
 	h.tickMu.Lock()
 	h.scratch = append(h.scratch[:0], h.ticking...)
 	h.tickMu.Unlock()
@@ -309,6 +312,23 @@ func (h *Host) Tick() {
 	clear(h.scratch)
 	if publish {
 		h.dir.Publish(h.hosted())
+	}
+}
+
+// stoppedInterval is how often a host asks what became of replicas that have
+// stopped: their groups replace them after Config.ReplaceAfter.
+const stoppedInterval = 30 * time.Second
+
+// tickStopped asks, now and then, for the replicas that have stopped: one that was
+// replaced is in the way of another on this node.
+func (h *Host) tickStopped() {
+	now := h.cfg.Clock.Now()
+	if h.askedStopped.IsZero() {
+		h.askedStopped = now
+	}
+	if now.Sub(h.askedStopped) >= stoppedInterval {
+		h.askedStopped = now
+		h.askForStopped()
 	}
 }
 

@@ -34,7 +34,7 @@ func (h *Host) Join(s id.Structure, hint id.Node) error {
 // joinWish says why a replica is being got. The host's mu guards it.
 type joinWish struct {
 	wanted bool // by a program or a leader; else only what is here is to become a member
-	placed bool // by a leader
+	placed bool // by a leader, and by nobody else
 }
 
 func (h *Host) beginJoin(s id.Structure, hint id.Node, w joinWish) error {
@@ -45,9 +45,13 @@ func (h *Host) beginJoin(s id.Structure, hint id.Node, w joinWish) error {
 	}
 	if j := h.joining[s]; j != nil {
 		j.wanted = j.wanted || w.wanted
+		j.placed = j.placed && (w.placed || !w.wanted)
 		return nil
 	}
 	if g := h.current[s]; g != nil && g.member.Load() {
+		if w.placed && g.Status().Failed {
+			return fmt.Errorf("structure %s: %w: the replica here has stopped", s, errRefused)
+		}
 		return nil
 	}
 	h.joining[s] = &w
@@ -60,6 +64,19 @@ func (h *Host) joinEnded(s id.Structure, w *joinWish, unwanted bool) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if unwanted && (w.wanted || h.awaitedLocked(s)) && !h.closed && !h.leaving.Load() {
+		return false
+	}
+	delete(h.joining, s)
+	delete(h.unwanted, s)
+	return true
+}
+
+// placedInVain takes a join that only a leader wanted off the list: that may have
+// lost its quorum for good, and the node's places for others are few.
+func (h *Host) placedInVain(s id.Structure, w *joinWish) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !w.placed || h.awaitedLocked(s) {
 		return false
 	}
 	delete(h.joining, s)
@@ -82,6 +99,7 @@ type newcomer struct {
 	nonce     [16]byte // names the intent in the log; zero: none yet
 	place     *place   // nil: to be asked for, again or for the first time
 	local     uint64   // number in the log store, and of the files; 0: none yet
+	moved     bool     // by the last attempt: a leader answered, or some of the snapshot came
 }
 
 // place is what a group grants a newcomer, and what it starts from.
@@ -115,7 +133,7 @@ func decodePlace(s id.Structure, m *grouppb.JoinResponse) (*place, error) {
 func (h *Host) join(s id.Structure, hint id.Node, w *joinWish) {
 	n := &newcomer{structure: s, hint: hint}
 	defer h.letGo(n)
-	pause := joinPause
+	pause, moved := joinPause, h.cfg.Clock.Now()
 	for {
 		// A slot is for one attempt: groups that cannot be reached must not
 		// keep the others out.
@@ -127,6 +145,9 @@ func (h *Host) join(s id.Structure, hint id.Node, w *joinWish) {
 		}
 		err := h.joinOnce(n)
 		<-h.joinSlots
+		if n.moved || errors.Is(err, ErrBusy) {
+			n.moved, moved = false, h.cfg.Clock.Now()
+		}
 		unwanted := errors.Is(err, errUnwanted)
 		switch {
 		case err == nil || h.ctx.Err() != nil || h.leaving.Load():
@@ -139,6 +160,9 @@ func (h *Host) join(s id.Structure, hint id.Node, w *joinWish) {
 			h.joinEnded(s, w, false)
 			return
 		case unwanted && h.joinEnded(s, w, true):
+			return
+		case h.cfg.Clock.Now().Sub(moved) >= placePatience && h.placedInVain(s, w):
+			h.cfg.Logger.Info("no replica is made: no leader is reached; one that still wants it asks again", "structure", s.String(), "error", err)
 			return
 		}
 		h.cfg.Logger.Debug("not a member yet, will try again", "structure", s.String(), "error", err)
@@ -176,7 +200,7 @@ func (h *Host) letGo(n *newcomer) {
 }
 
 // begin has the next attempt start anew, with a new ReplicaID.
-func (n *newcomer) begin() { *n = newcomer{structure: n.structure, hint: n.hint} }
+func (n *newcomer) begin() { *n = newcomer{structure: n.structure, hint: n.hint, moved: n.moved} }
 
 // errGone says that nobody wants this replica any more.
 var errGone = errors.New("replica is not wanted any more")
@@ -274,6 +298,7 @@ func (h *Host) askForPlace(n *newcomer) error {
 	req := grouppb.JoinRequest{Structure: n.structure[:], Node: h.cfg.Node[:], Nonce: n.nonce[:]}
 	err := h.askLeader(n.structure, &n.hint, methodJoin, &req, &resp)
 	if err == nil {
+		n.moved = true
 		n.place, err = decodePlace(n.structure, &resp)
 	}
 	return err
@@ -299,6 +324,7 @@ func (h *Host) seed(n *newcomer) error {
 	// Nobody else knows this group yet: it only gives the files their place.
 	g := &Group{host: h, key: p.group, local: n.local}
 	_, came, err := h.fetch(g, p.snapshot, n.hint, p.members)
+	n.moved = n.moved || came > 0
 	if err != nil && came == 0 {
 		n.place = nil // perhaps nobody has this one any more: ask for the newest
 	}

@@ -120,6 +120,9 @@ func (p *pull) tick(g *Group, nodes []Node) {
 	switch {
 	case !move || g.state.options.PreferredDataCenter != "":
 	case isJoint(g.state.conf) || g.leader.changePending(g.now):
+	case !g.leader.care.better.IsZero():
+		// The voters are to be moved, perhaps the one over there: who leads hands
+		// over before it is, and must not be handed the lead for that again.
 	case !p.tried.IsZero() && g.now.Sub(p.tried) < pullRetry:
 	default:
 		p.handOver(g, to, centers)

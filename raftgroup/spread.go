@@ -28,6 +28,33 @@ func (v *survey) pick(keep []id.Node) (best id.Node, ok bool) {
 	return best, ok
 }
 
+// resting returns a node that could take a voter beside those on keep, and is
+// only left alone for a while because it did not get a replica when asked.
+func (v *survey) resting(keep []id.Node) (id.Node, bool) {
+	for _, n := range v.nodes {
+		if !v.avoided[n.ID] || n.Leaving || slices.Contains(keep, n.ID) {
+			continue
+		}
+		all := v.options.Placement()
+		all.Voters, all.DataCenters, all.LearnersPerDataCenter = 1, 0, 0
+		alone := []placement.Node{{ID: n.ID, DataCenter: n.DataCenter, Rack: n.Rack, Capacity: n.Capacity}}
+		if slices.Contains(placement.Choose(v.structure, alone, all).Voters, n.ID) {
+			return n.ID, true
+		}
+	}
+	return id.Node{}, false
+}
+
+// unseen reports whether a learner is on a node that gossip does not see, and is
+// not lost: where it is, and whether it comes back, only time tells. What might
+// be there already is not placed anew meanwhile.
+func (v *survey) unseen() bool {
+	return slices.ContainsFunc(v.conf.GetLearners(), func(l uint64) bool {
+		_, live := v.where[v.members[id.Replica(l)]]
+		return !live && !v.lost[id.Replica(l)]
+	})
+}
+
 func (v *survey) prefer(a, b id.Node, sa, sb placement.Spread) bool {
 	return cmp.Or(
 		cmp.Compare(v.confined(a), v.confined(b)),
@@ -128,6 +155,7 @@ func (v *survey) preferred(now, then []id.Node, opt placement.Options) bool {
 }
 
 // addLearners asks for the learners that the options wish for in each data center.
+// One whose node rests counts: it is there.
 func (v *survey) addLearners(d *decision) {
 	per := v.options.Placement().LearnersPerDataCenter
 	if per <= 0 {
@@ -135,8 +163,8 @@ func (v *survey) addLearners(d *decision) {
 	}
 	have := make(map[string]int)
 	taken := slices.Concat(v.nodesOf(v.voters), d.place)
-	for _, n := range v.usable {
-		if v.learnerOn(n.ID) != 0 {
+	for _, n := range v.nodes {
+		if !n.Leaving && v.learnerOn(n.ID) != 0 {
 			have[n.DataCenter]++
 			taken = append(taken, n.ID)
 		}
@@ -148,6 +176,10 @@ func (v *survey) addLearners(d *decision) {
 	for _, n := range byRank {
 		_, allowed := v.rank[n.ID]
 		if allowed && have[n.DataCenter] < per && !slices.Contains(taken, n.ID) {
+			if v.unseen() {
+				d.open = true
+				return
+			}
 			have[n.DataCenter]++
 			d.place = append(d.place, n.ID)
 		}

@@ -41,7 +41,7 @@ func (e *VacateError) Unwrap() error { return e.Err }
 // node leaves (Node.Leaving), which is the caller's business: they hand over
 // the lead, put other voters in the place of those here, remove learners, and
 // confirm to each replica that it was removed. Where no node can take a voter's
-// place, the group goes on with fewer.
+// place, the group goes on with fewer: with fewer than three after 15 s.
 //
 // It ends with nil, or with a *VacateError when ctx ends or the host closes: then
 // the node takes replicas again, and those that have moved stay where they are.
@@ -106,13 +106,13 @@ func (h *Host) isVacant() bool {
 }
 
 // askForStopped asks for the replicas whose own steps do not: they have
-// stopped, or wait for their snapshot.
+// stopped, or, on a node that leaves, wait for their snapshot.
 func (h *Host) askForStopped() {
 	h.mu.Lock()
 	ordered := h.ordered
 	h.mu.Unlock()
 	for _, g := range ordered {
-		if st := g.Status(); st.Failed || st.Role == "waiting for snapshot" {
+		if st := g.Status(); st.Failed || h.leaving.Load() && st.Role == "waiting for snapshot" {
 			members := nodesOf(st.Voters)
 			for _, n := range nodesOf(g.genesis.Members) {
 				if !slices.Contains(members, n) {

@@ -28,6 +28,7 @@ type survey struct {
 	busy      map[id.Node]bool    // somebody subscribes there
 	mayMove   bool                // a better membership has been possible for long enough
 	idle      map[id.Replica]bool // learners that nobody has needed for long enough
+	settled   bool                // there has been nobody for a leaving voter's place for long enough
 
 	// Derived by begin.
 	voters []id.Replica
@@ -51,7 +52,11 @@ type decision struct {
 	open     bool                      // what is here is on its way to what is wished: only time is missing
 	better   bool                      // a move would give a better spread, or fewer voters are wished
 	surplus  []id.Replica              // learners that nobody needs
+	alone    bool                      // nobody can take a leaving voter's place, and few would be left
 }
+
+// fewVoters is the least number that can lose one.
+const fewVoters = 3
 
 // wished is the number of voters that the options wish for: odd.
 func wished(o Options) int { return max(int(o.Voters)-1+int(o.Voters)%2, 1) }
@@ -61,7 +66,8 @@ func wished(o Options) int { return max(int(o.Voters)-1+int(o.Voters)%2, 1) }
 //   - one change at a time: nothing while a joint change is under way;
 //   - the majority of the new voters is active, and the new voters can lose as
 //     many as the old ones could, unless a node leaves in order or an operator
-//     wished for fewer;
+//     wished for fewer; below three voters only when it has been clear for a
+//     while that nobody can take the leaving one's place;
 //   - the number of voters never falls because nodes died, and is odd if it was;
 //   - who becomes a voter is a learner that has caught up.
 func (v *survey) decide() decision {
@@ -200,6 +206,10 @@ func (v *survey) replace(d *decision) bool {
 	what := fmt.Sprintf("replica %d on node %s is to be replaced", old, v.members[old])
 	node, ok := v.pick(v.nodesOf(v.good))
 	if !ok {
+		if node, ok := v.resting(v.nodesOf(v.good)); ok {
+			d.waits, d.open = what+": node "+node.String()+" did not get a replica, and is asked again", true
+			return true
+		}
 		if v.leave(d) {
 			return true
 		}
@@ -253,6 +263,7 @@ func (v *survey) grow(d *decision) bool {
 		keep = append(keep, node)
 		found++
 		switch l := v.learnerOn(node); {
+		case l == 0 && v.unseen():
 		case l == 0:
 			d.place = append(d.place, node)
 		case v.caughtUp[l]:
@@ -263,6 +274,7 @@ func (v *survey) grow(d *decision) bool {
 	need := placement.VoterTarget(len(v.voters)+found, int(v.options.Voters)) - len(v.voters)
 	if need <= 0 {
 		d.waits += ": too few nodes"
+		_, d.open = v.resting(keep)
 		return len(d.place) > 0
 	}
 	d.open = true
@@ -287,7 +299,9 @@ func (v *survey) shrink(d *decision) bool {
 }
 
 // leave lowers the number of voters when a node leaves in order and nobody can
-// take its place. Only that: as long as another voter is lost, it waits.
+// take its place. Only that: as long as another voter is lost, it waits. Where
+// few would be left, that must have been so for a while: gossip may have lost
+// sight of a spare node for a moment, and one voter loses everything with its node.
 func (v *survey) leave(d *decision) bool {
 	for _, r := range v.bad {
 		if v.badness(r) != 2 {
@@ -297,7 +311,14 @@ func (v *survey) leave(d *decision) bool {
 	if len(v.good) == 0 {
 		return false
 	}
-	return v.lower(d, placement.VoterTarget(len(v.good), wished(v.options)), "a node leaves, and no other can take its place")
+	want, why := placement.VoterTarget(len(v.good), wished(v.options)), "a node leaves, and no other can take its place"
+	if want < fewVoters && want < len(v.voters) {
+		if d.alone = true; !v.settled {
+			d.waits, d.open = why+"; waiting for one that may come", true
+			return true
+		}
+	}
+	return v.lower(d, want, why)
 }
 
 // lower keeps want of the good voters, makes learners of the others, and

@@ -60,7 +60,7 @@ func newScene(t *testing.T, seed uint64, nodes, voters int, opt Options) *scene 
 func (s *scene) survey() *survey {
 	v := &survey{
 		structure: id.Structure{1, byte(s.seed)}, self: s.lead, conf: s.conf, members: s.on, options: s.opt, lost: s.lost, busy: s.busy,
-		active: map[id.Replica]bool{}, caughtUp: map[id.Replica]bool{}, mayMove: true, idle: map[id.Replica]bool{},
+		active: map[id.Replica]bool{}, caughtUp: map[id.Replica]bool{}, mayMove: true, settled: true, idle: map[id.Replica]bool{},
 	}
 	for _, n := range s.nodes {
 		if !s.dead[n.ID] {

@@ -1,0 +1,76 @@
+package raftgroup
+
+import (
+	"testing"
+
+	"github.com/copycat-replication/copycat/id"
+)
+
+// TestLeaveWaitsForASpare has a voter's node leave while the spare node does not
+// get a replica, or is not seen: the group does not fall to one voter for that,
+// unless the spare one stays away; and it stays awake.
+func TestLeaveWaitsForASpare(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name    string
+		prepare func(*scene, *survey)
+		lowers  bool
+	}{
+		{"the spare one rests", func(s *scene, v *survey) {
+			v.avoided = map[id.Node]bool{sceneNode(4): true}
+		}, false},
+		{"the spare one is not seen at the moment", func(s *scene, v *survey) {
+			v.nodes, v.settled = v.nodes[:3], false
+		}, false},
+		{"the spare one stays away", func(s *scene, v *survey) { v.nodes = v.nodes[:3] }, true},
+	} {
+		s := newScene(t, 3, 4, 3, Options{})
+		s.nodes[1].Leaving = true
+		v := s.survey()
+		c.prepare(s, v)
+		d := v.decide()
+		if lowers := len(d.change) > 0; lowers != c.lowers || !lowers && (!d.open || d.waits == "" || len(d.place) > 0) {
+			t.Errorf("%s: place %v, change %v, open %v, waits %q", c.name, d.place, d.change, d.open, d.waits)
+		}
+	}
+	s := newScene(t, 3, 5, 5, Options{Voters: 5})
+	s.nodes[4].Leaving = true
+	v := s.survey()
+	v.settled = false
+	if d := v.decide(); len(d.change) == 0 {
+		t.Errorf("three of five are left, and it waits: %q", d.waits)
+	}
+}
+
+// TestLearnerThatIsNotSeenCounts has gossip lose sight of a learner's node:
+// another one is made when it is lost, not before.
+func TestLearnerThatIsNotSeenCounts(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name   string
+		nodes  int
+		voters int
+		opt    Options
+	}{
+		{"it is to vote", 4, 1, Options{}},
+		{"the options wish for it", 9, 3, Options{LearnersPerDataCenter: 1}},
+	} {
+		s := newScene(t, 3, c.nodes, c.voters, c.opt)
+		s.settle()
+		// As it was one step before the end: with learners, not voters.
+		if c.voters == 1 {
+			s = newScene(t, 3, c.nodes, 1, c.opt)
+			s.on[2], s.on[3], s.next = s.nodes[1].ID, s.nodes[2].ID, 4
+			s.conf.Learners = []uint64{2, 3}
+		}
+		gone := id.Replica(s.conf.Learners[len(s.conf.Learners)-1])
+		s.dead[s.on[gone]] = true
+		if d := s.survey().decide(); len(d.place) > 0 || len(d.change) > 0 || !d.open {
+			t.Errorf("%s: not lost, and place %v, change %v, open %v", c.name, d.place, d.change, d.open)
+		}
+		s.lost[gone] = true
+		if d := s.survey().decide(); len(d.place) == 0 {
+			t.Errorf("%s: lost, and nothing is placed: %+v", c.name, d)
+		}
+	}
+}
