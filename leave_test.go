@@ -12,10 +12,15 @@ import (
 // they held is elsewhere before they go, and nobody waits out a grace period.
 func TestLeave(t *testing.T) {
 	t.Parallel()
-	first := start(t, testConfig(t, "dc1"))
+	config := func(dc string, peers ...string) *Config {
+		c := testConfig(t, dc, peers...)
+		c.ReplaceAfter = 3 * time.Second // so long the last leave waits for a node that could take over
+		return c
+	}
+	first := start(t, config("dc1"))
 	nodes := []CopyCat{first}
 	for _, dc := range []string{"dc2", "dc3", "dc3"} {
-		nodes = append(nodes, start(t, testConfig(t, dc, first.Status().GossipAddress)))
+		nodes = append(nodes, start(t, config(dc, first.Status().GossipAddress)))
 	}
 	waitStatus(t, first, "four nodes alive", func(s Status) bool { return alive(s) == 4 })
 	id, err := first.AllocateNewDataStructure()
