@@ -123,7 +123,8 @@ var bugs = []bug{
 		edits: []edit{{"catalog/machine.go", `	case lives:
 		m.abandon(c.token)
 		return Exists
-`, ``}},
+`, `	case lives:
+`}},
 		units: []string{"catalog"}, rigs: []string{"catalog"}, sim: true,
 	},
 }

@@ -2,4 +2,8 @@
 
 package sim
 
-const defaultSeeds = 20
+const (
+	defaultSeeds  = 20
+	replayedSeeds = 3
+	raced         = false
+)

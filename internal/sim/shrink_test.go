@@ -52,6 +52,9 @@ func shrunk(t *testing.T, p Plan, budget int, opt Options) Plan {
 // TestShrink plants a bug: disks that do not sync. It takes the power from
 // nodes; whatever else a failing seed has among its faults can go.
 func TestShrink(t *testing.T) {
+	if raced {
+		t.Skip("some dozens of runs on one thread: nothing for the race detector")
+	}
 	lying := Options{Disk: func(m *vfs.Mem) vfs.FS { return lyingDisk{m} }}
 	p := Plan{Seed: 1, Nodes: 4, Groups: 1, Faulty: 12 * time.Second}
 	for verdict(Run(p, lying)) == nil {

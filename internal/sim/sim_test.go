@@ -82,7 +82,7 @@ func TestRegisters(t *testing.T) {
 
 // TestReplay runs a seed twice: the same events, in the same order.
 func TestReplay(t *testing.T) {
-	for seed := uint64(1); seed <= 3; seed++ {
+	for seed := uint64(1); seed <= replayedSeeds; seed++ {
 		a, err := Run(Plan{Seed: seed}, Options{})
 		if err != nil {
 			t.Fatal(err)
