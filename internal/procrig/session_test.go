@@ -26,6 +26,24 @@ func shortSessions(t *testing.T) func(*Rig) {
 	}
 }
 
+// awaitSessions waits until every node shows the sessions of all: what a node
+// shows is a tick old, and an old one looks like an expiry.
+func awaitSessions(r *Rig, s *Structure) {
+	r.t.Helper()
+	r.Wait(2*time.Minute, "all sessions are seen everywhere", func() (bool, string) {
+		for _, n := range r.Nodes {
+			st, err := n.Status()
+			if err != nil {
+				return false, err.Error()
+			}
+			if x, _ := st.Structure(s.ID); x.Sessions != len(r.Nodes) {
+				return false, "not all"
+			}
+		}
+		return true, ""
+	})
+}
+
 // awaitExpiry waits until the others have ended the session of the victim's
 // subscription, which was the only one of its node.
 func awaitExpiry(r *Rig, s *Structure, victim *Node) {
@@ -91,6 +109,7 @@ func TestStopLongerThanASession(t *testing.T) {
 		}
 		own, rest := of(subs, victim), of(subs, r.Others(victim)...)
 		before := ends(r, own[0])
+		awaitSessions(r, s)
 		victim.Stop()
 		awaitExpiry(r, s, victim)
 		r.More(50, rest...)
@@ -107,6 +126,7 @@ func TestSlowProposerExpires(t *testing.T) {
 	r, s, subs := begin(t, Options{}, shortSessions(t))
 	victim := r.Others(r.Leader(s))[0]
 	own, rest := of(subs, victim), of(subs, r.Others(victim)...)
+	awaitSessions(r, s)
 	mended := r.Fault("node %d is cut off for longer than a session lives", victim.Number)
 	r.Net.Isolate(netproxy.Node(victim.Number))
 	awaitExpiry(r, s, victim)
