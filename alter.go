@@ -22,16 +22,24 @@ func (n *node) AlterDataStructure(ctx context.Context, s *ID, opts ...Allocation
 	ctx, cancel := n.within(ctx)
 	defer cancel()
 	var hints []id.Node
-	for {
+	for pause := alterPause; ; pause = min(2*pause, alterAttempt) {
 		// Gossip's hints may be old: after a while the catalog is asked too.
 		attempt, done := context.WithTimeout(ctx, alterAttempt)
 		_, err = n.host.Load().Alter(attempt, *s, change, hints...)
 		done()
-		if err == nil || ctx.Err() != nil || errors.Is(err, ErrInvalidOptions) || errors.Is(err, ErrDeleted) {
+		if err == nil || errors.Is(err, ErrInvalidOptions) {
 			return n.closedIfSo(err)
 		}
+		if gone := errors.Is(err, ErrDeleted); ctx.Err() != nil {
+			if gone {
+				err = fmt.Errorf("structure %s: %w: a node says that it was deleted, and the catalog has not confirmed it", s, ctx.Err())
+			}
+			return n.closedIfSo(err)
+		}
+		// That a replica has ended, or that a holder of the catalog knows of no
+		// life, may be behind a new creation: a commit of the catalog tells.
 		lookup, done := context.WithTimeout(ctx, alterAttempt)
-		rec, lerr := n.catalog.Load().Lookup(lookup, *s)
+		rec, lerr := n.catalog.Load().Confirm(lookup, *s)
 		done()
 		switch {
 		case errors.Is(lerr, ErrUnknownStructure), errors.Is(lerr, ErrDeleted), errors.Is(lerr, ErrClosed):
@@ -39,8 +47,16 @@ func (n *node) AlterDataStructure(ctx context.Context, s *ID, opts ...Allocation
 		case lerr == nil:
 			hints = rec.Nodes()
 		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
 	}
 }
+
+// alterPause is the first pause between two attempts: what was created anew is
+// led within an election.
+const alterPause = 100 * time.Millisecond
 
 // alterAttempt is how long a group's leader is looked for before the catalog is
 // asked where the group is: longer than an election.

@@ -74,3 +74,31 @@ func TestAlterDataStructure(t *testing.T) {
 		return ok && r.Options.Voters == 1 && r.Options.LearnersPerDataCenter == 1 && reflect.DeepEqual(r.Options.PinnedDataCenters, []string{"dc1"})
 	})
 }
+
+// TestAlterConfirmsDeletion: a replica says that its group has ended, which the
+// catalog knows of a little later. Until then that may be an earlier life of
+// the structure: only the catalog tells a caller that it was deleted.
+func TestAlterConfirmsDeletion(t *testing.T) {
+	t.Parallel()
+	a := start(t, testConfig(t, "dc1"))
+	s, err := a.AllocateNewDataStructure(WithVoters(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	n := a.(*node)
+	g, ok := n.host.Load().Group(*s)
+	if !ok {
+		t.Fatal("no replica on the only node")
+	}
+	if err := n.host.Load().EndGroup(ctx, *s, g.Key().Incarnation.Birth); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.AlterDataStructure(ctx, s, WithPreferredDataCenter("dc1")); !errors.Is(err, ErrDeleted) {
+		t.Errorf("altered what has ended: %v", err)
+	}
+	if rec, err := n.catalog.Load().Lookup(ctx, *s); !errors.Is(err, ErrDeleted) {
+		t.Errorf("said to be deleted, and the catalog has %+v, %v", rec, err)
+	}
+}

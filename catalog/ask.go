@@ -23,9 +23,26 @@ const (
 // ErrCatalogUnavailable that nobody answered before ctx ended.
 func (s *Service) Lookup(ctx context.Context, structure id.Structure) (Record, error) {
 	rec, _, err := s.lookup(ctx, structure)
-	switch {
-	case err != nil:
+	if err != nil {
 		return Record{}, err
+	}
+	return living(structure, rec)
+}
+
+// Confirm is Lookup by a commit: the answer is as of a moment after the call,
+// and final where it says that the structure was deleted, or never was. It
+// needs the catalog's quorum, and waits for it until ctx ends.
+func (s *Service) Confirm(ctx context.Context, structure id.Structure) (Record, error) {
+	now, err := s.command(ctx, barrierCommand{structure})
+	if err != nil {
+		return Record{}, err
+	}
+	return living(structure, now.Record)
+}
+
+// living returns a record of a structure that lives, or says why there is none.
+func living(structure id.Structure, rec Record) (Record, error) {
+	switch {
 	case rec.Deleted != 0:
 		return Record{}, &DeletedError{Structure: structure, Incarnation: rec.Incarnation}
 	case !rec.Lives():

@@ -98,6 +98,12 @@ type birth struct {
 func (b *birth) attempt(ctx context.Context, picked []id.Node) (Record, bool, error) {
 	s := b.s
 	rec, index, err := s.lookup(ctx, b.structure)
+	if err == nil && (rec.Lives() && b.anew || rec.Deleted != 0 && !b.anew) {
+		// This is what a caller would be told for good: the holder may be behind.
+		var now Result
+		now, err = s.command(ctx, barrierCommand{b.structure})
+		rec, index = now.Record, now.Index
+	}
 	if err != nil || rec.Lives() {
 		return rec, false, err
 	}

@@ -206,6 +206,63 @@ func TestGiveUpIsConfirmed(t *testing.T) {
 	})
 }
 
+// TestBirthIsConfirmed: a holder that is behind says that a structure was
+// deleted, which has been created anew since, or that it lives, which has been
+// deleted since. Neither is what a caller is told.
+func TestBirthIsConfirmed(t *testing.T) {
+	trio(t, func(t *testing.T, s *Service, e *countingEngine, d *livesDirectory, holders []*Service, engines []*fakeEngine) {
+		behind, fresh := holders[0], holders[1]
+		ask := func(what string, check func()) {
+			t.Helper()
+			for range 2 { // whichever is asked first
+				check()
+				if t.Failed() {
+					t.Fatal(what)
+				}
+			}
+		}
+		pick := func() []id.Node { return []id.Node{s.cfg.Node} }
+		var born uint64
+		for _, h := range holders {
+			born = mustCommit(t, h, create(5, 1, 0)).Index
+			mustCommit(t, h, deleteCommand{structure(5), born})
+		}
+		next := create(5, 2, fresh.machine.Index())
+		next.strict, next.after = true, born
+		again := mustCommit(t, fresh, next)
+		engines[0].set(func() { engines[0].deaf = true })
+		d.set(Incarnation, behind.cfg.Node, fresh.cfg.Node)
+		ask("created anew", func() {
+			if rec, err := s.Confirm(t.Context(), structure(5)); err != nil || rec.Incarnation.Birth != again.Index {
+				t.Errorf("confirmed as %+v, %v", rec, err)
+			}
+			if rec, err := s.Birth(t.Context(), structure(5), raftgroup.Options{}, pick); err != nil || rec.Incarnation.Birth != again.Index {
+				t.Errorf("a late subscriber: %+v, %v", rec, err)
+			}
+		})
+		engines[0].set(func() { engines[0].deaf = false })
+		live := create(6, 3, fresh.machine.Index())
+		for _, h := range holders {
+			live.basis = h.machine.Index()
+			mustCommit(t, h, live)
+		}
+		rec, _ := fresh.machine.Record(structure(6))
+		mustCommit(t, fresh, deleteCommand{structure(6), rec.Incarnation.Birth})
+		engines[0].set(func() { engines[0].deaf = true })
+		ask("deleted", func() {
+			if _, err := s.Confirm(t.Context(), structure(6)); !errors.Is(err, ErrDeleted) {
+				t.Errorf("confirmed: %v", err)
+			}
+			if _, err := s.Confirm(t.Context(), structure(7)); !errors.Is(err, ErrUnknown) {
+				t.Errorf("what never was: %v", err)
+			}
+		})
+		if rec, err := s.Create(t.Context(), structure(6), raftgroup.Options{}, pick); err != nil || rec.Structure != structure(6) {
+			t.Errorf("created anew what a holder that is behind takes for living: %v", err)
+		}
+	})
+}
+
 // TestAdvanceForgetsCreatesUnderWay: their tokens may have been abandoned in what was lost.
 func TestAdvanceForgetsCreatesUnderWay(t *testing.T) {
 	t.Parallel()

@@ -194,3 +194,39 @@ func canceled() context.Context {
 	cancel()
 	return ctx
 }
+
+// TestAlterAfterCreatedAnew asks a node first that still has the ended replica
+// of a structure which was created anew elsewhere: that one is altered.
+func TestAlterAfterCreatedAnew(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := rig.New(t, 3, 5)
+		c.StartAll()
+		s := rig.Structure(7)
+		c.Born(s, 1, raftgroup.Options{Voters: 1})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		born := birth(t, c.Nodes[0], s)
+		if err := c.Nodes[0].Host.EndGroup(ctx, s, born); err != nil {
+			t.Fatal(err)
+		}
+		next := c.Genesis(s, 1, raftgroup.Options{Voters: 1})
+		next.Token[0]++
+		next.Members = map[id.Replica]id.Node{1: c.Nodes[1].ID}
+		if err := c.Nodes[1].Host.Prepare(ctx, next); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Nodes[1].Host.StartPrepared(ctx, next.Token, id.Incarnation{Birth: born + 1}); err != nil {
+			t.Fatal(err)
+		}
+		c.Wait(time.Minute, "a leader of the next life", func() bool {
+			g, ok := c.Nodes[1].Host.Group(s)
+			return ok && g.Status().IsLeader
+		})
+		change := raftgroup.OptionsChange{Options: raftgroup.Options{PreferredDataCenter: "dc2"}, Fields: []raftgroup.Option{raftgroup.OptionPreferredDataCenter}}
+		if opt, err := c.Nodes[2].Host.Alter(ctx, s, change, c.Nodes[0].ID, c.Nodes[1].ID); err != nil || opt.PreferredDataCenter != "dc2" {
+			t.Errorf("%+v, %v", opt, err)
+		}
+		c.StopAll()
+	})
+}

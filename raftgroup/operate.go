@@ -22,7 +22,9 @@ const (
 
 // Alter changes options of a structure, by a committed entry of its group, and
 // returns them as they are then. hints are nodes that may hold a replica. It
-// goes on trying until the context ends. Errors: ErrInvalidOptions; ErrDeleted;
+// goes on trying until the context ends. Errors: ErrInvalidOptions; ErrDeleted,
+// when a node says that the structure has ended and none is found that leads
+// it, which leaves open whether it was created anew since: the catalog knows;
 // ErrUnknownGroup or ErrNotLeader wrapped beside the context's error, when no
 // leader was found. After the context's error the change may still happen.
 func (h *Host) Alter(ctx context.Context, s id.Structure, change OptionsChange, hints ...id.Node) (Options, error) {
@@ -88,7 +90,9 @@ func (h *Host) askAround(ctx context.Context, s id.Structure, hints []id.Node, m
 		case err == nil:
 			return nil
 		case errors.Is(err, errGone):
-			return errors.Join(ErrDeleted, err)
+			// Of this life; the structure may have been created anew since, and
+			// another node may lead that.
+			err = errors.Join(ErrDeleted, err)
 		case errors.Is(err, ErrInvalidOptions):
 			return err
 		case errors.As(err, &nl):
