@@ -2,14 +2,17 @@ package procrig
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
 	"runtime"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/copycat-replication/copycat"
@@ -25,7 +28,7 @@ func Child() (code int, isChild bool) {
 	if os.Getenv(childVariable) == "" {
 		return 0, false
 	}
-	c := &child{out: os.Stdout, subs: make(map[uint32]*subscriber)}
+	c := &child{out: os.Stdout, subs: make(map[uint32]*subscriber), left: make(chan struct{})}
 	if err := c.serve(os.Stdin); err != nil {
 		fmt.Fprintln(os.Stderr, "child:", err)
 		return 1, true
@@ -45,14 +48,55 @@ type child struct {
 	recorder *history.Recorder
 	file     *os.File
 	subs     map[uint32]*subscriber
+	ended    error // of shutdown
+	shut     sync.Once
+	left     chan struct{} // closed: the node has left its cluster
+
+	unwatch context.CancelFunc // ends the watch of stalls
+	watched chan error
 }
 
 // errNotStarted: the node was not started yet.
 var errNotStarted = errors.New("node is not started")
 
-// serve answers requests until "shutdown", or until nobody is there any more
-// to ask.
+// serve answers requests until "shutdown" or SIGTERM, until the node has left
+// its cluster, or until nobody is there any more to ask.
 func (c *child) serve(in io.Reader) error {
+	term := make(chan os.Signal, 1)
+	signal.Notify(term, syscall.SIGTERM)
+	defer signal.Stop(term)
+	requests, gone := make(chan request), make(chan error, 1)
+	go func() { gone <- read(in, requests) }() // ends with its input, or with this process
+	for {
+		select {
+		case r := <-requests:
+			if r.Do == "shutdown" {
+				err := c.shutdown()
+				c.requests.Wait()
+				c.reply(r, nil, err)
+				return nil
+			}
+			c.requests.Go(func() {
+				result, err := c.do(r)
+				c.reply(r, result, err)
+			})
+		case <-term:
+			err := c.shutdown()
+			c.requests.Wait()
+			return err
+		case <-c.left:
+			c.requests.Wait()
+			return c.shutdown()
+		case err := <-gone:
+			err = errors.Join(err, c.shutdown())
+			c.requests.Wait()
+			return err
+		}
+	}
+}
+
+// read hands on what the rig asks for.
+func read(in io.Reader, requests chan<- request) error {
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
@@ -60,20 +104,9 @@ func (c *child) serve(in io.Reader) error {
 		if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
 			return fmt.Errorf("request %q: %w", lines.Text(), err)
 		}
-		if r.Do == "shutdown" {
-			err := c.shutdown()
-			c.requests.Wait()
-			c.reply(r, nil, err)
-			return nil
-		}
-		c.requests.Go(func() {
-			result, err := c.do(r)
-			c.reply(r, result, err)
-		})
+		requests <- r
 	}
-	err := errors.Join(lines.Err(), c.shutdown())
-	c.requests.Wait()
-	return err
+	return lines.Err()
 }
 
 func (c *child) do(r request) (any, error) {
@@ -199,6 +232,10 @@ func (c *child) start(q startRequest) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	stalls, err := os.OpenFile(q.Stalls, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
 	node, err := copycat.NewCopyCat(&copycat.Config{
 		Hostname: q.Hostname, BindAddress: q.BindAddress, CopyCatPort: q.CopyCatPort, GossipPort: q.GossipPort,
 		CopyCatDataDir: q.DataDir, PeersToContact: q.Peers, DataCenter: q.DataCenter, JoinTimeout: join, ReplaceAfter: replaceAfter,
@@ -206,10 +243,14 @@ func (c *child) start(q startRequest) (any, error) {
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo})),
 	})
 	if err != nil {
-		return nil, errors.Join(err, file.Close())
+		return nil, errors.Join(err, file.Close(), stalls.Close())
 	}
+	ctx, unwatch := context.WithCancel(context.Background())
+	watched := make(chan error, 1)
+	go func() { watched <- errors.Join(watchStalls(ctx, stalls), stalls.Close()) }() // shutdown waits for it
 	c.mu.Lock()
 	c.node, c.file, c.recorder = node, file, history.NewRecorder(time.Now, file)
+	c.unwatch, c.watched = unwatch, watched
 	c.mu.Unlock()
 	return c.status()
 }
@@ -254,8 +295,14 @@ func (c *child) subscriber(number uint32) (*subscriber, error) {
 	return s, nil
 }
 
-// shutdown ends the node, and notes how its subscriptions ended.
+// shutdown ends the node, and notes how its subscriptions ended. A second call
+// does nothing.
 func (c *child) shutdown() error {
+	c.shut.Do(func() { c.ended = c.end() })
+	return c.ended
+}
+
+func (c *child) end() error {
 	c.mu.Lock()
 	node, recorder, file := c.node, c.recorder, c.file
 	subs := make([]*subscriber, 0, len(c.subs))
@@ -274,7 +321,8 @@ func (c *child) shutdown() error {
 		<-s.done
 		s.journal.Close(history.ShutDown) // does nothing where it was unsubscribed
 	}
-	return errors.Join(recorder.Err(), file.Close())
+	c.unwatch()
+	return errors.Join(recorder.Err(), file.Close(), <-c.watched)
 }
 
 func (c *child) status() (any, error) {
@@ -295,7 +343,7 @@ func (c *child) status() (any, error) {
 	for _, g := range st.Structures {
 		x := StructureState{
 			ID: g.ID.String(), Role: g.Role, ReplicaID: g.ReplicaID, Leader: g.Leader, Voters: g.Voters, Learners: g.Learners, Commit: g.Commit, Applied: g.Applied,
-			Commits: g.Commits, Snapshot: g.Snapshot, Sessions: g.Sessions, Interactive: g.Interactive,
+			Commits: g.Commits, Snapshot: g.Snapshot, Sessions: g.Sessions, Interactive: g.Interactive, Catalog: g.Catalog, Waits: g.Waits,
 		}
 		x.Members = make(map[uint64]bool)
 		for _, m := range g.Members {

@@ -18,6 +18,13 @@
 // the simulation does. What it tests is everything that a simulation replaces:
 // sockets, files, locks, process restarts, timing, and the wiring of it all.
 //
+// # Pauses
+//
+// Tests that bound how long something may take measure how long the machine
+// itself kept a process from running, and leave that out: each process, the
+// rig's own too, watches a clock, and writes down when a tick came late
+// (stall.go). They log both figures.
+//
 // # Running it
 //
 // The tests are named after the rows of the fault matrix. By default they take

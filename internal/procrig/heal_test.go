@@ -26,37 +26,14 @@ func TestNodeGoneForGood(t *testing.T) {
 		Padding:     pick(0, 1<<20), SnapshotEntries: 200, ReplaceAfter: grace.String(), Seed: newSeed(),
 	})
 	r.StartAll()
-	var structures []*Structure
 	var subs []*Subscription
 	for i := range pick(4, 50) {
 		s := r.Structure()
-		structures = append(structures, s)
 		sub := r.Nodes[i%2].Subscribe(s) // nodes that stay
 		sub.Load(pick(4*pace, 20*pace))
 		subs = append(subs, sub)
 	}
-	whole := func(gone string) (bool, string) {
-		seen := make(map[string]int) // voters of each structure, as its leader has them
-		for _, n := range r.running() {
-			st, err := n.Status()
-			if err != nil {
-				return false, err.Error()
-			}
-			for _, x := range st.Structures {
-				if x.Role == "leader" && len(x.Voters) == 3 && !slices.Contains(x.Voters, gone) {
-					seen[x.ID]++
-				}
-			}
-		}
-		done := 0
-		for _, s := range structures {
-			if seen[s.ID] == 1 {
-				done++
-			}
-		}
-		return done == len(structures), fmt.Sprintf("%d of %d structures are whole", done, len(structures))
-	}
-	r.Wait(4*time.Minute, "three voters of each", func() (bool, string) { return whole("") })
+	r.Wait(4*time.Minute, "three voters of each", func() (bool, string) { return whole(r) })
 	r.More(pick(50, 200), subs...)
 	victim := r.Nodes[2]
 	st, err := victim.Status()
@@ -67,7 +44,7 @@ func TestNodeGoneForGood(t *testing.T) {
 	before := stored(t, r.Others(victim))
 	killed := time.Now()
 	victim.Kill()
-	r.Wait(10*time.Minute, "all whole without it", func() (bool, string) { return whole(st.NodeID) })
+	r.Wait(10*time.Minute, "all whole without it", func() (bool, string) { return whole(r, st.NodeID) })
 	healed := time.Now()
 	moved := stored(t, r.Others(victim)) - before
 	r.More(20, subs...)
@@ -80,6 +57,37 @@ func TestNodeGoneForGood(t *testing.T) {
 	}
 	t.Logf("latency from a proposal to its own delivery: before %s; from the death until all were whole %s",
 		latencies(h, time.Time{}, killed), latencies(h, killed, healed))
+}
+
+// whole reports whether each structure of the rig has one leader, as whose
+// members it has three voters and none on the nodes that are gone. The catalog
+// has three or more.
+func whole(r *Rig, gone ...string) (bool, string) {
+	led, catalog := make(map[string]int), 0
+	for _, n := range r.running() {
+		st, err := n.Status()
+		if err != nil {
+			return false, err.Error()
+		}
+		for _, x := range st.Structures {
+			if x.Role != "leader" || slices.ContainsFunc(gone, func(id string) bool { return slices.Contains(x.Voters, id) || slices.Contains(x.Learners, id) }) {
+				continue
+			}
+			switch {
+			case x.Catalog && len(x.Voters) >= 3:
+				catalog++
+			case len(x.Voters) == 3:
+				led[x.ID]++
+			}
+		}
+	}
+	done := 0
+	for _, s := range r.structures {
+		if led[s.ID] == 1 {
+			done++
+		}
+	}
+	return done == len(r.structures) && catalog == 1, fmt.Sprintf("%d of %d structures are whole; the catalog is: %t", done, len(r.structures), catalog == 1)
 }
 
 // stored adds up the snapshot files of some nodes.

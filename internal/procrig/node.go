@@ -220,7 +220,7 @@ func (n *Node) TryStart() error {
 	q := startRequest{
 		Hostname: n.front.ip, BindAddress: n.back.ip, CopyCatPort: int(n.front.copycat), GossipPort: int(n.front.gossip),
 		DataDir: n.Dir, DataCenter: n.DataCenter, JoinTimeout: cmp.Or(n.JoinTimeout, 20*time.Second).String(), SnapshotEntries: r.opt.SnapshotEntries,
-		ReplaceAfter: r.opt.ReplaceAfter, History: r.historyFile(n.Number, p.number), Node: n.Number, Process: p.number,
+		ReplaceAfter: r.opt.ReplaceAfter, History: r.historyFile(n.Number, p.number), Stalls: r.stallsFile(n.Number, p.number), Node: n.Number, Process: p.number,
 	}
 	if n.Number != 1 || n.lives > 1 { // the first one starts the cluster
 		for _, o := range r.Nodes {
@@ -329,7 +329,21 @@ func (n *Node) Shutdown() {
 	if err := n.process.call("shutdown", nil, nil, time.Minute); err != nil {
 		n.rig.t.Errorf("node %d: %v", n.Number, err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), callPatience)
+	n.awaitExit(callPatience)
+}
+
+// Terminate ends the node in order with SIGTERM, as a service manager does.
+func (n *Node) Terminate() {
+	n.rig.t.Helper()
+	n.signal(syscall.SIGTERM)
+	n.awaitExit(time.Minute + callPatience)
+}
+
+// awaitExit waits until the process has ended by itself, which must be without
+// an error.
+func (n *Node) awaitExit(patience time.Duration) {
+	n.rig.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	select {
 	case <-n.process.ended:

@@ -1,6 +1,7 @@
 package procrig
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -57,6 +58,9 @@ type Rig struct {
 	recorder   *history.Recorder
 	file       *os.File
 	structures []*Structure
+
+	unwatch context.CancelFunc // ends the watch of stalls
+	watched chan error
 }
 
 // Structure is a data structure of a rig.
@@ -93,6 +97,13 @@ func New(t testing.TB, opt Options) *Rig {
 		t.Fatal(err)
 	}
 	r.recorder = history.NewRecorder(time.Now, r.file)
+	stalls, err := os.Create(filepath.Join(dir, "stalls-rig"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	watch, unwatch := context.WithCancel(context.Background())
+	r.unwatch, r.watched = unwatch, make(chan error, 1)
+	go func() { r.watched <- errors.Join(watchStalls(watch, stalls), stalls.Close()) }() // cleanup waits for it
 	// Two octets of chance keep rigs of several test processes apart.
 	var chance [2]byte
 	if _, err := rand.Read(chance[:]); err != nil {
@@ -140,6 +151,12 @@ func (r *Rig) cleanup() {
 	for _, n := range r.Nodes {
 		n.end()
 	}
+	if r.unwatch != nil {
+		r.unwatch()
+		if err := <-r.watched; err != nil {
+			r.t.Error(err)
+		}
+	}
 	if r.Net != nil {
 		if err := r.Net.Close(); err != nil {
 			r.t.Error(err)
@@ -184,6 +201,10 @@ func (r *Rig) StartAll() {
 
 func (r *Rig) historyFile(node uint16, process uint32) string {
 	return filepath.Join(r.dir, fmt.Sprintf("history-%d.%d.jsonl", node, process))
+}
+
+func (r *Rig) stallsFile(node uint16, process uint32) string {
+	return filepath.Join(r.dir, fmt.Sprintf("stalls-%d.%d", node, process))
 }
 
 // Fault records that something was broken, and returns what records that it

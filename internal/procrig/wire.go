@@ -34,6 +34,7 @@ type startRequest struct {
 	ReplaceAfter    string // empty: the default
 	SnapshotEntries uint64
 	History         string // file
+	Stalls          string // file
 	Node            uint16
 	Process         uint32
 }
@@ -94,6 +95,8 @@ type StructureState struct {
 	Snapshot    uint64
 	Sessions    int
 	Interactive bool
+	Catalog     bool
+	Waits       string
 	LastError   string
 }
 
