@@ -17,7 +17,7 @@ func TestLeaderWithADeadDisk(t *testing.T) {
 	binary := minor.must(t)
 	dir := t.TempDir()
 	fails := func(n *Node) string { return filepath.Join(dir, fmt.Sprint("fails", n.Number)) }
-	r, s, subs := begin(t, Options{}, func(r *Rig) {
+	r, s, subs := begin(t, Options{Complaints: []string{"log has failed", "replica stopped"}}, func(r *Rig) {
 		for _, n := range r.Nodes {
 			n.Binary, n.Env = binary, []string{failSyncVariable + "=" + fails(n)}
 		}
@@ -68,7 +68,7 @@ func TestLeaderWithADeadDisk(t *testing.T) {
 // it gets new replicas from their groups, which vote in the end; the other nodes do
 // not notice.
 func TestFlippedBitInTheLog(t *testing.T) {
-	r, s, subs := begin(t, Options{ReplaceAfter: "3s"})
+	r, s, subs := begin(t, Options{ReplaceAfter: "3s", Complaints: []string{"wal: damage", "set aside"}})
 	second := r.Structure()
 	for _, n := range r.Nodes {
 		n.Subscribe(second).Load(pace)

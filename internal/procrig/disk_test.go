@@ -129,7 +129,7 @@ func TestDiskFull(t *testing.T) {
 	}
 	dir := tmpfs(t, "1024")
 	t.Parallel()
-	r := New(t, Options{Seed: newSeed()})
+	r := New(t, Options{Seed: newSeed(), Complaints: []string{"disk full"}})
 	small := r.Nodes[0]
 	small.Dir = filepath.Join(dir, "data")
 	r.StartAll()
@@ -183,7 +183,7 @@ func TestKillOnFullDisk(t *testing.T) {
 	}
 	dir := tmpfs(t, "1024")
 	t.Parallel()
-	r := New(t, Options{Seed: newSeed()})
+	r := New(t, Options{Seed: newSeed(), Complaints: []string{"disk full"}})
 	small := r.Nodes[2]
 	small.Dir = filepath.Join(dir, "data")
 	r.StartAll()
@@ -242,7 +242,7 @@ func TestDiskTooSmall(t *testing.T) {
 	}
 	dir := tmpfs(t, "64")
 	t.Parallel()
-	r := New(t, Options{Seed: newSeed(), DataCenters: []string{"dc1"}})
+	r := New(t, Options{Seed: newSeed(), DataCenters: []string{"dc1"}, Complaints: []string{"disk full"}})
 	n := r.Nodes[0]
 	n.Dir = filepath.Join(dir, "data")
 	err := n.TryStart()

@@ -14,6 +14,10 @@
 // through, all subscribers must agree; then it stops the nodes, joins the
 // files, and has internal/history check the promises.
 //
+// An error in the log of a node, a panic and a data race fail the test, whatever
+// the history says; a test that breaks something names the errors that come of
+// it (Options.Complaints).
+//
 // A kill keeps what the kernel holds of files, so this rig does not test fsync;
 // the simulation does. What it tests is everything that a simulation replaces:
 // sockets, files, locks, process restarts, timing, and the wiring of it all.

@@ -99,7 +99,9 @@ func (n *Node) spawn() (*process, error) {
 		}
 	}
 	p.cmd = exec.Command(binary) //nolint:gosec // ourselves
-	p.cmd.Env = append(append(os.Environ(), n.Env...), childVariable+"=1")
+	// The race detector waits for a second at each exit, by default.
+	race := "GORACE=" + os.Getenv("GORACE") + " atexit_sleep_ms=10"
+	p.cmd.Env = append(append(os.Environ(), n.Env...), childVariable+"=1", race)
 	p.cmd.Stderr = p.log
 	p.cmd.WaitDelay = 5 * time.Second
 	if p.stdin, err = p.cmd.StdinPipe(); err != nil {

@@ -40,6 +40,10 @@ type Options struct {
 	ReplaceAfter string
 	// Link is how all links behave without a fault.
 	Link netproxy.Link
+	// Complaints are texts that the nodes may log as errors, since the test
+	// breaks something that an operator must hear of. Any other error in a log
+	// fails the test.
+	Complaints []string
 	// Seed is for what the proxies leave to chance, and for Rig.Random.
 	Seed uint64
 }
@@ -166,6 +170,9 @@ func (r *Rig) cleanup() {
 		if err := errors.Join(r.recorder.Err(), r.file.Close()); err != nil {
 			r.t.Error(err)
 		}
+	}
+	if err := r.checkLogs(); err != nil {
+		r.t.Errorf("seed %d: logged: %v", r.opt.Seed, err)
 	}
 	if r.t.Failed() {
 		r.t.Logf("histories, logs and data are kept in %s", r.dir)
