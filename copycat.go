@@ -132,7 +132,9 @@ type CopyCat interface {
 	// The propose channel takes changes; the bytes belong to CopyCat from then
 	// on. It blocks while more than Config.WindowBytes wait for their fate
 	// and 256 more changes wait in the channel.
-	// Closing it unsubscribes. After Shutdown, sending on it blocks for good,
+	// Closing it unsubscribes: the commit channel closes once all that was sent
+	// has been settled, and what is committed of it was handed out, or else with
+	// ErrUndelivered. After Shutdown, sending on it blocks for good,
 	// like on any channel that nobody receives from. An empty change is
 	// delivered as an empty one; a nil is refused (ErrNilProposal).
 	//

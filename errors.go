@@ -57,6 +57,10 @@ var (
 	// quorum was lost. What this subscription has delivered last may not be part
 	// of it any more: subscribe again, and load.
 	ErrRebuilt = raftgroup.ErrRebuilt
+	// ErrUndelivered: the subscription ended before all of its own committed
+	// changes were delivered to it: the structure was deleted or rebuilt, or this
+	// node's disk failed and its replica is gone. They stand in the order.
+	ErrUndelivered = raftgroup.ErrUndelivered
 	// ErrUnknownStructure: there is no data structure of that ID.
 	ErrUnknownStructure = catalog.ErrUnknown
 	// ErrExists: there is a data structure of that ID.

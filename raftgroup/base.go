@@ -29,7 +29,7 @@ func (s *Subscription) awaitBegin() bool {
 				return false
 			}
 		case <-s.news:
-			if s.drainAt.Load() > 0 {
+			if s.drainAt.Load() > 0 || s.group.Load() == nil && s.hopeless() {
 				select {
 				case <-s.begin:
 					return true

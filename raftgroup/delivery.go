@@ -59,10 +59,13 @@ func (d *deliverer) next() ([]byte, step) {
 // advance moves over one entry, or to another place. 0: go on.
 func (d *deliverer) advance() step {
 	s := d.sub
+	if d.drained() {
+		return d.end()
+	}
 	switch now := s.group.Load(); {
 	case now == nil: // the replica was removed; another one is being made
-		if s.leaving() {
-			return stepEnd
+		if s.hopeless() {
+			return d.end()
 		}
 		return stepWait
 	case now != d.g:
@@ -80,8 +83,8 @@ func (d *deliverer) advance() step {
 		s.report(fmt.Errorf("group %s: delivery after %d: %w", d.g.key, d.c.state.index, err))
 		return stepPause
 	case !ok:
-		if at := s.drainAt.Load(); at > 0 && d.c.state.index+1 >= at {
-			return stepEnd
+		if d.g.Status().Failed && s.hopeless() {
+			return d.end()
 		}
 		return stepWait
 	}
@@ -100,6 +103,30 @@ func (d *deliverer) advance() step {
 		return d.meet(&rendezvous{make: true, state: at, maker: d.c.mine})
 	}
 	return 0
+}
+
+// come is the index of the entry that delivery has come to.
+func (d *deliverer) come() uint64 {
+	if d.c.state == nil {
+		return 0
+	}
+	return d.c.state.index
+}
+
+// drained reports whether a subscription that ends has been handed all that it
+// is to be handed.
+func (d *deliverer) drained() bool {
+	at := d.sub.drainAt.Load()
+	return at > 0 && d.come()+1 >= at
+}
+
+// end ends delivery, and says so if something is missing.
+func (d *deliverer) end() step {
+	s := d.sub
+	if owed, come := s.owed.Load(), d.come(); come < owed {
+		s.report(fmt.Errorf("structure %s: %w: the last is entry %d, delivery ended at %d", s.cfg.Structure, ErrUndelivered, owed, come))
+	}
+	return stepEnd
 }
 
 // meet makes a nil due.

@@ -47,6 +47,10 @@ var (
 	ErrProviderSlow = errors.New("snapshot provider has not returned")
 	// ErrSlowConsumer says that nobody has read the commit channel for a long time.
 	ErrSlowConsumer = errors.New("commit channel is not read")
+	// ErrUndelivered says that a subscription ended before it was handed all of its
+	// own changes that were committed: nothing comes any more from where it would
+	// get them. They stand in the order all the same.
+	ErrUndelivered = errors.New("the subscription ended before all of its own committed changes were delivered to it")
 	// ErrNotLeader says that the replica asked does not lead its group.
 	ErrNotLeader = errors.New("not the leader")
 	// ErrUnknownGroup says that this node has no replica of that structure.

@@ -371,13 +371,14 @@ func (g *Group) respond(responses []*raftpb.Message) {
 func (g *Group) apply(m *raftpb.Message) {
 	for _, e := range m.GetEntries() {
 		o, err := g.state.apply(e)
-		if err != nil {
-			g.fail(err)
-			return
+		if err == nil {
+			g.tail.add(e.GetIndex(), len(e.GetData()))
+			g.react(&o)
+			err = g.failure
 		}
-		g.tail.add(e.GetIndex(), len(e.GetData()))
-		g.react(&o)
-		if g.failure != nil {
+		if err != nil {
+			g.applied.Store(g.state.index) // what has been settled is to be delivered
+			g.fail(err)
 			return
 		}
 	}

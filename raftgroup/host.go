@@ -320,7 +320,8 @@ func (h *Host) Tick() {
 const stoppedInterval = 30 * time.Second
 
 // tickStopped asks, now and then, for the replicas that have stopped: one that was
-// replaced is in the way of another on this node.
+// replaced is in the way of another on this node. And it has subscriptions that
+// wait for a replica look again whether they can hope for one.
 func (h *Host) tickStopped() {
 	now := h.cfg.Clock.Now()
 	if h.askedStopped.IsZero() {
@@ -329,6 +330,13 @@ func (h *Host) tickStopped() {
 	if now.Sub(h.askedStopped) >= stoppedInterval {
 		h.askedStopped = now
 		h.askForStopped()
+		h.mu.Lock()
+		for _, waiting := range h.waiting {
+			for _, s := range waiting {
+				s.notify()
+			}
+		}
+		h.mu.Unlock()
 	}
 }
 

@@ -437,6 +437,9 @@ func (h *Host) requeue(s *Subscription) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if s.isGone() { // it has ended meanwhile, and looked for itself in the line before this
+		return
+	}
 	if g := h.current[s.cfg.Structure]; g != nil && g.call(func() { g.attach(s) }) {
 		return
 	}

@@ -328,11 +328,15 @@ func (g *Group) checkDrained(sub *Subscription) {
 	if s := sub.prop.session; s != 0 {
 		g.closeSession(s)
 	}
-	if g.state == nil || g.failure != nil {
-		sub.drained(0) // delivery ends where it is
-		return
+	// What it owes may lie ahead of this replica, if an earlier one has settled it.
+	owed := sub.owed.Load()
+	switch {
+	case g.failure != nil:
+		owed = max(owed, g.applied.Load()) // nothing more comes here
+	case g.state != nil:
+		owed = max(owed, g.state.index)
 	}
-	sub.drained(g.state.index)
+	sub.drained(owed)
 }
 
 // settleStopped serves subscriptions of a replica that does not run. One that

@@ -1,12 +1,14 @@
 package raftgroup
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/copycat-replication/copycat/id"
+	"github.com/copycat-replication/copycat/wal"
 )
 
 // Provider serializes the user's data structure. See SubscriptionConfig.
@@ -85,6 +87,7 @@ type Subscription struct {
 	asked   atomic.Bool           // its provider was asked at the start
 	brought atomic.Bool           // and had something
 	at      atomic.Uint64         // index of the entry that delivery has come to
+	owed    atomic.Uint64         // index up to which entries with its own changes were settled
 	drainAt atomic.Uint64         // deliver up to here and close; stored +1, 0: not draining
 
 	begin     chan struct{} // closed: delivery may start
@@ -105,6 +108,7 @@ type Subscription struct {
 	stopped bool
 	cause   error // why the structure cannot be subscribed to any more; nil: it can
 	gone    bool  // off its group for good: no group may take it on any more
+	pends   bool  // when it last lost its group, the fate of some proposals was open
 	over    bool  // the commit channel is closed, or about to be
 
 	manual   bool        // driven by a Manual: nothing may wait
@@ -151,7 +155,8 @@ func (s *Subscription) Propose() chan<- []byte { return s.proposeCh }
 // A nil means: call Consume, and load what it returns. Up to 256 commits of
 // together 4 MiB (or one that is larger) wait in it; beyond that, a consumer
 // that does not read costs what is read ahead of it, 1 MiB of log or one entry.
-// It is closed after the last commit of a subscription that ended.
+// It is closed after the last commit of a subscription that ended; if that is
+// not the last of its own, Errors says so (ErrUndelivered).
 func (s *Subscription) Commits() <-chan []byte { return s.commitCh }
 
 // Errors hands out what went wrong. It is closed after Commits is.
@@ -180,13 +185,13 @@ func (s *Subscription) run() {
 }
 
 // unhook takes the subscription off its group and the host. Proposals that are
-// left (only a shutdown leaves any) are reported.
+// left (a shutdown leaves some, and the want of a replica) are reported.
 func (s *Subscription) unhook() {
-	s.host.unqueue(s)
 	s.mu.Lock()
 	s.gone = true // an attach may still be on its way: it must not touch what is ours from here on
 	g := s.group.Load()
 	s.mu.Unlock()
+	s.host.unqueue(s)
 	gone := make(chan struct{})
 	if g != nil && g.call(func() { g.detach(s); close(gone) }) {
 		select {
@@ -220,12 +225,42 @@ func (s *Subscription) join(g *Group) bool {
 }
 
 // leave notes that its group was removed; false after the subscription's end.
+// Runs in that group's last step.
 func (s *Subscription) leave() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.group.Store(nil)
+	s.pends = len(s.prop.window) > 0
+	s.drainAdriftLocked()
 	s.notify()
 	return !s.gone
+}
+
+// drainAdriftLocked has a subscription without a group that was unsubscribed, and
+// whose proposals are all settled, drain: what is owed to it is known. What is
+// not settled is settled by the next group that it gets.
+func (s *Subscription) drainAdriftLocked() {
+	if s.sealed && len(s.inbox) == 0 && !s.pends && s.cause == nil {
+		s.drained(s.owed.Load())
+	}
+}
+
+// isGone reports whether no group may take the subscription on any more.
+func (s *Subscription) isGone() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.gone
+}
+
+// hopeless reports whether a subscription that ends, and has no replica that
+// runs, cannot count on another one: its structure is gone, none is got for its
+// sake, or this node's log takes none any more. Until then one is got for it as
+// for any other.
+func (s *Subscription) hopeless() bool {
+	s.mu.Lock()
+	leaves, gone := s.sealed || s.cause != nil || s.stopped, s.cause != nil || s.stopped
+	s.mu.Unlock()
+	return leaves && (gone || s.cfg.Passive || errors.Is(s.host.log.Health(), wal.ErrFailed))
 }
 
 // pump moves proposals from the channel into the inbox, as many at a time as
@@ -312,12 +347,14 @@ func (s *Subscription) put(batch [][]byte) {
 func (s *Subscription) seal() {
 	s.mu.Lock()
 	s.sealed = true
-	empty := len(s.inbox) == 0
+	g := s.group.Load()
+	if g == nil {
+		s.drainAdriftLocked()
+		s.notify()
+	}
 	s.mu.Unlock()
-	if g := s.group.Load(); g != nil {
+	if g != nil {
 		g.wake()
-	} else if empty {
-		s.drained(0)
 	}
 }
 
@@ -379,6 +416,9 @@ func (s *Subscription) settle(f settlement) {
 	var err error
 	switch f.fate {
 	case fateCommitted:
+		if g := s.group.Load(); g != nil {
+			s.owed.Store(max(s.owed.Load(), g.state.index))
+		}
 		s.credit.give(cost)
 		return
 	case fateVoided:
