@@ -16,7 +16,7 @@ type ReplicaRecord struct {
 	Version  uint32
 	Group    id.Group
 	Replica  id.Replica
-	Phase    string                 // "prepared", "started", "superseded"
+	Phase    string                 // PhaseStarted, or one beside it
 	First    map[id.Replica]id.Node // the members that the group was born with
 	Options  Options                // that it was born with
 	Snapshot SnapshotRef            // the newest one held; zero: none

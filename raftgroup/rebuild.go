@@ -206,16 +206,24 @@ func (g *Group) onRebuilt(o *outcome) {
 	g.host.hostedChanged()
 }
 
+// The phases of a replica, as ReplicaRecord names them.
+const (
+	PhasePrepared   = "prepared"   // its birth is not decided
+	PhaseStarted    = "started"    // it is used
+	PhaseRemoved    = "removed"    // it was removed, and its files are going
+	PhaseSuperseded = "superseded" // its group was rebuilt from another one: kept, and not used
+)
+
 func phaseName(p grouppb.Replica_Phase) string {
 	switch p {
 	case grouppb.Replica_PREPARED:
-		return "prepared"
+		return PhasePrepared
 	case grouppb.Replica_STARTED:
-		return "started"
+		return PhaseStarted
 	case grouppb.Replica_REMOVED:
-		return "removed"
+		return PhaseRemoved
 	case grouppb.Replica_SUPERSEDED:
-		return "superseded"
+		return PhaseSuperseded
 	}
 	return fmt.Sprintf("phase %d", int32(p))
 }

@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/copycat-replication/copycat/internal/operator"
+	"github.com/copycat-replication/copycat/raftgroup"
 )
 
 // inspect shows what a data directory holds.
@@ -66,6 +67,9 @@ func printGroup(out io.Writer, g operator.Group) {
 	fmt.Fprintf(out, "\n%s@%s  replica %d, %s, log number %d\n", groupName(g.Structure, g.Catalog), g.Incarnation, g.Replica, g.Phase, g.Local)
 	if g.SetAside != "" {
 		fmt.Fprintf(out, "  SET ASIDE: %s\n", g.SetAside)
+	}
+	if g.Phase == raftgroup.PhaseSuperseded {
+		fmt.Fprintln(out, "  superseded: the group was rebuilt from another replica; this one is not used, and stays until copycat purge removes it")
 	}
 	if g.Deleted {
 		fmt.Fprintln(out, "  deleted: the replica waits to be removed")

@@ -5,6 +5,8 @@
 //	copycat inspect [-json] [-verify] DIR   what a data directory holds, read-only
 //	copycat recover -structure ID … DIR [OTHERDIR …]
 //	                                  rebuild a group from one replica, its quorum being lost for good
+//	copycat purge   -structure ID … DIR
+//	                                  remove replicas that the node keeps and does not use any more
 package main
 
 import (
@@ -30,7 +32,8 @@ var errUsage = errors.New("usage")
 const usage = `usage:
   copycat status [-json] DIR
   copycat inspect [-json] [-verify] DIR
-  copycat recover -structure ID|catalog [-reason TEXT] [-yes] [-force] DIR [OTHERDIR ...]
+  copycat recover -structure ID|catalog|all [-reason TEXT] [-yes] [-force] DIR [OTHERDIR ...]
+  copycat purge -structure ID|catalog|unknown|all [-reason TEXT] [-yes] [-force] DIR
 
 DIR is a node's data directory (CopyCatDataDir). copycat COMMAND -h tells more.
 `
@@ -42,7 +45,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 		return 2
 	}
 	commands := map[string]func(context.Context, *flag.FlagSet, []string, io.Reader, io.Writer) error{
-		"status": status, "inspect": inspect, "recover": rebuild,
+		"status": status, "inspect": inspect, "recover": rebuild, "purge": purge,
 	}
 	command, ok := commands[args[0]]
 	if !ok {

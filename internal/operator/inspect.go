@@ -1,5 +1,6 @@
 // Package operator is what the command copycat does with data directories: look
-// at one without touching it, and rebuild a group from one.
+// at one without touching it, rebuild a group from one, and remove from one what
+// its node keeps and does not use any more.
 package operator
 
 import (

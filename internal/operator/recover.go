@@ -61,13 +61,13 @@ func Cases(dirs []string) ([]Case, []Report, error) {
 	}
 	var out []Case
 	for _, g := range reports[0].Groups {
-		if g.Phase != "started" {
+		if g.Phase != raftgroup.PhaseStarted {
 			continue
 		}
 		c := Case{Structure: g.Structure, Catalog: g.Catalog}
 		for i, r := range reports {
 			for _, other := range r.Groups {
-				if other.key.Structure == g.key.Structure && (i > 0 || other.Local == g.Local) && other.Phase == "started" {
+				if other.key.Structure == g.key.Structure && (i > 0 || other.Local == g.Local) && other.Phase == raftgroup.PhaseStarted {
 					c.Survivors = append(c.Survivors, Survivor{Dir: dirs[i], NodeID: r.Identity.NodeID, Group: other, Unfit: unfit(other)})
 				}
 			}
