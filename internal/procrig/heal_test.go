@@ -60,34 +60,45 @@ func TestNodeGoneForGood(t *testing.T) {
 }
 
 // whole reports whether each structure of the rig has one leader, as whose
-// members it has three voters and none on the nodes that are gone. The catalog
-// has three or more.
+// members it has three voters and nothing on the nodes that are gone.
 func whole(r *Rig, gone ...string) (bool, string) {
-	led, catalog := make(map[string]int), 0
-	for _, n := range r.running() {
-		st, err := n.Status()
-		if err != nil {
-			return false, err.Error()
-		}
-		for _, x := range st.Structures {
-			if x.Role != "leader" || slices.ContainsFunc(gone, func(id string) bool { return slices.Contains(x.Voters, id) || slices.Contains(x.Learners, id) }) {
-				continue
-			}
-			switch {
-			case x.Catalog && len(x.Voters) >= 3:
-				catalog++
-			case len(x.Voters) == 3:
-				led[x.ID]++
-			}
-		}
-	}
 	done := 0
+	shown, err := leaders(r)
+	if err != nil {
+		return false, err.Error()
+	}
 	for _, s := range r.structures {
-		if led[s.ID] == 1 {
+		if x := shown[s.ID]; len(x) == 1 && len(x[0].Voters) == 3 && !x[0].isOn(gone) {
 			done++
 		}
 	}
-	return done == len(r.structures) && catalog == 1, fmt.Sprintf("%d of %d structures are whole; the catalog is: %t", done, len(r.structures), catalog == 1)
+	return done == len(r.structures), fmt.Sprintf("%d of %d structures are whole", done, len(r.structures))
+}
+
+// leaders are the replicas that lead, by the ID of what they lead; the
+// catalog's is "catalog".
+func leaders(r *Rig) (map[string][]StructureState, error) {
+	out := make(map[string][]StructureState)
+	for _, n := range r.running() {
+		st, err := n.Status()
+		if err != nil {
+			return nil, err
+		}
+		for _, x := range st.Structures {
+			if x.Catalog {
+				x.ID = "catalog"
+			}
+			if x.Role == "leader" {
+				out[x.ID] = append(out[x.ID], x)
+			}
+		}
+	}
+	return out, nil
+}
+
+// isOn reports whether one of the nodes has a replica of the group.
+func (x *StructureState) isOn(nodes []string) bool {
+	return slices.ContainsFunc(nodes, func(id string) bool { return slices.Contains(x.Voters, id) || slices.Contains(x.Learners, id) })
 }
 
 // stored adds up the snapshot files of some nodes.
@@ -110,10 +121,14 @@ func stored(t *testing.T, nodes []*Node) (bytes int64) {
 	return bytes
 }
 
-// latencies says how long proposals took that were sent between two moments.
-func latencies(h *history.History, from, to time.Time) string {
+// latencies says how long proposals took that were sent between two moments:
+// by anybody, or by some nodes.
+func latencies(h *history.History, from, to time.Time, nodes ...*Node) string {
 	var all []time.Duration
 	for _, l := range h.Logs {
+		if len(nodes) > 0 && !slices.ContainsFunc(nodes, func(n *Node) bool { return n.Number == l.Sub.Node }) {
+			continue
+		}
 		sent := make(map[history.ID]int64)
 		for _, e := range l.Events {
 			switch e.Kind {
