@@ -38,6 +38,9 @@ func (d *deliverer) next() ([]byte, step) {
 		default:
 			return nil, stepWait
 		}
+		if d.met.failed {
+			return nil, d.end()
+		}
 		if d.met.rewind != nil {
 			d.place(d.met.rewind) // delivery follows what the consumer has got
 		}

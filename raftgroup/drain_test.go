@@ -384,3 +384,85 @@ func TestUnsubscribeUnderLoad(t *testing.T) {
 		}
 	})
 }
+
+// TestConsumeOfWhatIsDeleted: a SnapshotConsumer that waits for something to load,
+// since the provider failed, waits no longer than there is hope.
+func TestConsumeOfWhatIsDeleted(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := rig.New(t, 2, 1)
+		c.StartAll()
+		defer c.StopAll()
+		s := rig.Structure(9)
+		c.Born(s, 1, raftgroup.Options{Voters: 1, SnapshotEntries: 100})
+		n := c.Nodes[1]
+		if err := n.Host.Join(s, c.Nodes[0].ID); err != nil {
+			t.Fatal(err)
+		}
+		c.Wait(time.Minute, "a learner", func() bool { _, l := voters(c, s); return l == 1 })
+		asked, fail := make(chan struct{}, 100), make(chan struct{})
+		calls := 0
+		sub, err := n.Host.Subscribe(raftgroup.SubscriptionConfig{Structure: s, Provider: func() ([]byte, error) {
+			if calls++; calls == 1 {
+				return nil, nil
+			}
+			asked <- struct{}{}
+			<-fail
+			return nil, errors.New("not now")
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		told := false
+		go func() {
+			for err := range sub.Errors() {
+				told = told || errors.Is(err, raftgroup.ErrDeleted)
+			}
+		}()
+		consumed := make(chan error, 1)
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			for p := range sub.Commits() {
+				if p == nil {
+					if _, err := sub.Consume(); err != nil {
+						consumed <- err
+					}
+				}
+			}
+		}()
+		for i := range 300 {
+			sub.Propose() <- fmt.Appendf(nil, "%d", i)
+			time.Sleep(time.Millisecond)
+		}
+		<-asked
+		if err := n.Host.RemoveReplica(s); err != nil {
+			t.Fatal(err)
+		}
+		close(fail)
+		time.Sleep(5 * time.Second)
+		select {
+		case err := <-consumed:
+			t.Fatalf("given up while another replica may come: %v", err)
+		default:
+		}
+		n.Host.GiveUp(s)
+		select {
+		case err := <-consumed:
+			if !errors.Is(err, raftgroup.ErrClosed) || !errors.Is(err, raftgroup.ErrDeleted) {
+				t.Errorf("consume: %v", err)
+			}
+		case <-time.After(time.Minute):
+			t.Fatal("the consumer waits for a snapshot of what was deleted")
+		}
+		select {
+		case <-ended:
+		case <-time.After(time.Minute):
+			t.Fatal("the commit channel is open")
+		}
+		synctest.Wait()
+		if !told {
+			t.Error("not told that it was deleted")
+		}
+	})
+}

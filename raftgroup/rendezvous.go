@@ -21,6 +21,7 @@ type rendezvous struct {
 	maker uint64
 
 	rewind *state // set by a make that failed: delivery goes on after this
+	failed bool   // nothing could be returned, and nothing follows
 	done   chan struct{}
 }
 
@@ -40,7 +41,7 @@ func (s *Subscription) Consume() ([]byte, error) {
 		return nil, fmt.Errorf("structure %s: %w", s.cfg.Structure, ErrNoSnapshotDue)
 	}
 	data, err := s.serve(r)
-	if err != nil && s.manual {
+	if err != nil && s.manual && !r.failed {
 		s.mu.Lock()
 		s.due = r // to be tried again
 		s.mu.Unlock()
@@ -98,12 +99,14 @@ func (s *Subscription) makeSnapshot(r *rendezvous) ([]byte, error) {
 }
 
 // fallBack returns the newest state that can be loaded, and has the commits
-// after it delivered again. It goes on trying: a consumer that got an error
-// instead would be handed commits that do not fit to its state.
+// after it delivered again. It goes on trying, unless nothing can come any more: a
+// consumer that got an error instead would be handed commits that do not fit to
+// its state.
 func (s *Subscription) fallBack(r *rendezvous) ([]byte, error) {
 	for {
 		g := s.group.Load()
-		if g != nil {
+		switch {
+		case g != nil:
 			data, at, err := s.loadBytes(g)
 			if err == nil {
 				r.rewind = at
@@ -113,6 +116,11 @@ func (s *Subscription) fallBack(r *rendezvous) ([]byte, error) {
 			if s.manual {
 				return nil, err
 			}
+		case s.hopeless():
+			r.failed = true
+			return nil, fmt.Errorf("structure %s: %w: %w", s.cfg.Structure, ErrClosed, s.why())
+		case s.manual:
+			return nil, fmt.Errorf("structure %s: %w", s.cfg.Structure, ErrUnknownGroup)
 		}
 		if !s.pause(baseRetry) {
 			return nil, fmt.Errorf("structure %s: %w", s.cfg.Structure, ErrClosed)

@@ -116,11 +116,12 @@ func (sub *subscriber) look() {
 		known := sub.opened()
 		if sub.due {
 			data, err := sub.m.Consume()
-			if err != nil {
+			if err != nil && !errors.Is(err, raftgroup.ErrClosed) {
 				break
 			}
-			sub.due = false
-			s.must(sub.journal.Load(data))
+			if sub.due = false; err == nil { // else the subscription ends
+				s.must(sub.journal.Load(data))
+			}
 		}
 		p, ok, ended := sub.m.Poll()
 		if ended {
