@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"go.etcd.io/raft/v3/raftpb"
+
 	"github.com/copycat-replication/copycat/id"
 	"github.com/copycat-replication/copycat/pb/grouppb"
 )
@@ -40,4 +42,24 @@ func (h *Host) Joins() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return len(h.joining)
+}
+
+// StickJoint begins a joint change at the leader of a structure that makes
+// learners of two voters, and at once the transfer of the lead to a third:
+// while that is under way, raft drops the proposal that leaves the joint
+// membership.
+func (h *Host) StickJoint(s id.Structure, demoted [2]id.Replica, to id.Replica) error {
+	g, ok := h.Group(s)
+	if !ok {
+		return ErrUnknownGroup
+	}
+	_, err := inStep(context.Background(), g, func(reply func(struct{}, error)) {
+		cc := &raftpb.ConfChangeV2{Changes: []*raftpb.ConfChangeSingle{
+			single(raftpb.ConfChangeAddLearnerNode, demoted[0]), single(raftpb.ConfChangeAddLearnerNode, demoted[1]),
+		}}
+		err := g.proposeConf(cc, [16]byte{})
+		g.rn.TransferLeader(uint64(to))
+		reply(struct{}{}, err)
+	})
+	return err
 }
