@@ -25,6 +25,9 @@ func (e *LeaveError) Error() string {
 			break
 		}
 		text += fmt.Sprintf(", %s (%s)", s.ID, s.Role)
+		if s.Waits != "" {
+			text += " [" + s.Waits + "]"
+		}
 	}
 	return text + ": " + e.Err.Error()
 }

@@ -21,6 +21,9 @@ const (
 	// another one is picked for avoidTime.
 	maxPlaceFailures = 3
 	avoidTime        = time.Minute
+	// maxRests is after how many such pauses in a row a leave goes on without that
+	// node: whatever keeps it from getting a replica may never end.
+	maxRests = 2
 	// placePatience is how long a node that has agreed to get a replica may take
 	// to ask for its ReplicaID.
 	placePatience = 30 * time.Second
@@ -66,6 +69,7 @@ type placing struct {
 	asked    time.Time
 	failures int
 	avoid    time.Time // until then
+	rests    int       // how often it has been avoided, and asked again in between
 }
 
 func newPlacing(now time.Time) *placing { return &placing{first: now, began: now} }
@@ -146,7 +150,7 @@ func (c *care) survey(g *Group, nodes []Node) *survey {
 	st := g.state
 	v := &survey{
 		structure: st.group.Structure, self: g.self, conf: st.conf, members: st.members, options: st.options, nodes: nodes,
-		avoided: make(map[id.Node]bool), lost: make(map[id.Replica]bool), active: map[id.Replica]bool{g.self: true},
+		avoided: make(map[id.Node]bool), hopeless: make(map[id.Node]bool), stopped: c.stopped, lost: make(map[id.Replica]bool), active: map[id.Replica]bool{g.self: true},
 		caughtUp: map[id.Replica]bool{g.self: true}, busy: make(map[id.Node]bool), idle: make(map[id.Replica]bool),
 		mayMove: !c.better.IsZero() && g.now.Sub(c.better) >= g.host.cfg.ReplaceAfter,
 		settled: !c.alone.IsZero() && g.now.Sub(c.alone) >= min(g.host.cfg.ReplaceAfter, settleTime),
@@ -159,7 +163,7 @@ func (c *care) survey(g *Group, nodes []Node) *survey {
 		}
 	})
 	for node, p := range c.places {
-		v.avoided[node] = g.now.Before(p.avoid)
+		v.avoided[node], v.hopeless[node] = g.now.Before(p.avoid), p.rests >= maxRests
 	}
 	for _, s := range st.sessions.live {
 		v.busy[s.node] = true
@@ -256,8 +260,13 @@ func (c *care) place(g *Group, node id.Node) {
 	if g.now.Before(p.avoid) || (!p.asked.IsZero() && g.now.Sub(p.asked) < placeRetry) {
 		return
 	}
-	if !p.avoid.IsZero() || !p.asked.IsZero() && g.now.Sub(p.asked) >= placePatience/2 {
-		*p = *newPlacing(g.now) // it has had its rest, or was not wanted for a while
+	switch {
+	case !p.avoid.IsZero(): // it has had its rest
+		rests := p.rests
+		*p = *newPlacing(g.now)
+		p.rests = rests
+	case !p.asked.IsZero() && g.now.Sub(p.asked) >= placePatience/2: // it was not wanted for a while
+		*p = *newPlacing(g.now)
 	}
 	if slices.ContainsFunc(g.state.intents, func(i intent) bool { return i.node == node }) {
 		p.began = g.now // it is at it, and a large snapshot may take long
@@ -265,6 +274,7 @@ func (c *care) place(g *Group, node id.Node) {
 	if p.failures >= maxPlaceFailures || g.now.Sub(p.began) >= placePatience {
 		g.log.Warn("node does not get a replica, picking another", "node", node.String(), "failures", p.failures)
 		p.avoid = g.now.Add(avoidTime)
+		p.rests++
 		return
 	}
 	p.asked = g.now

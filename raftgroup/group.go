@@ -92,6 +92,7 @@ type Group struct {
 	reads     []*reading
 	swap      swap
 	lonely    lonely
+	heldBy    string // why the leader does not take this replica from a node that leaves; as it said last
 	lastError error
 
 	firstborn   int               // ticks for which this replica, of a group just born, asks to lead

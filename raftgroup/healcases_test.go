@@ -102,6 +102,51 @@ func stoppedIsReplaced(t *testing.T, restart bool) {
 	w.verify()
 }
 
+// TestStoppedWithoutASpare has a voter's disk fail where there is no fourth node:
+// the group goes on with two, and its leader says what is missing, and where.
+func TestStoppedWithoutASpare(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWard(t, 53, 3, 3)
+		leader, _, _ := leadNode(w.Cluster, w.s)
+		node := w.Nodes[(slices.Index(w.Nodes, leader)+1)%3]
+		node.Stop()
+		var disk *faultyLog
+		tune := w.Tune
+		w.Tune = func(cfg *raftgroup.Config) {
+			tune(cfg)
+			if cfg.Node == node.ID {
+				disk = &faultyLog{Log: node.Log}
+				cfg.Log = disk
+			}
+		}
+		node.Start()
+		w.write(leader)
+		w.Wait(time.Minute, "all three", func() bool { return w.healed(3) })
+		disk.refuse(errors.New("the disk is gone"))
+		g, _ := node.Host.Group(w.s)
+		w.Wait(time.Minute, "it has stopped", func() bool { return g.Status().Failed })
+		want := fmt.Sprintf("replica %d has stopped on node %s, whose status says why: no node can take its place", g.Status().Replica, node.ID)
+		w.Wait(2*time.Minute, "what is missing, in the leader's status", func() bool {
+			_, st, ok := leadNode(w.Cluster, w.s)
+			return ok && st.Waits == want && len(st.Voters) == 3
+		})
+		if st := g.Status(); st.LastError == nil || st.Role != "stopped" {
+			t.Errorf("the status of the one that has stopped: %+v", st)
+		}
+		w.write(leader)
+		disk.refuse(nil)
+		node.Stop()
+		w.Tune = tune
+		node.Start()
+		w.Wait(time.Minute, "whole again, with the same three", func() bool {
+			_, st, ok := leadNode(w.Cluster, w.s)
+			return ok && st.Waits == "" && w.healed(3) && onlyOn(w.Cluster, w.s, w.Nodes...)
+		})
+		w.verify()
+	})
+}
+
 // TestTargetThatRefuses has the node that should take a lost voter's place
 // refuse: another one gets it.
 func TestTargetThatRefuses(t *testing.T) {

@@ -17,7 +17,7 @@ import (
 func (v *survey) pick(keep []id.Node) (best id.Node, ok bool) {
 	var spread placement.Spread
 	for _, n := range v.usable {
-		if _, allowed := v.rank[n.ID]; !allowed || slices.Contains(keep, n.ID) {
+		if _, allowed := v.rank[n.ID]; !allowed || slices.Contains(keep, n.ID) || v.hasStopped(n.ID) {
 			continue
 		}
 		s := placement.SpreadOf(append(slices.Clone(keep), n.ID), v.usable)
@@ -29,20 +29,32 @@ func (v *survey) pick(keep []id.Node) (best id.Node, ok bool) {
 }
 
 // resting returns a node that could take a voter beside those on keep, and is
-// only left alone for a while because it did not get a replica when asked.
-func (v *survey) resting(keep []id.Node) (id.Node, bool) {
+// only left alone for a while because it did not get a replica when asked; one
+// of which there is hope, if there is one.
+func (v *survey) resting(keep []id.Node) (found id.Node, ok bool) {
 	for _, n := range v.nodes {
-		if !v.avoided[n.ID] || n.Leaving || slices.Contains(keep, n.ID) {
+		if !v.avoided[n.ID] || n.Leaving || slices.Contains(keep, n.ID) || v.hasStopped(n.ID) {
 			continue
 		}
 		all := v.options.Placement()
 		all.Voters, all.DataCenters, all.LearnersPerDataCenter = 1, 0, 0
 		alone := []placement.Node{{ID: n.ID, DataCenter: n.DataCenter, Rack: n.Rack, Capacity: n.Capacity}}
-		if slices.Contains(placement.Choose(v.structure, alone, all).Voters, n.ID) {
-			return n.ID, true
+		if slices.Contains(placement.Choose(v.structure, alone, all).Voters, n.ID) && (!ok || v.hopeless[found]) {
+			found, ok = n.ID, true
 		}
 	}
-	return id.Node{}, false
+	return found, ok
+}
+
+// hasStopped reports whether a member on a node has stopped: until its process is
+// started again, which brings that one back, the node takes no other.
+func (v *survey) hasStopped(node id.Node) bool {
+	for r := range v.stopped {
+		if v.stopped[r] && v.members[r] == node {
+			return true
+		}
+	}
+	return false
 }
 
 // unseen reports whether a learner is on a node that gossip does not see, and is

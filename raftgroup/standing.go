@@ -99,6 +99,7 @@ func (h *Host) askStanding(g *Group, members []id.Node) {
 			return
 		}
 		if resp.Standing != grouppb.StandingResponse_REMOVED {
+			g.call(func() { g.statusDirty, g.heldBy = g.statusDirty || g.heldBy != resp.Waits, resp.Waits })
 			return
 		}
 		g.log.Info("this replica was removed from its group while it was away; removing what it left here", "told by", hint.String())
@@ -161,7 +162,7 @@ func (g *Group) standingStep(req *grouppb.ReplicaRequest, reply func(protoMessag
 				reply(nil, fmt.Errorf("group %s: %w: it is being given up: %w", g.key, ErrBusy, err))
 			})
 		default:
-			reply(&grouppb.StandingResponse{Standing: standing}, nil)
+			reply(&grouppb.StandingResponse{Standing: standing, Waits: g.leader.care.waits}, nil)
 		}
 	})
 }

@@ -41,7 +41,7 @@ type GroupStatus struct {
 	Clock         time.Time // leader's clock as of the last applied entry
 	LastError     error
 	// Waits says, at the leader and for people, why the membership is not as
-	// wished. Empty: it is.
+	// wished. Empty: it is. On a node that leaves, it is what the leader has said.
 	Waits string
 }
 
@@ -77,6 +77,9 @@ func (g *Group) publishStatus(ticked bool) {
 		Group: g.key, Replica: g.self, Role: g.roleName(), IsLeader: g.isLeader(), Failed: g.failure != nil,
 		Subscriptions: len(g.subs), Interactive: len(g.subs) > 0, DiskFull: g.stalled, Quiet: g.quietness.quiet, QuorumLost: g.quorumLost, Alone: !g.lonely.alone.IsZero(), LastError: g.lastError,
 		Waits: g.leader.care.waits,
+	}
+	if st.Waits == "" && !st.IsLeader && g.host.leaving.Load() {
+		st.Waits = g.heldBy
 	}
 	if g.state != nil {
 		g.describeState(st)

@@ -9,8 +9,15 @@ import (
 	"github.com/copycat-replication/copycat/id"
 )
 
-// vacateInterval is how often Vacate looks what is left.
-const vacateInterval = 100 * time.Millisecond
+const (
+	// vacateInterval is how often Vacate looks what is left.
+	vacateInterval = 100 * time.Millisecond
+	// vacateReport is how often it says in the log what is left, and why.
+	vacateReport = 10 * time.Second
+	// maxWhys bounds the leaders that a node which leaves asks, every
+	// leavingTime, what its replicas wait for.
+	maxWhys = 8
+)
 
 // VacateError says what was left on a node that was to be vacated.
 type VacateError struct {
@@ -27,6 +34,9 @@ func (e *VacateError) Error() string {
 			break
 		}
 		text += fmt.Sprintf(", %s (%s)", g.Group.Structure, g.Role)
+		if g.Waits != "" {
+			text += " [" + g.Waits + "]"
+		}
 	}
 	return text + ": " + e.Err.Error()
 }
@@ -75,7 +85,7 @@ func (h *Host) vacate(ctx context.Context) error {
 			return &VacateError{Left: h.Groups(), Err: err}
 		}
 	}
-	var asked time.Time
+	asked, reported, turn := time.Time{}, h.cfg.Clock.Now(), 0
 	for {
 		if h.isVacant() {
 			return nil
@@ -84,6 +94,11 @@ func (h *Host) vacate(ctx context.Context) error {
 		if now := h.cfg.Clock.Now(); now.Sub(asked) >= leavingTime {
 			asked = now
 			h.askForStopped()
+			turn = h.askWhy(turn)
+		}
+		if now := h.cfg.Clock.Now(); now.Sub(reported) >= vacateReport && len(left) > 0 {
+			reported = now
+			h.reportLeft(left)
 		}
 		pause, cancel := h.tasks.Within(ctx, vacateInterval)
 		_ = h.tasks.Await(pause, nil) // ends with the pause, or with ctx
@@ -122,6 +137,27 @@ func (h *Host) askForStopped() {
 			h.askStanding(g, members)
 		}
 	}
+}
+
+// askWhy asks the leaders of a few of the replicas here, in turn, what they wait
+// for before they take their replicas from a node that leaves.
+func (h *Host) askWhy(turn int) int {
+	h.mu.Lock()
+	ordered := h.ordered
+	h.mu.Unlock()
+	for range min(maxWhys, len(ordered)) {
+		turn++
+		if g := ordered[turn%len(ordered)]; !g.Status().IsLeader && !g.Status().Failed {
+			h.askStanding(g, nodesOf(g.Status().Voters))
+		}
+	}
+	return turn
+}
+
+// reportLeft says in the log what is still on a node that leaves.
+func (h *Host) reportLeft(left []GroupStatus) {
+	at := max(slices.IndexFunc(left, func(g GroupStatus) bool { return g.Waits != "" }), 0)
+	h.cfg.Logger.Info("leaving: replicas are still here", "replicas", len(left), "one of them", left[at].Group.String(), "role", left[at].Role, "waits", left[at].Waits)
 }
 
 // Leaving reports whether Vacate runs, or has ended well.

@@ -3,13 +3,16 @@ package raftgroup_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/copycat-replication/copycat/internal/rig"
 	"github.com/copycat-replication/copycat/raftgroup"
+	"github.com/copycat-replication/copycat/wal"
 )
 
 // vacate has a node leave in order, up to its end.
@@ -107,6 +110,9 @@ func TestVacateWaits(t *testing.T) {
 		if !errors.As(err, &left) || !errors.Is(err, context.DeadlineExceeded) || len(left.Left) != 1 || left.Left[0].Group.Structure != s {
 			t.Fatalf("vacated: %v", err)
 		}
+		if !strings.Contains(err.Error(), "replica 3 is lost") {
+			t.Errorf("does not say what it waited for: %v", err)
+		}
 		if _, st, ok := leadNode(c, s); !ok || len(st.Voters) != 3 || c.Nodes[1].Host.Leaving() {
 			t.Fatalf("after giving up: %+v", st)
 		}
@@ -120,6 +126,55 @@ func TestVacateWaits(t *testing.T) {
 		<-j.done // ended with the leave
 		c.StopAll()
 	})
+}
+
+// TestVacateWithASpareThatRefuses has a node leave, and the only one that could
+// take its place refuse for good: its disk is full, say. What is waited for is
+// said on the node that leaves; after some minutes the group goes on with fewer
+// voters. With yet another spare, that one gets the replica.
+func TestVacateWithASpareThatRefuses(t *testing.T) {
+	t.Parallel()
+	for _, spares := range []int{1, 2} {
+		t.Run(fmt.Sprint(spares), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := rig.New(t, 3+spares, 24)
+				refuses := c.Nodes[3]
+				c.Tune = func(cfg *raftgroup.Config) {
+					if cfg.Node == refuses.ID {
+						disk := &faultyLog{Log: refuses.Log}
+						disk.refuse(wal.ErrDiskFull)
+						cfg.Log = disk
+					}
+				}
+				s := rig.Structure(9)
+				c.StartAll()
+				c.Born(s, 3, raftgroup.Options{})
+				c.Wait(time.Minute, "a leader", func() bool { _, _, ok := leadNode(c, s); return ok })
+				goes, _, _ := leadNode(c, s)
+				began, left := time.Now(), make(chan error, 1)
+				go func() { left <- vacate(t, goes, time.Hour) }()
+				if spares == 1 {
+					c.Wait(30*time.Second, "why it is still here, said here", func() bool {
+						g, ok := goes.Host.Group(s)
+						return ok && strings.Contains(g.Status().Waits, refuses.ID.String()+" did not get a replica")
+					})
+				}
+				if err := <-left; err != nil {
+					t.Fatal(err)
+				}
+				if took := time.Since(began); spares == 1 && took < 30*time.Second || took > 4*time.Minute {
+					t.Errorf("it left after %s", took)
+				}
+				want := 2*spares - 1
+				c.Wait(time.Minute, "the group is whole without it", func() bool {
+					nodes, _ := voterNodes(c, s)
+					return len(nodes) == want && !slices.Contains(nodes, goes) && !slices.Contains(nodes, refuses)
+				})
+				c.StopAll()
+			})
+		})
+	}
 }
 
 // TestVacateTakesNoBirths has a node that leaves, and one that has left, asked

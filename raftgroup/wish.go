@@ -22,6 +22,8 @@ type survey struct {
 	options   Options
 	nodes     []Node              // live, by gossip's word; the order is that of their IDs
 	avoided   map[id.Node]bool    // asked to hold a replica, and did not get one
+	hopeless  map[id.Node]bool    // of these, those that were asked again and again
+	stopped   map[id.Replica]bool // their node says that they have stopped
 	lost      map[id.Replica]bool // gone for good, as far as anybody can tell
 	active    map[id.Replica]bool // heard of lately, this one included
 	caughtUp  map[id.Replica]bool // active, and the log is there but for the last entries
@@ -203,17 +205,19 @@ func (v *survey) replace(d *decision) bool {
 		return false
 	}
 	old := v.bad[0]
-	what := fmt.Sprintf("replica %d on node %s is to be replaced", old, v.members[old])
+	what := v.fault(old)
 	node, ok := v.pick(v.nodesOf(v.good))
 	if !ok {
-		if node, ok := v.resting(v.nodesOf(v.good)); ok {
+		node, rests := v.resting(v.nodesOf(v.good))
+		switch {
+		case rests && !v.hopeless[node]:
 			d.waits, d.open = what+": node "+node.String()+" did not get a replica, and is asked again", true
-			return true
+		case v.leave(d):
+		case rests:
+			d.waits, d.open = what+": node "+node.String()+" did not get one in its place, again and again; see its log", true
+		default:
+			d.waits = what + ": no node can take its place"
 		}
-		if v.leave(d) {
-			return true
-		}
-		d.waits = what + ": no node can take its place"
 		return true
 	}
 	l := v.learnerOn(node)
@@ -233,6 +237,20 @@ func (v *survey) replace(d *decision) bool {
 	}
 	d.swap(old, l, what)
 	return true
+}
+
+// fault says, for people, why a voter is to be replaced.
+func (v *survey) fault(r id.Replica) string {
+	node := v.members[r]
+	switch {
+	case v.lost[r] && v.stopped[r]:
+		return fmt.Sprintf("replica %d has stopped on node %s, whose status says why", r, node)
+	case v.lost[r]:
+		return fmt.Sprintf("replica %d is lost, with node %s or its log there", r, node)
+	case v.badness(r) == 2:
+		return fmt.Sprintf("replica %d has to go: node %s leaves", r, node)
+	}
+	return fmt.Sprintf("replica %d has to go: the options do not allow it on node %s", r, node)
 }
 
 func (d *decision) swap(old, by id.Replica, why string) {

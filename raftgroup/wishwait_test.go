@@ -19,6 +19,9 @@ func TestLeaveWaitsForASpare(t *testing.T) {
 		{"the spare one rests", func(s *scene, v *survey) {
 			v.avoided = map[id.Node]bool{sceneNode(4): true}
 		}, false},
+		{"the spare one never gets a replica", func(s *scene, v *survey) {
+			v.avoided, v.hopeless = map[id.Node]bool{sceneNode(4): true}, map[id.Node]bool{sceneNode(4): true}
+		}, true},
 		{"the spare one is not seen at the moment", func(s *scene, v *survey) {
 			v.nodes, v.settled = v.nodes[:3], false
 		}, false},
