@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -148,6 +150,8 @@ func (c *child) do(r request) (any, error) {
 			s.unsubscribe()
 			return nil, nil
 		})
+	case "leave":
+		return with(r, c.leave)
 	case "status":
 		return c.status()
 	}
@@ -187,6 +191,9 @@ func (c *child) reply(r request, result any, err error) {
 
 // sentinel names the documented error that err is.
 func sentinel(err error) string {
+	if left := (*copycat.LeaveError)(nil); errors.As(err, &left) {
+		return NotLeft
+	}
 	for _, s := range sentinels {
 		if errors.Is(err, s.err) {
 			return s.name
@@ -202,6 +209,7 @@ const (
 	NoCluster          = "no cluster"
 	CatalogUnavailable = "catalog unavailable"
 	Closed             = "closed"
+	NotLeft            = "not left" // *copycat.LeaveError
 	DataDir            = "data directory"
 	Locked             = "locked"
 	OtherVersion       = "other version"
@@ -295,6 +303,37 @@ func (c *child) subscriber(number uint32) (*subscriber, error) {
 	return s, nil
 }
 
+// leave has the node leave its cluster, after its programs have stopped to
+// propose. Its subscriptions end as by Shutdown, and so they do if it did not
+// get to leave.
+func (c *child) leave(q leaveRequest) (any, error) {
+	node, _, err := c.started()
+	if err != nil {
+		return nil, err
+	}
+	patience, err := time.ParseDuration(q.Within)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	c.mu.Lock()
+	subs := slices.Collect(maps.Values(c.subs))
+	c.mu.Unlock()
+	for _, s := range subs {
+		s.halt()
+	}
+	if err := node.Leave(ctx); err != nil {
+		for _, s := range subs {
+			<-s.done
+			s.journal.Close(history.ShutDown)
+		}
+		return nil, err
+	}
+	close(c.left) // it leaves once: a second call has an error
+	return nil, nil
+}
+
 // shutdown ends the node, and notes how its subscriptions ended. A second call
 // does nothing.
 func (c *child) shutdown() error {
@@ -305,10 +344,7 @@ func (c *child) shutdown() error {
 func (c *child) end() error {
 	c.mu.Lock()
 	node, recorder, file := c.node, c.recorder, c.file
-	subs := make([]*subscriber, 0, len(c.subs))
-	for _, s := range c.subs {
-		subs = append(subs, s)
-	}
+	subs := slices.Collect(maps.Values(c.subs))
 	c.mu.Unlock()
 	if node == nil {
 		return nil
@@ -331,7 +367,7 @@ func (c *child) status() (any, error) {
 		return nil, err
 	}
 	st := node.Status()
-	s := State{NodeID: st.NodeID, ClusterID: st.ClusterID, Incarnation: st.Incarnation, Goroutines: runtime.NumGoroutine()}
+	s := State{NodeID: st.NodeID, ClusterID: st.ClusterID, Incarnation: st.Incarnation, Leaving: st.Leaving, Goroutines: runtime.NumGoroutine()}
 	if st.Storage != nil {
 		s.Storage, s.StorageIs = st.Storage.Error(), sentinel(st.Storage)
 	}

@@ -10,7 +10,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -89,7 +88,7 @@ func (n *Node) spawn() (*process, error) {
 	n.lives++
 	p := &process{number: n.lives, ended: make(chan struct{}), calls: make(map[int]chan reply)}
 	var err error
-	if p.log, err = os.Create(filepath.Join(n.rig.dir, fmt.Sprintf("node%d.%d.log", n.Number, p.number))); err != nil {
+	if p.log, err = os.Create(n.rig.logFile(n.Number, p.number)); err != nil {
 		return nil, err
 	}
 	binary := n.Binary
@@ -339,6 +338,35 @@ func (n *Node) Terminate() {
 	n.rig.t.Helper()
 	n.signal(syscall.SIGTERM)
 	n.awaitExit(time.Minute + callPatience)
+}
+
+// Leave has the node leave its cluster, and gives it some time for that. Its
+// subscriptions end in any case. Without an error its process has ended, by
+// itself and with success, when Leave returns, and the node is not started
+// again by [Rig.Finish].
+func (n *Node) Leave(within time.Duration) error {
+	n.rig.t.Helper()
+	if n.process == nil {
+		return fmt.Errorf("node %d: leave: %w", n.Number, ErrGone)
+	}
+	err := n.process.call("leave", leaveRequest{Within: within.String()}, nil, within+callPatience)
+	n.subs = nil
+	if err != nil {
+		return fmt.Errorf("node %d: %w", n.Number, err)
+	}
+	n.awaitExit(callPatience)
+	n.started = false
+	return nil
+}
+
+// Log is what its last process has logged so far.
+func (n *Node) Log() string {
+	n.rig.t.Helper()
+	text, err := os.ReadFile(n.rig.logFile(n.Number, n.lives))
+	if err != nil {
+		n.rig.t.Fatal(err)
+	}
+	return string(text)
 }
 
 // awaitExit waits until the process has ended by itself, which must be without

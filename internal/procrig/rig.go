@@ -214,6 +214,10 @@ func (r *Rig) stallsFile(node uint16, process uint32) string {
 	return filepath.Join(r.dir, fmt.Sprintf("stalls-%d.%d", node, process))
 }
 
+func (r *Rig) logFile(node uint16, process uint32) string {
+	return filepath.Join(r.dir, fmt.Sprintf("node%d.%d.log", node, process))
+}
+
 // Fault records that something was broken, and returns what records that it
 // was mended.
 func (r *Rig) Fault(format string, args ...any) (mended func()) {

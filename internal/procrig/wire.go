@@ -67,6 +67,11 @@ type numberRequest struct {
 	Subscription uint32
 }
 
+// leaveRequest has the node leave its cluster; once it has, its process ends.
+type leaveRequest struct {
+	Within string
+}
+
 // SubscriptionState is how a subscription does.
 type SubscriptionState struct {
 	Len      int      // items that its data structure holds
@@ -107,6 +112,7 @@ type State struct {
 	Incarnation uint64
 	Storage     string // empty: it can write
 	StorageIs   string // name of the sentinel
+	Leaving     bool
 	Alive       int
 	Structures  []StructureState
 	SetAside    []string // IDs of the structures whose replicas were set aside, and where they are damaged
