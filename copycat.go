@@ -134,9 +134,10 @@ type CopyCat interface {
 	// and 256 more changes wait in the channel.
 	// Closing it unsubscribes: the commit channel closes once all that was sent
 	// has been settled, and what is committed of it was handed out, or else with
-	// ErrUndelivered. After Shutdown, sending on it blocks for good,
-	// like on any channel that nobody receives from. An empty change is
-	// delivered as an empty one; a nil is refused (ErrNilProposal).
+	// ErrUndelivered. After Shutdown (and Leave) nobody receives from it: what
+	// still fits into it is lost without a word, and then sending blocks for good.
+	// So stop sending before, or when the commit channel closes. An empty change
+	// is delivered as an empty one; a nil is refused (ErrNilProposal).
 	//
 	// The commit channel hands out all changes in their order; the slices
 	// belong to the receiver. Not reading it delays this subscription alone,
