@@ -429,7 +429,7 @@ func (n *Node) TrySubscribe(s *Structure) (*Subscription, error) {
 // Load begins to propose in the background, one change each pause.
 func (s *Subscription) Load(pause time.Duration) {
 	s.Node.rig.t.Helper()
-	if err := s.Node.call("load", loadRequest{Subscription: s.number, On: true, Pause: pause.String(), Size: s.Node.rig.opt.Size}, nil); err != nil {
+	if err := s.Node.call("load", loadRequest{Subscription: s.number, On: true, Pause: pause.String(), Size: s.Node.rig.opt.Size, Registers: s.Node.rig.opt.Registers}, nil); err != nil {
 		s.Node.rig.t.Fatal(err)
 	}
 }

@@ -36,6 +36,9 @@ type Options struct {
 	Padding int
 	// Size is the size of a proposal in bytes. Default 100.
 	Size int
+	// Registers has loads write and read few keys, with few proposals of each
+	// subscription under way, as a search for a linear order needs it.
+	Registers bool
 	// ReplaceAfter is Config.ReplaceAfter, as text. Default: that of Config.
 	ReplaceAfter string
 	// Link is how all links behave without a fault.

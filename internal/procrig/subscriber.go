@@ -171,10 +171,22 @@ func (s *subscriber) proposeMany(n, size int) error {
 	return nil
 }
 
-// maxOpen is how many proposals of a load may wait for their fate. CopyCat
-// takes far more, but a minute's worth of them in each fault would make the
-// history of a run a history of waiting.
-const maxOpen = 300
+// work is what a load consists of.
+type work struct {
+	keys  uint32 // it puts and reads in turn
+	reads uint32 // each how many-th is a read: prime to keys, so that all are read
+	open  int    // how many proposals may wait for their fate
+}
+
+var (
+	// ordinary: CopyCat takes far more than 300, but a minute's worth of them in
+	// each fault would make the history of a run a history of waiting.
+	ordinary = work{keys: 7, reads: 5, open: 300}
+	// registers: the search for a linear order takes time that is exponential in
+	// what is under way under one key. Three of each of three to five
+	// subscriptions, on two keys, make it search and let it end.
+	registers = work{keys: 2, reads: 3, open: 3}
+)
 
 // load starts or ends proposing in the background: puts and reads of a few
 // keys, in turn.
@@ -192,17 +204,21 @@ func (s *subscriber) load(q loadRequest) error {
 	if err != nil || pause <= 0 {
 		return fmt.Errorf("pause %q: %w", q.Pause, err)
 	}
+	w := ordinary
+	if q.Registers {
+		w = registers
+	}
 	until := make(chan struct{})
 	s.pace = until
 	s.loading.Go(func() {
 		tick := time.NewTicker(pause)
 		defer tick.Stop()
 		for n := uint32(0); ; n++ {
-			op, key := history.OpPut, n%7
-			if n%5 == 4 {
+			op, key := history.OpPut, n%w.keys
+			if n%w.reads == w.reads-1 {
 				op = history.OpRead
 			}
-			if s.journal.Open() < maxOpen {
+			if s.journal.Open() < w.open {
 				if s.send(op, key, q.Size, until) != nil {
 					return
 				}

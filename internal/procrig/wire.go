@@ -53,6 +53,7 @@ type loadRequest struct {
 	On           bool
 	Pause        string // between two proposals
 	Size         int
+	Registers    bool // few keys, few proposals at a time: for a check of linearizability
 }
 
 // proposeRequest proposes a number of changes; the reply comes when they were sent.
