@@ -506,6 +506,9 @@ func (n *node) Status() Status {
 	for _, a := range n.host.Load().Aside() {
 		s.SetAside = append(s.SetAside, SetAsideStatus{ID: a.Group.Structure, ReplicaID: uint64(a.Replica), Why: a.Why, File: a.File, Offset: a.Offset})
 	}
+	for _, k := range n.host.Load().Kept() {
+		s.Superseded = append(s.Superseded, SupersededStatus{ID: k.Structure, Incarnation: k.Incarnation})
+	}
 	return s
 }
 

@@ -1,6 +1,8 @@
 package copycat
 
 import (
+	"fmt"
+
 	"github.com/copycat-replication/copycat/internal/nodestatus"
 )
 
@@ -20,12 +22,12 @@ func publicStatus(s Status) nodestatus.Status {
 	out := nodestatus.Status{
 		Version: nodestatus.Version, NodeID: s.NodeID, ClusterID: s.ClusterID, Incarnation: s.Incarnation,
 		Address: s.CopyCatAddress, Gossip: s.GossipAddress, DataDir: s.DataDir, DataCenter: s.DataCenter, Rack: s.Rack,
-		Storage: text(s.Storage), Nodes: []nodestatus.Node{}, Structures: []nodestatus.Structure{},
+		Storage: text(s.Storage), Leaving: s.Leaving, Nodes: []nodestatus.Node{}, Structures: []nodestatus.Structure{},
 	}
 	for _, o := range s.Nodes {
 		out.Nodes = append(out.Nodes, nodestatus.Node{
 			NodeID: o.NodeID, Address: o.CopyCatAddress, Gossip: o.GossipAddress,
-			DataCenter: o.DataCenter, Rack: o.Rack, Alive: o.Alive, Since: o.Since,
+			DataCenter: o.DataCenter, Rack: o.Rack, Alive: o.Alive, Leaving: o.Leaving, Since: o.Since,
 		})
 	}
 	for _, g := range s.Structures {
@@ -33,7 +35,8 @@ func publicStatus(s Status) nodestatus.Status {
 			ID: g.ID.String(), Incarnation: g.Incarnation.String(), Catalog: g.Catalog, Replica: g.ReplicaID, Role: g.Role,
 			Interactive: g.Interactive, Leader: g.Leader, LeaderDataCenter: g.LeaderDataCenter, Term: g.Term,
 			Commit: g.Commit, Applied: g.Applied, Lag: g.Lag, Commits: g.Commits, Snapshot: g.Snapshot, Sessions: g.Sessions,
-			QuorumLost: g.QuorumLost, Deleted: g.Deleted, LastError: text(g.LastError), Members: []nodestatus.Member{},
+			QuorumLost: g.QuorumLost, Deleted: g.Deleted, LastError: text(g.LastError),
+			Quiet: g.Quiet, Wished: g.Options.Voters, Waits: g.Waits, Members: []nodestatus.Member{},
 		}
 		for _, m := range g.Members {
 			member := nodestatus.Member{Replica: m.ReplicaID, NodeID: m.NodeID, DataCenter: m.DataCenter, Voter: m.Voter, Leader: m.Leader, Alive: m.Alive}
@@ -44,6 +47,16 @@ func publicStatus(s Status) nodestatus.Status {
 			one.Members = append(one.Members, member)
 		}
 		out.Structures = append(out.Structures, one)
+	}
+	for _, a := range s.SetAside {
+		kept := nodestatus.Kept{Replica: a.ReplicaID, Why: fmt.Sprintf("%s (%s at %d)", a.Why, a.File, a.Offset)}
+		if !a.ID.IsZero() {
+			kept.ID = a.ID.String()
+		}
+		out.SetAside = append(out.SetAside, kept)
+	}
+	for _, o := range s.Superseded {
+		out.Superseded = append(out.Superseded, nodestatus.Kept{ID: o.ID.String(), Incarnation: o.Incarnation.String()})
 	}
 	return out
 }

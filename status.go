@@ -29,6 +29,16 @@ type Status struct {
 	Structures []StructureStatus
 	// SetAside are replicas whose log is damaged on this node's disk.
 	SetAside []SetAsideStatus
+	// Superseded are replicas that this node keeps for an operator, of groups
+	// that were rebuilt from another replica (copycat recover): not used any more.
+	Superseded []SupersededStatus
+}
+
+// SupersededStatus is a replica of an earlier life of a structure, or of the
+// catalog. The command copycat purge removes it.
+type SupersededStatus struct {
+	ID          ID
+	Incarnation id.Incarnation // the earlier one
 }
 
 // SetAsideStatus is a replica whose log cannot be proven whole: it is kept for
@@ -97,7 +107,8 @@ type StructureStatus struct {
 	LastError error
 	// Waits says, at the leader and for people, why the structure's replicas
 	// are not (yet) where they should be: "no node can take its place". Empty:
-	// they are, or this replica does not lead.
+	// they are, or this replica does not lead. On a node that leaves, it is what
+	// the leader has said.
 	Waits string
 }
 

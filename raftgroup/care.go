@@ -70,6 +70,7 @@ type placing struct {
 	failures int
 	avoid    time.Time // until then
 	rests    int       // how often it has been avoided, and asked again in between
+	why      string    // it has no replica: what it said last
 }
 
 func newPlacing(now time.Time) *placing { return &placing{first: now, began: now} }
@@ -150,7 +151,7 @@ func (c *care) survey(g *Group, nodes []Node) *survey {
 	st := g.state
 	v := &survey{
 		structure: st.group.Structure, self: g.self, conf: st.conf, members: st.members, options: st.options, nodes: nodes,
-		avoided: make(map[id.Node]bool), hopeless: make(map[id.Node]bool), stopped: c.stopped, lost: make(map[id.Replica]bool), active: map[id.Replica]bool{g.self: true},
+		avoided: make(map[id.Node]bool), hopeless: make(map[id.Node]bool), refusals: make(map[id.Node]string), stopped: c.stopped, lost: make(map[id.Replica]bool), active: map[id.Replica]bool{g.self: true},
 		caughtUp: map[id.Replica]bool{g.self: true}, busy: make(map[id.Node]bool), idle: make(map[id.Replica]bool),
 		mayMove: !c.better.IsZero() && g.now.Sub(c.better) >= g.host.cfg.ReplaceAfter,
 		settled: !c.alone.IsZero() && g.now.Sub(c.alone) >= min(g.host.cfg.ReplaceAfter, settleTime),
@@ -163,7 +164,7 @@ func (c *care) survey(g *Group, nodes []Node) *survey {
 		}
 	})
 	for node, p := range c.places {
-		v.avoided[node], v.hopeless[node] = g.now.Before(p.avoid), p.rests >= maxRests
+		v.avoided[node], v.hopeless[node], v.refusals[node] = g.now.Before(p.avoid), p.rests >= maxRests, p.why
 	}
 	for _, s := range st.sessions.live {
 		v.busy[s.node] = true
@@ -262,9 +263,9 @@ func (c *care) place(g *Group, node id.Node) {
 	}
 	switch {
 	case !p.avoid.IsZero(): // it has had its rest
-		rests := p.rests
+		rests, why := p.rests, p.why
 		*p = *newPlacing(g.now)
-		p.rests = rests
+		p.rests, p.why = rests, why
 	case !p.asked.IsZero() && g.now.Sub(p.asked) >= placePatience/2: // it was not wanted for a while
 		*p = *newPlacing(g.now)
 	}
@@ -272,7 +273,7 @@ func (c *care) place(g *Group, node id.Node) {
 		p.began = g.now // it is at it, and a large snapshot may take long
 	}
 	if p.failures >= maxPlaceFailures || g.now.Sub(p.began) >= placePatience {
-		g.log.Warn("node does not get a replica, picking another", "node", node.String(), "failures", p.failures)
+		g.log.Warn("node does not get a replica, picking another", "node", node.String(), "failures", p.failures, "why", p.why)
 		p.avoid = g.now.Add(avoidTime)
 		p.rests++
 		return
@@ -289,12 +290,14 @@ func (c *care) onPlaced(g *Group, node id.Node, err error) {
 	switch {
 	case p == nil || !g.isLeader():
 	case err == nil:
-		p.failures = 0
+		p.failures, p.why = 0, "it has agreed, and has not come to an end"
 	case errors.Is(err, ErrBusy):
+		p.why = err.Error()
 		if g.now.Sub(p.first) < busyPatience {
 			p.began = g.now
 		}
 	default:
+		p.why = err.Error()
 		p.failures++
 	}
 }

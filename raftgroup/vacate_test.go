@@ -157,7 +157,7 @@ func TestVacateWithASpareThatRefuses(t *testing.T) {
 				if spares == 1 {
 					c.Wait(30*time.Second, "why it is still here, said here", func() bool {
 						g, ok := goes.Host.Group(s)
-						return ok && strings.Contains(g.Status().Waits, refuses.ID.String()+" did not get a replica")
+						return ok && strings.Contains(g.Status().Waits, refuses.ID.String()+" did not get a replica") && strings.Contains(g.Status().Waits, "disk full")
 					})
 				}
 				if err := <-left; err != nil {

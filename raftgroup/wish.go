@@ -23,6 +23,7 @@ type survey struct {
 	nodes     []Node              // live, by gossip's word; the order is that of their IDs
 	avoided   map[id.Node]bool    // asked to hold a replica, and did not get one
 	hopeless  map[id.Node]bool    // of these, those that were asked again and again
+	refusals  map[id.Node]string  // what nodes that were asked to hold a replica said last
 	stopped   map[id.Replica]bool // their node says that they have stopped
 	lost      map[id.Replica]bool // gone for good, as far as anybody can tell
 	active    map[id.Replica]bool // heard of lately, this one included
@@ -211,10 +212,10 @@ func (v *survey) replace(d *decision) bool {
 		node, rests := v.resting(v.nodesOf(v.good))
 		switch {
 		case rests && !v.hopeless[node]:
-			d.waits, d.open = what+": node "+node.String()+" did not get a replica, and is asked again", true
+			d.waits, d.open = what+": node "+node.String()+" did not get a replica, and is asked again: "+v.refusals[node], true
 		case v.leave(d):
 		case rests:
-			d.waits, d.open = what+": node "+node.String()+" did not get one in its place, again and again; see its log", true
+			d.waits, d.open = what+": node "+node.String()+" did not get one in its place, again and again: "+v.refusals[node], true
 		default:
 			d.waits = what + ": no node can take its place"
 		}

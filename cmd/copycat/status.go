@@ -43,6 +43,9 @@ func printStatus(out io.Writer, s nodestatus.Status) {
 	if s.Storage != "" {
 		fmt.Fprintf(out, "storage  %s\n", s.Storage)
 	}
+	if s.Leaving {
+		fmt.Fprintf(out, "leaving  %d replicas are still here\n", len(s.Structures))
+	}
 	fmt.Fprintln(out)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "DATA CENTER\tNODE\tRACK\tALIVE\tADDRESS")
@@ -51,11 +54,93 @@ func printStatus(out io.Writer, s nodestatus.Status) {
 		return cmp.Or(cmp.Compare(a.DataCenter, b.DataCenter), cmp.Compare(a.NodeID, b.NodeID))
 	})
 	for _, n := range nodes {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", n.DataCenter, n.NodeID, n.Rack, yes(n.Alive), n.Address)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s%s\n", n.DataCenter, n.NodeID, n.Rack, yes(n.Alive), n.Address, remark(n))
 	}
 	_ = w.Flush() // errors of out show when it is closed
+	printPlaces(out, s)
+	for _, k := range s.SetAside {
+		fmt.Fprintf(out, "\nset aside   %s replica %d: %s\n", cmp.Or(k.ID, unknownName), k.Replica, k.Why)
+	}
+	for _, k := range s.Superseded {
+		fmt.Fprintf(out, "\nsuperseded  %s@%s: kept, and not used; copycat purge removes it\n", k.ID, k.Incarnation)
+	}
 	for _, g := range s.Structures {
 		printStructure(out, g)
+	}
+}
+
+// remark says what else is to be known of a node.
+func remark(n nodestatus.Node) string {
+	switch {
+	case n.Leaving && n.Alive:
+		return "  leaves"
+	case n.Leaving:
+		return "  has left"
+	case !n.Alive && !n.Since.IsZero():
+		return "  not seen since " + n.Since.UTC().Format("2006-01-02 15:04:05Z")
+	}
+	return ""
+}
+
+// place sums up the replicas in one data center.
+type place struct {
+	voters, learners, leaders, dead int
+	known                           int    // of them, those whose lag is known here
+	behind                          int    // of those, the ones with a lag
+	worst                           uint64 // lag
+}
+
+// printPlaces sums up, for each data center, the replicas of the structures that
+// have one on this node. Who leads a structure knows how far its others are behind.
+func printPlaces(out io.Writer, s nodestatus.Status) {
+	sums, led := make(map[string]*place), 0
+	for _, n := range s.Nodes {
+		sums[n.DataCenter] = &place{}
+	}
+	for _, g := range s.Structures {
+		if g.Leader == s.NodeID {
+			led++
+		}
+		for _, m := range g.Members {
+			p := sums[m.DataCenter]
+			if p == nil {
+				p = &place{}
+				sums[m.DataCenter] = p
+			}
+			p.add(m)
+		}
+	}
+	fmt.Fprintf(out, "\nreplicas of the %d structures that have one here; lag of those of the %d that are led here\n", len(s.Structures), led)
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "DATA CENTER\tVOTERS\tLEARNERS\tLEADERS\tON DEAD NODES\tBEHIND\tWORST LAG")
+	for _, dc := range slices.Sorted(maps.Keys(sums)) {
+		p, behind, worst := sums[dc], "-", "-"
+		if p.known > 0 {
+			behind, worst = strconv.Itoa(p.behind), strconv.FormatUint(p.worst, 10)
+		}
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%s\t%s\n", known(dc), p.voters, p.learners, p.leaders, p.dead, behind, worst)
+	}
+	_ = w.Flush()
+}
+
+func (p *place) add(m nodestatus.Member) {
+	if m.Voter {
+		p.voters++
+	} else {
+		p.learners++
+	}
+	if m.Leader {
+		p.leaders++
+	}
+	if !m.Alive {
+		p.dead++
+	}
+	if m.Lag != nil {
+		p.known++
+		p.worst = max(p.worst, *m.Lag)
+		if *m.Lag > 0 {
+			p.behind++
+		}
 	}
 }
 
@@ -77,6 +162,9 @@ func printStructure(out io.Writer, g nodestatus.Structure) {
 		fmt.Fprintln(out, "  deleted: this replica is about to go")
 	}
 	fmt.Fprintf(out, "  commit %d, applied %d (lag %d), changes %d, snapshot of %d, sessions %d\n", g.Commit, g.Applied, g.Lag, g.Commits, g.Snapshot, g.Sessions)
+	if g.Waits != "" {
+		fmt.Fprintf(out, "  waits: %s\n", g.Waits)
+	}
 	if g.LastError != "" {
 		fmt.Fprintf(out, "  last error: %s\n", g.LastError)
 	}

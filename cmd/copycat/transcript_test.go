@@ -55,6 +55,8 @@ var (
 	leads   = regexp.MustCompile(`leader ID in (berlin|lisbon|paris)`)
 	peers   = regexp.MustCompile(`peers +ADDRESS( ADDRESS)*`)
 	lag     = regexp.MustCompile(`lag (-|N)`)
+	waits   = regexp.MustCompile(`(?m)^  waits: .*\n`) // the leader's alone
+	sums    = regexp.MustCompile(`(?m)^((?:berlin|lisbon|paris)  N  N  N  N)  (-|N)  (-|N)$`)
 )
 
 // normalized takes out what differs from run to run: names, numbers, who leads.
@@ -75,7 +77,7 @@ func (tr *transcript) normalized() string {
 		to string
 	}{
 		{address, "ADDRESS"}, {moment, "TIME"}, {segment, "SEGMENT"}, {hash, "HASH…"},
-		{life, "LIFE"}, {number, "N"}, {spaces, "$1  "}, {role, "ROLE, replica"}, {lag, "lag N"}, {leads, "leader ID in PLACE"}, {peers, "peers  ADDRESS"},
+		{life, "LIFE"}, {number, "N"}, {spaces, "$1  "}, {role, "ROLE, replica"}, {lag, "lag N"}, {leads, "leader ID in PLACE"}, {sums, "$1  N  N"}, {waits, ""}, {peers, "peers  ADDRESS"},
 	} {
 		s = r.re.ReplaceAllString(s, r.to)
 	}

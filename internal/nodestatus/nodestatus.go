@@ -48,8 +48,19 @@ type Status struct {
 	DataCenter  string      `json:"data_center"`
 	Rack        string      `json:"rack"`
 	Storage     string      `json:"storage_error,omitempty"`
+	Leaving     bool        `json:"leaving,omitempty"`
 	Nodes       []Node      `json:"nodes"`
 	Structures  []Structure `json:"structures"`
+	SetAside    []Kept      `json:"set_aside,omitempty"`  // replicas whose log is damaged
+	Superseded  []Kept      `json:"superseded,omitempty"` // replicas of groups that were rebuilt elsewhere
+}
+
+// Kept is a replica that is on the node's disk and not used.
+type Kept struct {
+	ID          string `json:"id"` // empty: what is left does not tell
+	Incarnation string `json:"incarnation,omitempty"`
+	Replica     uint64 `json:"replica,omitempty"`
+	Why         string `json:"why,omitempty"`
 }
 
 // Node is one node as gossip sees it.
@@ -60,7 +71,8 @@ type Node struct {
 	DataCenter string    `json:"data_center"`
 	Rack       string    `json:"rack"`
 	Alive      bool      `json:"alive"`
-	Since      time.Time `json:"since"`
+	Leaving    bool      `json:"leaving,omitempty"`
+	Since      time.Time `json:"since"` // when alive changed last
 }
 
 // Structure is the node's replica of one data structure.
@@ -84,6 +96,9 @@ type Structure struct {
 	Deleted          bool     `json:"deleted,omitempty"`
 	Members          []Member `json:"members"`
 	LastError        string   `json:"last_error,omitempty"`
+	Quiet            bool     `json:"quiet,omitempty"`
+	Wished           int      `json:"wished_voters,omitempty"`
+	Waits            string   `json:"waits,omitempty"` // at the leader: why the replicas are not where they should be
 }
 
 // Member is one replica of a structure's group.
