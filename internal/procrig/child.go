@@ -150,6 +150,8 @@ func (c *child) do(r request) (any, error) {
 			s.unsubscribe()
 			return nil, nil
 		})
+	case "allocate":
+		return with(r, c.allocate)
 	case "leave":
 		return with(r, c.leave)
 	case "status":
@@ -270,6 +272,18 @@ func (c *child) started() (copycat.CopyCat, *history.Recorder, error) {
 		return nil, nil, errNotStarted
 	}
 	return c.node, c.recorder, nil
+}
+
+func (c *child) allocate(q allocateRequest) (any, error) {
+	node, _, err := c.started()
+	if err != nil {
+		return nil, err
+	}
+	made, err := node.AllocateNewDataStructure(copycat.WithVoters(q.Voters))
+	if err != nil {
+		return nil, err
+	}
+	return made.String(), nil
 }
 
 func (c *child) subscribe(q subscribeRequest) (any, error) {

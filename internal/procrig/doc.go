@@ -32,11 +32,12 @@
 // # Running it
 //
 // The tests are named after the rows of the fault matrix. By default they take
-// little more than a minute; with
+// about two minutes on two cores, and half as long again under the race
+// detector; with
 //
 //	go test ./internal/procrig -long -timeout 0 -run TestMixedFaults
 //
-// they go on for longer, with pauses as operators see them (SIGSTOP for 30 s).
+// they go on for longer, with more nodes and structures where that is the point.
 // -seed chooses what is broken and when; with real processes the same seed
 // gives the same faults, not the same run.
 //

@@ -1,8 +1,13 @@
 package procrig
 
 import (
+	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/copycat-replication/copycat/internal/netproxy"
 )
 
 // TestKillFollower kills followers with SIGKILL while everybody writes: the
@@ -44,25 +49,25 @@ func TestKillLeader(t *testing.T) {
 }
 
 // TestKillDuringSnapshot has snapshots made all the time, large enough to take
-// a while, and kills the node whose turn it is to make them, or another one, at
-// seeded times.
+// a while, and kills nodes while they write one of their own or take one over
+// from another: in the middle of the file, since the process is stopped first.
+// Other kills come at a seeded place in the log, whatever goes on there.
 func TestKillDuringSnapshot(t *testing.T) {
 	r, s, subs := begin(t, Options{SnapshotEntries: 25, Padding: 2 << 20})
-	for range pick(4, 20) {
+	for round := range pick(6, 30) {
 		victim := r.Leader(s) // its own session is asked first
 		if r.Random.IntN(3) == 0 {
 			victim = r.Nodes[r.Random.IntN(len(r.Nodes))]
 		}
-		at, err := of(subs, victim)[0].State()
-		if err != nil {
-			t.Fatal(err)
+		if round%3 < 2 {
+			file := stopAmidSnapshot(r, victim)
+			r.Fault("node %d is killed while it writes %s", victim.Number, file)()
+		} else {
+			r.More(1+r.Random.IntN(50), of(subs, victim)...)
+			time.Sleep(r.about(20 * time.Millisecond)) // the fault's own time
 		}
-		// A place in the log first, then a moment: both differ with the seed.
-		r.More(1+r.Random.IntN(50), of(subs, victim)...)
-		time.Sleep(time.Duration(r.Random.IntN(int(40 * time.Millisecond)))) // the fault's own time
 		victim.Kill()
 		r.More(20, of(subs, r.Others(victim)...)...)
-		t.Logf("node %d was killed after %d commits", victim.Number, at.Len)
 		subs = append(of(subs, r.Others(victim)...), back(r, victim, s))
 	}
 	report := finish(t, r)
@@ -71,25 +76,70 @@ func TestKillDuringSnapshot(t *testing.T) {
 	}
 }
 
+// stopAmidSnapshot stops the node's process, with SIGSTOP, when there is half a
+// snapshot in its directory, and returns which.
+func stopAmidSnapshot(r *Rig, n *Node) (file string) {
+	r.t.Helper()
+	half := func() string {
+		made, err := filepath.Glob(filepath.Join(n.Dir, "snapshots", "*", "*.tmp"))
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		fetched, err := filepath.Glob(filepath.Join(n.Dir, "snapshots", "*", "*.part"))
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		for _, name := range append(made, fetched...) {
+			return filepath.Base(name)
+		}
+		return ""
+	}
+	tick := time.NewTicker(time.Millisecond) // such a file is there for some milliseconds
+	defer tick.Stop()
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); {
+		<-tick.C
+		if half() == "" {
+			continue
+		}
+		n.signal(syscall.SIGSTOP)
+		n.stopped = true
+		if file = half(); file != "" {
+			return file
+		}
+		n.signal(syscall.SIGCONT)
+		n.stopped = false
+	}
+	r.dump()
+	r.t.Fatalf("node %d: no snapshot was written within two minutes", n.Number)
+	return ""
+}
+
 // TestKillDuringMembershipChange begins with one node that writes; two more
-// come, and the structure grows to three voters. At a seeded time during that
-// one of the nodes is killed, and comes back.
+// come, and the structure grows to three voters. During that one of the nodes is
+// killed, and comes back: at a seeded time; or amid joint consensus, when the
+// membership is the old one and the new one at the same time.
 func TestKillDuringMembershipChange(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts processes")
 	}
 	t.Parallel()
 	first := newSeed()
-	for round := range uint64(pick(2, 20)) {
-		killWhileGrowing(t, first+round)
+	for round := range uint64(pick(3, 20)) {
+		killWhileGrowing(t, first+round, round%2 == 0)
 		if t.Failed() {
 			return
 		}
 	}
 }
 
-func killWhileGrowing(t *testing.T, seed uint64) {
-	r := New(t, Options{Seed: seed, SnapshotEntries: 100})
+func killWhileGrowing(t *testing.T, seed uint64, joint bool) {
+	opt := Options{Seed: seed, SnapshotEntries: 100}
+	if joint {
+		// A round trip of 300 ms lies between the two halves of the change, so that
+		// there is time to hit it.
+		opt.Link = netproxy.Link{Delay: 150 * time.Millisecond}
+	}
+	r := New(t, opt)
 	lone := r.Nodes[0]
 	lone.Start()
 	s := r.Structure()
@@ -99,6 +149,38 @@ func killWhileGrowing(t *testing.T, seed uint64) {
 	r.Nodes[1].Start()
 	r.Nodes[2].Start()
 	victim := r.Nodes[r.Random.IntN(3)]
+	if joint {
+		r.Wait(2*time.Minute, "joint consensus", func() (bool, string) { return inJointConsensus(lone, s), "the membership is one" })
+	} else {
+		awaitGrowth(r, lone, s)
+	}
+	victim.Kill()
+	amid := inJointConsensus(lone, s)
+	t.Logf("seed %d: killed node %d; amid joint consensus: %t", seed, victim.Number, amid)
+	if victim == lone && joint && !amid {
+		t.Errorf("seed %d: the kill came too late", seed)
+	}
+	victim.Start()
+	subs := []*Subscription{}
+	for _, n := range r.Nodes {
+		if n == lone && n != victim {
+			subs = append(subs, sub)
+			continue
+		}
+		subs = append(subs, n.Subscribe(s))
+	}
+	r.AwaitVoters(s, 3)
+	for _, sub := range subs {
+		sub.Load(pace)
+	}
+	r.More(50, subs...)
+	finish(t, r)
+}
+
+// awaitGrowth waits for one of the steps in which a structure grows to three
+// voters, and then for a moment.
+func awaitGrowth(r *Rig, lone *Node, s *Structure) {
+	r.t.Helper()
 	stage := r.Random.IntN(3)
 	r.Wait(2*time.Minute, "the membership change", func() (bool, string) {
 		st, err := lone.Status()
@@ -119,22 +201,41 @@ func killWhileGrowing(t *testing.T, seed uint64) {
 		return len(x.Learners) > 1, "not two learners"
 	})
 	time.Sleep(time.Duration(r.Random.IntN(int(600 * time.Millisecond)))) // the fault's own time: duties run twice a second
-	t.Logf("seed %d: killing node %d at stage %d", seed, victim.Number, stage)
-	victim.Kill()
-	victim.Start()
-	subs := []*Subscription{}
-	for _, n := range r.Nodes {
-		if n == lone && n != victim {
-			subs = append(subs, sub)
-			continue
+}
+
+// inJointConsensus reports whether the node's log says that the last change of
+// the structure's membership is half done.
+func inJointConsensus(n *Node, s *Structure) (joint bool) {
+	for line := range strings.Lines(n.Log()) {
+		if strings.Contains(line, "membership changed") && strings.Contains(line, s.ID) {
+			joint = !strings.Contains(line, "outgoing=[]")
 		}
-		subs = append(subs, n.Subscribe(s))
 	}
-	r.AwaitVoters(s, 3)
-	for _, sub := range subs {
-		sub.Load(pace)
+	return joint
+}
+
+// TestKillEverybody kills all processes at once, as a power failure of the
+// whole cluster would: when they are back they have all that anybody was delivered.
+func TestKillEverybody(t *testing.T) {
+	r, s, subs := begin(t, Options{SnapshotEntries: 200})
+	for range pick(2, 20) {
+		r.More(50+r.Random.IntN(200), subs...)
+		for _, n := range r.Nodes {
+			n.Stop() // all at the same time, as good as
+		}
+		for _, n := range r.Nodes {
+			n.Kill()
+		}
+		subs = nil
+		for _, i := range r.Random.Perm(len(r.Nodes)) {
+			n := r.Nodes[i]
+			n.Start()
+			sub := n.Subscribe(s)
+			sub.Load(pace)
+			subs = append(subs, sub)
+		}
+		r.More(50, subs...)
 	}
-	r.More(50, subs...)
 	finish(t, r)
 }
 

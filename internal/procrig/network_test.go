@@ -16,18 +16,18 @@ func hold(r *Rig, d time.Duration, subs ...*Subscription) {
 	}
 }
 
-// TestStopProcess stops the leader with SIGSTOP for longer than an election,
-// and then a follower: connections to it stay open and say nothing. The others
+// TestStopProcess stops the leader with SIGSTOP for half a minute, and then a
+// follower for longer than an election: connections to it stay open and say nothing. The others
 // go on; what wakes up finds itself deposed, and loses nothing.
 func TestStopProcess(t *testing.T) {
 	r, s, subs := begin(t, Options{})
 	for round := range pick(2, 6) {
-		victim := r.Leader(s)
+		victim, stopped := r.Leader(s), 30*time.Second
 		if round%2 == 1 {
-			victim = r.Others(victim)[r.Random.IntN(2)]
+			victim, stopped = r.Others(victim)[r.Random.IntN(2)], pick(5*time.Second, stopped)
 		}
 		victim.Stop()
-		hold(r, pick(5*time.Second, 30*time.Second), of(subs, r.Others(victim)...)...)
+		hold(r, stopped, of(subs, r.Others(victim)...)...)
 		victim.Continue()
 		r.More(100, subs...)
 	}

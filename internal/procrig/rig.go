@@ -193,9 +193,23 @@ func (r *Rig) Structure() *Structure {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	x := &Structure{ID: s.String(), number: uint16(len(r.structures) + 1)}
+	return r.add(s.String())
+}
+
+func (r *Rig) add(id string) *Structure {
+	x := &Structure{ID: id, number: uint16(len(r.structures) + 1)}
 	r.structures = append(r.structures, x)
 	return x
+}
+
+// Allocate has a node create a data structure with so many voters.
+func (r *Rig) Allocate(n *Node, voters int) *Structure {
+	r.t.Helper()
+	var id string
+	if err := n.call("allocate", allocateRequest{Voters: voters}, &id); err != nil {
+		r.t.Fatal(err)
+	}
+	return r.add(id)
 }
 
 // StartAll starts all nodes that do not run, the first one first.

@@ -68,6 +68,12 @@ type numberRequest struct {
 	Subscription uint32
 }
 
+// allocateRequest makes a data structure that is not as the default; the answer
+// is its ID.
+type allocateRequest struct {
+	Voters int
+}
+
 // leaveRequest has the node leave its cluster; once it has, its process ends.
 type leaveRequest struct {
 	Within string
