@@ -2,8 +2,10 @@ package raftgroup_test
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"path"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -245,5 +247,81 @@ func TestSessionThatASnapshotHasOpened(t *testing.T) {
 		r.StopAll()
 		<-r.first.done
 		<-late.done
+	})
+}
+
+// TestProposalsAfterAReplicaWasMended: while a replica stands over damage, what
+// its subscriptions propose is reported as given up. When it goes on, they do too:
+// the numbers of what was given up must not be waited for.
+func TestProposalsAfterAReplicaWasMended(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRotten(t, raftgroup.Options{})
+		r.propose(10)
+		j := newJournal(t)
+		j.subscribe(r.victim, raftgroup.SubscriptionConfig{Structure: rig.Structure(9)})
+		sent := 0
+		propose := func() {
+			j.sub.Propose() <- fmt.Appendf(nil, "v-%d", sent)
+			sent++
+			time.Sleep(time.Millisecond)
+		}
+		for range 50 {
+			propose()
+		}
+		r.Wait(time.Minute, "its first changes", func() bool { return j.count() == 60 })
+		g, _ := r.victim.Host.Group(rig.Structure(9))
+		r.to.Store(math.MaxUint64)
+		r.from.Store(g.Status().Applied + 1)
+		failed := func() bool {
+			g, here := r.victim.Host.Group(rig.Structure(9))
+			return here && g.Status().Failed
+		}
+		for !failed() {
+			propose()
+		}
+		for range 20 {
+			propose()
+		}
+		r.Wait(time.Minute, "them to be given up", func() bool { return len(j.errors()) >= 20 })
+		r.from.Store(math.MaxUint64)
+		r.Wait(time.Minute, "the replica to go on", func() bool { return !failed() })
+		for range 10 {
+			propose()
+		}
+		last := fmt.Sprintf("v-%d", sent-1)
+		r.Wait(time.Minute, "its last changes", func() bool {
+			return slices.Contains(r.first.all(), last) && slices.Contains(j.all(), last)
+		})
+		same(t, r.first, j)
+		reported, delivered := make(map[string]bool), make(map[string]int)
+		for _, err := range j.errors() {
+			var p *raftgroup.ProposalError
+			if errors.As(err, &p) {
+				reported[string(p.Proposal)] = errors.Is(err, raftgroup.ErrNeverCommitted)
+			}
+		}
+		next := 0
+		for _, line := range j.all() {
+			var n int
+			if _, err := fmt.Sscanf(line, "v-%d", &n); err != nil {
+				continue
+			}
+			if delivered[line]++; delivered[line] > 1 || n < next || reported[line] {
+				t.Errorf("%s is delivered, %d times, after v-%d; reported as never committed: %v", line, delivered[line], next-1, reported[line])
+			}
+			next = n + 1
+		}
+		for i := range sent {
+			line := fmt.Sprintf("v-%d", i)
+			if _, told := reported[line]; !told && delivered[line] == 0 {
+				t.Errorf("%s is neither delivered nor reported", line)
+			}
+		}
+		lead, _ := r.leader.Host.Group(rig.Structure(9))
+		r.Wait(time.Minute, "the session that is of no use any more to be closed", func() bool { return lead.Status().Sessions == 2 })
+		r.StopAll()
+		<-r.first.done
+		<-j.done
 	})
 }

@@ -45,8 +45,13 @@ func (g *Group) attach(sub *Subscription) {
 		return
 	}
 	if s := sub.prop.session; s != 0 && g.state != nil {
-		// It came from a replica that was removed; the session is the group's.
+		// It came from a replica that was removed; the session is the group's. The
+		// log from which this replica starts may have shown it its opening.
 		g.bySession[s] = sub
+		g.closing = slices.DeleteFunc(g.closing, func(c closing) bool { return c.session == s })
+		if sub.left {
+			g.closeSession(s)
+		}
 		switch last, live, known := g.state.sessions.last(s); {
 		case live:
 			sub.prop.reconcile(last, g.now, sub.settle)
@@ -59,6 +64,10 @@ func (g *Group) attach(sub *Subscription) {
 	}
 	g.maybeStartDelivery(sub)
 	if g.rn != nil && g.failure == nil {
+		if sub.spent != 0 {
+			g.closeSession(sub.spent)
+			sub.spent = 0
+		}
 		g.openSession(sub)
 	}
 	sub.notify()
@@ -304,11 +313,11 @@ func (g *Group) closeSession(session uint64) {
 func (g *Group) retryClosing() {
 	g.closing = slices.DeleteFunc(g.closing, func(c closing) bool {
 		_, live, _ := g.state.sessions.last(c.session)
-		return !live
+		return !live && c.session <= g.state.index // else this replica has not seen it open yet
 	})
 	for i := range g.closing {
 		c := &g.closing[i]
-		if g.lead == raft.None || g.now.Sub(c.tried) < openRetry {
+		if g.lead == raft.None || g.now.Sub(c.tried) < openRetry || c.session > g.state.index {
 			continue
 		}
 		c.tried = g.now
@@ -346,9 +355,26 @@ func (g *Group) settleStopped() {
 	for _, sub := range g.subs {
 		sub.takeInbox(g.now)
 		if g.failure != nil {
-			sub.prop.abandon(sub.settle)
+			g.giveUp(sub)
 		}
 		g.checkDrained(sub)
+	}
+}
+
+// giveUp reports all that a subscription of a replica that has stopped has in its
+// window. If there was anything, its session is of no use any more: the numbers
+// go on behind what was given up, and to the log that would be a gap for good.
+// The replica may be mended, or another one come, and then the session is closed.
+func (g *Group) giveUp(sub *Subscription) {
+	if len(sub.prop.window) == 0 {
+		return
+	}
+	sub.prop.abandon(sub.settle)
+	if s := sub.prop.session; s != 0 {
+		delete(g.bySession, s)
+		sub.prop.opened(0, g.now)
+		sub.session.Store(0)
+		sub.spent = s
 	}
 }
 

@@ -119,6 +119,7 @@ type Subscription struct {
 	prop      proposer
 	life      id.Incarnation // of the group that it hung on first
 	nonce     [16]byte       // of the SessionOpen under way
+	spent     uint64         // a session that was given up, and is to be closed; 0: none
 	askedAt   time.Time
 	started   bool
 	left      bool
