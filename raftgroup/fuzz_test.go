@@ -1,8 +1,10 @@
 package raftgroup
 
 import (
+	"math/rand/v2"
 	"testing"
 
+	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
@@ -10,7 +12,8 @@ import (
 )
 
 // FuzzMessage takes bytes off the network: whatever they are, the checks in
-// front of raft must not panic, and a proposal that passes can be applied.
+// front of raft must not panic, nor raft behind them, as a follower and as a
+// leader with a read under way; and a proposal that passes can be applied.
 func FuzzMessage(f *testing.F) {
 	for _, m := range []*raftpb.Message{
 		{Type: raftpb.MsgHeartbeat.Enum(), From: u64(2), To: u64(1), Term: u64(1)},
@@ -27,12 +30,31 @@ func FuzzMessage(f *testing.F) {
 		f.Add(data)
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		m := new(raftpb.Message)
-		if proto.Unmarshal(data, m) != nil {
+		m, err := decodeMessage(data)
+		if err != nil || validateMessage(m, Message{From: id.Replica(m.GetFrom()), To: 1}, 1) != nil {
 			return
 		}
-		if validateMessage(m, Message{From: id.Replica(m.GetFrom()), To: 1}, 1) != nil {
-			return
+		for _, leads := range []bool{false, true} {
+			h := newHostileNode(t, rand.New(rand.NewPCG(1, 1))) // of three voters
+			if leads {
+				_ = h.rn.Campaign()
+				h.work()
+				for _, answer := range []raftpb.MessageType{raftpb.MsgPreVoteResp, raftpb.MsgVoteResp} {
+					h.step(&raftpb.Message{Type: answer.Enum(), From: u64(2), To: u64(1), Term: u64(3)})
+				}
+				if h.rn.BasicStatus().RaftState != raft.StateLeader {
+					t.Fatal("does not lead")
+				}
+				h.step(&raftpb.Message{Type: raftpb.MsgAppResp.Enum(), From: u64(2), To: u64(1), Term: u64(3), Index: u64(h.last())})
+				h.rn.ReadIndex([]byte("read"))
+				h.work()
+			}
+			if p := h.step(proto.Clone(m).(*raftpb.Message)); p != "" {
+				t.Fatalf("leads %v: %v: %s", leads, m, p)
+			}
+			if p := h.contain(func() { h.rn.Tick() }); p != "" {
+				t.Fatalf("leads %v: %v: later: %s", leads, m, p)
+			}
 		}
 		if m.GetType() != raftpb.MsgProp {
 			return

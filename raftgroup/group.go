@@ -90,6 +90,7 @@ type Group struct {
 	pace      pace
 	relaying  []relayed
 	reads     []*reading
+	echoes    echoes
 	swap      swap
 	lonely    lonely
 	heldBy    string // why the leader does not take this replica from a node that leaves; as it said last

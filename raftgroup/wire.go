@@ -1,6 +1,7 @@
 package raftgroup
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -34,6 +35,12 @@ var errBadMessage = errors.New("malformed message from another replica")
 // normal case; what raft has to be told is that the follower is not reached,
 // or it would go on to stream into the void.
 func (g *Group) send(m *raftpb.Message) {
+	switch m.GetType() {
+	case raftpb.MsgHeartbeat:
+		g.echoes.sent(m)
+	case raftpb.MsgReadIndex, raftpb.MsgReadIndexResp:
+		return // only a leader asks, and only for itself: one that has stepped down meanwhile gets no answer
+	}
 	to := id.Replica(m.GetTo())
 	node, ok := g.nodeOf(to)
 	if !ok {
@@ -89,12 +96,16 @@ func (g *Group) nodeOf(r id.Replica) (id.Node, bool) {
 	return n, ok
 }
 
+// maxSeen bounds the replicas of which the log does not tell where they are: there
+// are as many as it gave out IDs for in the stretch that a new replica lacks.
+const maxSeen = 2 * maxIntents
+
 // see notes where a replica speaks from, if the log does not tell.
 func (g *Group) see(r id.Replica, node id.Node) {
 	if g.state.members[r] == node || node.IsZero() {
 		return
 	}
-	if g.seen == nil {
+	if g.seen == nil || len(g.seen) >= maxSeen { // who is real speaks again
 		g.seen = make(map[id.Replica]id.Node)
 	}
 	g.seen[r] = node
@@ -140,7 +151,7 @@ func (g *Group) receive(from id.Node, m Message) error {
 		g.call(func() { g.relay(x) })
 	case wireQuiet:
 		var q grouppb.Quiet
-		if err := q.Unmarshal(m.Payload[1:]); err != nil {
+		if err := q.Unmarshal(payload[1:]); err != nil {
 			return fmt.Errorf("%w: %w", errBadMessage, err)
 		}
 		g.call(func() { g.onQuiet(m.From, from, &q) })
@@ -166,21 +177,13 @@ func validateMessage(m *raftpb.Message, frame Message, self id.Replica) error {
 		return bad("a number that no log reaches")
 	}
 	switch m.GetType() {
-	case raftpb.MsgProp, raftpb.MsgReadIndex:
+	case raftpb.MsgProp:
 		// Raft takes these for local ones, and panics if it has to pass one
 		// with a term on.
 		if m.GetTerm() != 0 {
 			return bad("a term where none belongs")
 		}
-		if m.GetType() == raftpb.MsgProp {
-			return validateProposal(m, bad)
-		}
-		return validateContext(m, bad)
-	case raftpb.MsgReadIndexResp:
-		if m.GetTerm() == 0 {
-			return bad("term 0")
-		}
-		return validateContext(m, bad)
+		return validateProposal(m, bad)
 	case raftpb.MsgApp:
 		return validateAppend(m, bad)
 	case raftpb.MsgSnap:
@@ -201,13 +204,6 @@ func validateMessage(m *raftpb.Message, frame Message, self id.Replica) error {
 	}
 	if len(m.GetEntries()) > 0 {
 		return bad("entries in a message that has none")
-	}
-	return nil
-}
-
-func validateContext(m *raftpb.Message, bad func(string) error) error {
-	if len(m.GetEntries()) != 1 {
-		return bad("needs one context")
 	}
 	return nil
 }
@@ -259,6 +255,72 @@ func validateAppend(m *raftpb.Message, bad func(string) error) error {
 	return nil
 }
 
+// echoes is what a leader has asked the others to acknowledge in its term: raft
+// numbers the reads that wait for a majority, sends the last number with its
+// heartbeats, and takes as many off its list as come back.
+type echoes struct{ term, upTo uint64 }
+
+func readNumber(m *raftpb.Message) uint64 {
+	if len(m.GetContext()) != 8 {
+		return 0
+	}
+	return binary.LittleEndian.Uint64(m.GetContext())
+}
+
+// sent notes a heartbeat of this replica's.
+func (e *echoes) sent(m *raftpb.Message) {
+	if m.GetTerm() != e.term {
+		*e = echoes{term: m.GetTerm()}
+	}
+	e.upTo = max(e.upTo, readNumber(m))
+}
+
+// owns is what a replica knows of itself.
+type owns struct {
+	last   uint64 // index of its log
+	leads  bool
+	echoes echoes
+}
+
+// contradicts reports whether a message says of this replica what it knows to be
+// wrong: that it has what it does not have, has sent what it has not sent, or has
+// asked what it has not asked. Raft believes such messages, and panics.
+func (o owns) contradicts(m *raftpb.Message) bool {
+	switch m.GetType() {
+	case raftpb.MsgHeartbeat:
+		return m.GetCommit() > o.last
+	case raftpb.MsgAppResp:
+		return o.leads && !m.GetReject() && m.GetIndex() > o.last
+	case raftpb.MsgHeartbeatResp:
+		return readNumber(m) > 0 && (m.GetTerm() != o.echoes.term || readNumber(m) > o.echoes.upTo)
+	}
+	return false
+}
+
+// believable reports whether raft may have a message.
+func (g *Group) believable(m *raftpb.Message) bool {
+	switch m.GetType() {
+	case raftpb.MsgHeartbeat:
+		// Appends of this very step may have made the log longer, or shorter.
+		if m.GetCommit() > g.rn.BasicStatus().GetCommit() {
+			g.drainReady()
+		}
+	case raftpb.MsgAppResp:
+		if m.GetIndex() > g.last {
+			g.drainReady()
+		}
+	}
+	if g.failure != nil || g.stalled {
+		return false
+	}
+	if (owns{last: g.last, leads: g.isLeader(), echoes: g.echoes}).contradicts(m) {
+		g.log.Warn("message contradicts what this replica knows of itself", "type", m.GetType().String(), "from", m.GetFrom(),
+			"commit", m.GetCommit(), "index", m.GetIndex(), "last", g.last)
+		return false
+	}
+	return true
+}
+
 // onMessage steps a message of another replica.
 func (g *Group) onMessage(m *raftpb.Message, from id.Node) {
 	if g.rn == nil || g.failure != nil || g.stalled {
@@ -272,15 +334,10 @@ func (g *Group) onMessage(m *raftpb.Message, from id.Node) {
 	if g.quietness.quiet && g.stirs(m) {
 		g.awaken(id.Node{})
 	}
+	if !g.believable(m) {
+		return
+	}
 	switch m.GetType() {
-	case raftpb.MsgHeartbeat:
-		if m.GetCommit() > g.last {
-			g.drainReady() // what was just appended counts
-		}
-		if m.GetCommit() > g.last {
-			g.log.Warn("leader says that this replica has what it does not have", "from", m.GetFrom(), "commit", m.GetCommit(), "last", g.last)
-			return
-		}
 	case raftpb.MsgSnap:
 		g.onSnapshotOffer(m)
 		return
@@ -295,13 +352,6 @@ func (g *Group) onMessage(m *raftpb.Message, from id.Node) {
 	case raftpb.MsgAppResp:
 		if m.GetReject() {
 			g.leader.routes.onGap(g, id.Replica(m.GetFrom()))
-		}
-		if !m.GetReject() && m.GetIndex() > g.last {
-			g.drainReady()
-			if m.GetIndex() > g.last && g.isLeader() {
-				g.log.Warn("follower acknowledges what was never sent", "from", m.GetFrom(), "index", m.GetIndex(), "last", g.last)
-				return
-			}
 		}
 	}
 	if err := g.rn.Step(m); err != nil && !errors.Is(err, raft.ErrProposalDropped) {
