@@ -24,7 +24,9 @@ type Options struct {
 	// compactions still need to get the node out of it. Default three segments.
 	ReserveBytes uint64
 	// HotBytes is how much the segments may hold before live entries of the
-	// oldest one move to the cold store. Default eight segments.
+	// oldest one move to the cold store. Default sixteen segments: with eight,
+	// proposals of 1 KiB at 250 MB/s were moved that a snapshot was about to
+	// free, which cost a third of the throughput.
 	HotBytes int64
 	// Cold keeps what moves out of the segments. It stays the caller's to
 	// close. Nil: Badger in Dir/cold on the operating system's file system,
@@ -138,7 +140,7 @@ func (o Options) withDefaults() Options {
 		o.ReserveBytes = 3 * uint64(o.SegmentSize)
 	}
 	if o.HotBytes <= 0 {
-		o.HotBytes = 8 * o.SegmentSize
+		o.HotBytes = 16 * o.SegmentSize
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -30,7 +31,19 @@ type OS struct{}
 var _ FS = OS{}
 
 // osFile is a File on an *os.File.
-type osFile struct{ *os.File }
+type osFile struct {
+	*os.File
+	written *atomic.Int64 // bytes, since the last SyncData
+}
+
+// besideBytes is how much must have been written for a sync beside the
+// goroutine. In fdatasync it keeps its P until the runtime's monitor takes that
+// away, often after the sync only: where as many logs sync as there are Ps,
+// nothing else of the process runs meanwhile. A sync beside it costs two changes
+// of threads more. With three nodes in a process on two processors it made 4,096
+// proposals under way 1.7 times as fast, and 64 structures 1.6 times; single
+// proposals got a tenth slower, hence the threshold.
+const besideBytes = 24 << 10
 
 var _ File = osFile{}
 
@@ -50,7 +63,7 @@ func openOS(name string, flag int) (File, error) {
 	if err != nil {
 		return nil, wrapOS(err)
 	}
-	return osFile{f}, nil
+	return osFile{f, new(atomic.Int64)}, nil
 }
 
 // Create implements FS.
@@ -127,6 +140,7 @@ func (OS) Free(dir string) (uint64, error) {
 // WriteAt implements io.WriterAt.
 func (f osFile) WriteAt(p []byte, off int64) (int, error) {
 	n, err := f.File.WriteAt(p, off)
+	f.written.Add(int64(n))
 	return n, wrapOS(err)
 }
 
@@ -158,10 +172,19 @@ func (f osFile) Sync() error { return wrapOS(f.File.Sync()) }
 
 // SyncData implements File.
 func (f osFile) SyncData() error {
-	if err := syncData(f.File); err != nil {
+	if err := f.sync(); err != nil {
 		return wrapOS(&fs.PathError{Op: "fdatasync", Path: f.Name(), Err: err})
 	}
 	return nil
+}
+
+func (f osFile) sync() error {
+	if f.written.Swap(0) >= besideBytes {
+		if done, err := syncBeside(f.File); done {
+			return err
+		}
+	}
+	return syncData(f.File)
 }
 
 // preallocateZeros extends f to n bytes by writing zeros, which reserves the

@@ -1,0 +1,8 @@
+//go:build !linux || !(amd64 || arm64 || loong64 || ppc64le || riscv64)
+
+package vfs
+
+import "os"
+
+// syncBeside is for Linux.
+func syncBeside(*os.File) (bool, error) { return false, nil }
