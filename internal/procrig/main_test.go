@@ -13,6 +13,7 @@ import (
 // long is the mode for soaks: more rounds, and pauses as long as operators see them.
 var (
 	long = flag.Bool("long", false, "run longer and harder: for soaks")
+	most = flag.Duration("faults", 0, "how long TestMixedFaults goes on; 0: 8 s, 10 minutes with -long")
 	seed = flag.Uint64("seed", 0, "the seed of all rigs; 0: a new one each time")
 )
 

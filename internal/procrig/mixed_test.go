@@ -1,6 +1,7 @@
 package procrig
 
 import (
+	"cmp"
 	"testing"
 	"time"
 
@@ -22,7 +23,7 @@ func TestMixedFaults(t *testing.T) {
 		}
 	}
 	random := func(d time.Duration) time.Duration { return time.Duration(r.Random.Int64N(int64(d))) }
-	for until := time.Now().Add(pick(8*time.Second, 10*time.Minute)); time.Now().Before(until); {
+	for until := time.Now().Add(cmp.Or(*most, pick(8*time.Second, 10*time.Minute))); time.Now().Before(until); {
 		n := r.Nodes[r.Random.IntN(len(r.Nodes))]
 		at := netproxy.Node(n.Number)
 		other := netproxy.Node(r.Others(n)[r.Random.IntN(2)].Number)
