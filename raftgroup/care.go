@@ -42,6 +42,10 @@ const (
 	// idleFactor times Config.ReplaceAfter is how long a learner that nobody
 	// needs stays: subscribers come back.
 	idleFactor = 5
+	// strayTime is how long a learner that nobody needs stays where the options
+	// do not allow a replica: a subscription that waits for it opens its session
+	// within that.
+	strayTime = 30 * time.Second
 )
 
 // care is what a leader remembers between two looks at its group's membership.
@@ -152,7 +156,7 @@ func (c *care) survey(g *Group, nodes []Node) *survey {
 	v := &survey{
 		structure: st.group.Structure, self: g.self, conf: st.conf, members: st.members, options: st.options, nodes: nodes,
 		avoided: make(map[id.Node]bool), hopeless: make(map[id.Node]bool), refusals: make(map[id.Node]string), stopped: c.stopped, lost: make(map[id.Replica]bool), active: map[id.Replica]bool{g.self: true},
-		caughtUp: map[id.Replica]bool{g.self: true}, busy: make(map[id.Node]bool), idle: make(map[id.Replica]bool),
+		caughtUp: map[id.Replica]bool{g.self: true}, busy: make(map[id.Node]bool), idle: make(map[id.Replica]bool), stray: make(map[id.Replica]bool),
 		mayMove: !c.better.IsZero() && g.now.Sub(c.better) >= g.host.cfg.ReplaceAfter,
 		settled: !c.alone.IsZero() && g.now.Sub(c.alone) >= min(g.host.cfg.ReplaceAfter, settleTime),
 	}
@@ -171,6 +175,7 @@ func (c *care) survey(g *Group, nodes []Node) *survey {
 	}
 	for r, since := range c.idle {
 		v.idle[r] = g.now.Sub(since) >= idleFactor*g.host.cfg.ReplaceAfter
+		v.stray[r] = g.now.Sub(since) >= strayTime
 	}
 	return v
 }

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/copycat-replication/copycat/internal/rig"
 	"github.com/copycat-replication/copycat/raftgroup"
 	"github.com/copycat-replication/copycat/wal"
 )
@@ -231,5 +232,46 @@ func TestIdleLearnerIsDismissed(t *testing.T) {
 		w.writers = nil
 		w.Wait(10*grace, "the replica nobody uses is gone", func() bool { return !holds(n, w.s) && w.healed(3) })
 		w.verify()
+	})
+}
+
+// TestSubscriberOutsideThePins subscribes on a node in a data center that the
+// options do not allow: the replica there never votes, and stays as long as
+// there is a subscription, under one ReplicaID. Then it goes.
+func TestSubscriberOutsideThePins(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := rig.New(t, 4, 54)
+		c.StartAll()
+		s := rig.Structure(9)
+		c.Born(s, 1, raftgroup.Options{Voters: 1, PinnedDataCenters: []string{"dc1"}})
+		c.Wait(time.Minute, "a leader", func() bool { _, _, ok := leadNode(c, s); return ok })
+		n := c.Nodes[3]
+		if err := n.Host.Join(s, c.Nodes[0].ID); err != nil {
+			t.Fatal(err)
+		}
+		j := subscribe(t, n, raftgroup.SubscriptionConfig{Structure: s})
+		j.propose("a", 10)
+		c.Wait(time.Minute, "commits", func() bool { return j.count() == 10 })
+		g, ok := n.Host.Group(s)
+		if !ok {
+			t.Fatal("no replica where the subscription is")
+		}
+		replica, _, _ := leadNode(c, s)
+		before, _ := replica.Host.Group(s)
+		from := before.Status().Applied
+		time.Sleep(10 * time.Minute)
+		if now, ok := n.Host.Group(s); !ok || now.Status().Replica != g.Status().Replica || g.Status().Replica != 2 {
+			t.Errorf("it had replica %d there, and has another one, or none", g.Status().Replica)
+		}
+		if grown := before.Status().Applied - from; grown > 10 {
+			t.Errorf("the log grew by %d entries with nothing to do", grown)
+		}
+		j.propose("b", 10)
+		c.Wait(time.Minute, "more commits", func() bool { return j.count() == 20 })
+		close(j.sub.Propose())
+		<-j.done
+		c.Wait(2*time.Minute, "the replica is gone, since nobody subscribes there any more", func() bool { return !holds(n, s) })
+		c.StopAll()
 	})
 }

@@ -214,7 +214,12 @@ func (v *survey) dismiss(d *decision) {
 		case live && n.Leaving:
 			why = "its node leaves"
 		case live && !allowed && !v.avoided[n.ID]:
-			why = "it is not to be there"
+			if !v.busy[n.ID] {
+				d.surplus = append(d.surplus, r)
+			}
+			if v.stray[r] {
+				why = "it is not to be there"
+			}
 		case !settled || !v.active[r] || v.busy[n.ID]:
 		case kept[n.DataCenter] < per:
 			kept[n.DataCenter]++

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 
 	"go.etcd.io/raft/v3/raftpb"
 
@@ -31,6 +32,7 @@ type survey struct {
 	busy      map[id.Node]bool    // somebody subscribes there
 	mayMove   bool                // a better membership has been possible for long enough
 	idle      map[id.Replica]bool // learners that nobody has needed for long enough
+	stray     map[id.Replica]bool // the same, for long enough where the options do not allow one
 	settled   bool                // there has been nobody for a leaving voter's place for long enough
 
 	// Derived by begin.
@@ -217,7 +219,7 @@ func (v *survey) replace(d *decision) bool {
 		case rests:
 			d.waits, d.open = what+": node "+node.String()+" did not get one in its place, again and again: "+v.refusals[node], true
 		default:
-			d.waits = what + ": no node can take its place"
+			d.waits = what + ": no node can take its place" + v.confinement()
 		}
 		return true
 	}
@@ -238,6 +240,14 @@ func (v *survey) replace(d *decision) bool {
 	}
 	d.swap(old, l, what)
 	return true
+}
+
+// confinement says, for people, which nodes the options leave.
+func (v *survey) confinement() string {
+	if pins := v.options.PinnedDataCenters; len(pins) > 0 {
+		return "; the structure is pinned to " + strings.Join(pins, ", ")
+	}
+	return ""
 }
 
 // fault says, for people, why a voter is to be replaced.

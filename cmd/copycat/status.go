@@ -13,6 +13,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/copycat-replication/copycat/catalog"
 	"github.com/copycat-replication/copycat/internal/nodestatus"
 )
 
@@ -58,15 +59,25 @@ func printStatus(out io.Writer, s nodestatus.Status) {
 	}
 	_ = w.Flush() // errors of out show when it is closed
 	printPlaces(out, s)
+	if len(s.SetAside)+len(s.Superseded) > 0 {
+		fmt.Fprintln(out, "\nkept, and not used; copycat purge removes it")
+	}
 	for _, k := range s.SetAside {
-		fmt.Fprintf(out, "\nset aside   %s replica %d: %s\n", cmp.Or(k.ID, unknownName), k.Replica, k.Why)
+		fmt.Fprintf(out, "  set aside   %s replica %d: %s\n", keptName(k), k.Replica, k.Why)
 	}
 	for _, k := range s.Superseded {
-		fmt.Fprintf(out, "\nsuperseded  %s@%s: kept, and not used; copycat purge removes it\n", k.ID, k.Incarnation)
+		fmt.Fprintf(out, "  superseded  %s@%s\n", keptName(k), k.Incarnation)
 	}
 	for _, g := range s.Structures {
 		printStructure(out, g)
 	}
+}
+
+func keptName(k nodestatus.Kept) string {
+	if k.ID == "" {
+		return unknownName
+	}
+	return groupName(k.ID, k.ID == catalog.ID.String())
 }
 
 // remark says what else is to be known of a node.
