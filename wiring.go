@@ -127,6 +127,9 @@ func (d directory) Incarnations(s id.Structure) map[id.Node]id.Incarnation {
 	return out
 }
 
+// Rebuilt lists the structures of which a holder says that it was rebuilt.
+func (d directory) Rebuilt() []id.Structure { return d.g.Rebuilt() }
+
 // The roles that travel in the directory.
 const (
 	roleLearner uint8 = iota

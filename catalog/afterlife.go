@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"time"
 
@@ -82,42 +83,46 @@ func (s *Service) DeleteStructure(ctx context.Context, structure id.Structure) e
 // afterlife is what the sweeper remembers between two sweeps: bounded by what
 // this node hosts and waits for.
 type afterlife struct {
-	marked  map[id.Group]bool            // the catalog knows of the deletion
-	ended   map[id.Group]time.Time       // since when this process has seen that it was deleted
-	alone   map[id.Group]time.Time       // since when it knows no leader, or when it asked
-	waiting map[id.Structure]time.Time   // since when it is waited for, or when it asked
-	told    map[id.Structure]description // what the catalog knows of groups that are led here
-	asked   map[id.Group]time.Time       // when a later life of it was asked after
-	refused map[id.Group]time.Time       // when the catalog said that a group which is led here is deleted
-	catalog id.Incarnation               // the newest one heard of: told holds for it alone
-	unsure  map[id.Structure]bool        // what the rebuilt catalog has to be told by a commit
-	budget  int                          // of questions left for this sweep
+	marked  map[id.Group]bool          // the catalog knows of the deletion
+	ended   map[id.Group]time.Time     // since when this process has seen that it was deleted
+	alone   map[id.Group]time.Time     // since when it knows no leader, or when it asked
+	waiting map[id.Structure]time.Time // since when it is waited for, or when it asked
+	told    map[id.Structure]*telling  // what the catalog knows of groups that are led here
+	asked   map[id.Group]time.Time     // when a later life of it was asked after
+	refused map[id.Group]time.Time     // when the catalog said that a group which is led here is deleted
+	catalog id.Incarnation             // the newest one heard of: told holds for it alone
+	unsure  map[id.Structure]bool      // what the rebuilt catalog has to be told by a commit
+	budget  int                        // of questions left for this sweep
+	sweeps  uint64                     // so far: telling.sweep is of the last that saw it led here
 }
 
 func newAfterlife() *afterlife {
 	return &afterlife{
 		marked: make(map[id.Group]bool), ended: make(map[id.Group]time.Time), alone: make(map[id.Group]time.Time), asked: make(map[id.Group]time.Time),
-		waiting: make(map[id.Structure]time.Time), told: make(map[id.Structure]description),
+		waiting: make(map[id.Structure]time.Time), told: make(map[id.Structure]*telling),
 		refused: make(map[id.Group]time.Time), unsure: make(map[id.Structure]bool),
 	}
 }
 
 // sweepEnded removes what was deleted, and asks about what may have been. The
-// error is that of a catalog which does not answer.
+// error is that of a catalog which does not answer. It looks at every replica,
+// every second, of which there may be ten thousand that do nothing: so it makes
+// nothing of its own for one that is as it should be, and asks nobody about it.
 func (s *Service) sweepEnded(a *afterlife) error {
 	now := s.cfg.Clock.Now()
 	a.budget = perSweep
-	groups := s.cfg.Engine.Groups()
+	groups, rebuilt := s.cfg.Engine.Statuses(), s.rebuilt()
 	a.forget(groups, s.cfg.Engine.Waiting())
-	for i := range groups {
-		g := &groups[i]
+	for g := range groups {
 		if g.Group.Incarnation.Birth == 0 {
 			continue
 		}
-		err := s.yield(a, g.Group, now)
-		if err != nil {
-			s.log.Warn("not known whether a replica was superseded", "group", g.Group.String(), "error", err)
-			err = nil
+		var err error
+		if rebuilt[g.Group.Structure] {
+			if err = s.yield(a, g.Group, now); err != nil {
+				s.log.Warn("not known whether a replica was superseded", "group", g.Group.String(), "error", err)
+				err = nil
+			}
 		}
 		if g.Group.Structure == ID {
 			continue
@@ -167,16 +172,40 @@ func due[K comparable](since map[K]time.Time, key K, now time.Time, patience tim
 	return true
 }
 
-// forget drops what is not here any more.
-func (a *afterlife) forget(groups []raftgroup.GroupStatus, waiting []id.Structure) {
-	here, wanted := make(map[id.Group]bool), make(map[id.Structure]bool)
-	hosted, led := make(map[id.Structure]bool), make(map[id.Structure]bool)
-	for i := range groups {
-		here[groups[i].Group], hosted[groups[i].Group.Structure] = true, true
-		led[groups[i].Group.Structure] = led[groups[i].Group.Structure] || groups[i].IsLeader
+// rebuilt lists the structures of which a later life may be elsewhere. A life is
+// later than another of the same birth by its recovery number alone.
+func (s *Service) rebuilt() map[id.Structure]bool {
+	d, ok := s.cfg.Directory.(incarnations)
+	if !ok {
+		return nil
 	}
-	for _, w := range waiting {
-		wanted[w] = true
+	var out map[id.Structure]bool
+	for _, structure := range d.Rebuilt() {
+		if out == nil {
+			out = make(map[id.Structure]bool)
+		}
+		out[structure] = true
+	}
+	return out
+}
+
+// forget drops what is not here any more. Most of it is empty most of the time,
+// and then costs nothing.
+func (a *afterlife) forget(groups iter.Seq[*raftgroup.GroupStatus], waiting []id.Structure) {
+	a.forgetTold(groups)
+	if len(a.waiting) > 0 {
+		wanted := make(map[id.Structure]bool)
+		for _, w := range waiting {
+			wanted[w] = true
+		}
+		maps.DeleteFunc(a.waiting, func(w id.Structure, _ time.Time) bool { return !wanted[w] })
+	}
+	if len(a.marked)+len(a.ended)+len(a.asked)+len(a.refused)+len(a.unsure) == 0 && len(a.alone) <= 4096 {
+		return
+	}
+	here, hosted := make(map[id.Group]bool), make(map[id.Structure]bool)
+	for g := range groups {
+		here[g.Group], hosted[g.Group.Structure] = true, true
 	}
 	maps.DeleteFunc(a.marked, func(g id.Group, _ bool) bool { return !here[g] })
 	maps.DeleteFunc(a.ended, func(g id.Group, _ time.Time) bool { return !here[g] })
@@ -184,8 +213,27 @@ func (a *afterlife) forget(groups []raftgroup.GroupStatus, waiting []id.Structur
 	maps.DeleteFunc(a.refused, func(g id.Group, _ time.Time) bool { return !here[g] })
 	maps.DeleteFunc(a.unsure, func(w id.Structure, _ bool) bool { return !hosted[w] })
 	maps.DeleteFunc(a.alone, func(g id.Group, at time.Time) bool { return !here[g] && len(a.alone) > 4096 })
-	maps.DeleteFunc(a.waiting, func(w id.Structure, _ time.Time) bool { return !wanted[w] })
-	maps.DeleteFunc(a.told, func(w id.Structure, _ description) bool { return !led[w] })
+}
+
+// forgetTold drops what was told of groups that are not led here any more.
+func (a *afterlife) forgetTold(groups iter.Seq[*raftgroup.GroupStatus]) {
+	if len(a.told) == 0 {
+		return
+	}
+	a.sweeps++
+	led := 0
+	for g := range groups {
+		if !g.IsLeader {
+			continue
+		}
+		if t := a.told[g.Group.Structure]; t != nil && t.sweep != a.sweeps {
+			t.sweep = a.sweeps
+			led++
+		}
+	}
+	if led < len(a.told) {
+		maps.DeleteFunc(a.told, func(_ id.Structure, t *telling) bool { return t.sweep != a.sweeps })
+	}
 }
 
 // worthEnding passes on only the error that ends a sweep.

@@ -3,6 +3,7 @@ package catalog
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"reflect"
 	"slices"
@@ -22,20 +23,31 @@ func (d description) equal(o description) bool {
 	return d.life == o.life && maps.Equal(d.voters, o.voters) && reflect.DeepEqual(d.options, o.options)
 }
 
+// telling is a description that the catalog knows.
+type telling struct {
+	description
+	as    *raftgroup.GroupStatus // that said the same last: while it is the newest there is no news
+	sweep uint64                 // of the afterlife, that last saw the group led here
+}
+
 // tellAll leaves hints with the catalog about the groups that are led here, when
 // their voters or their options have changed: a node that comes back after a
 // long time finds the group by them, and a listing shows them. Learners come
 // and go with subscribers, and are told along with the next change.
-func (s *Service) tellAll(a *afterlife, groups []raftgroup.GroupStatus) error {
+func (s *Service) tellAll(a *afterlife, groups iter.Seq[*raftgroup.GroupStatus]) error {
 	a.heed(s.catalogLife(groups), groups)
 	now := s.cfg.Clock.Now()
-	for i := range groups {
-		g := &groups[i]
+	for g := range groups {
 		if !g.IsLeader || g.Joint || g.Deleted || g.Group.Structure == ID {
 			continue
 		}
+		t := a.told[g.Group.Structure]
+		if t != nil && t.as == g {
+			continue
+		}
 		d := description{life: g.Group.Incarnation, voters: g.Voters, options: g.Options}
-		if a.told[g.Group.Structure].equal(d) {
+		if t != nil && t.equal(d) {
+			t.as = g
 			continue
 		}
 		if at, ok := a.refused[g.Group]; ok && now.Sub(at) < askEvery*s.cfg.Patience {
@@ -53,7 +65,7 @@ func (s *Service) tellAll(a *afterlife, groups []raftgroup.GroupStatus) error {
 			}
 			continue
 		}
-		a.told[g.Group.Structure] = d
+		a.told[g.Group.Structure] = &telling{description: d, as: g, sweep: a.sweeps}
 		delete(a.unsure, g.Group.Structure)
 		delete(a.refused, g.Group)
 	}
@@ -62,11 +74,11 @@ func (s *Service) tellAll(a *afterlife, groups []raftgroup.GroupStatus) error {
 
 // catalogLife is the newest incarnation of the catalog that this node has heard
 // of, from gossip or by its own replica; zero if there is none.
-func (s *Service) catalogLife(groups []raftgroup.GroupStatus) id.Incarnation {
+func (s *Service) catalogLife(groups iter.Seq[*raftgroup.GroupStatus]) id.Incarnation {
 	var newest id.Incarnation
-	for i := range groups {
-		if g := groups[i].Group; g.Structure == ID && newest.Less(g.Incarnation) {
-			newest = g.Incarnation
+	for g := range groups {
+		if g.Group.Structure == ID && newest.Less(g.Group.Incarnation) {
+			newest = g.Group.Incarnation
 		}
 	}
 	if d, ok := s.cfg.Directory.(incarnations); ok {
@@ -82,16 +94,16 @@ func (s *Service) catalogLife(groups []raftgroup.GroupStatus) id.Incarnation {
 // heed forgets what was told when the catalog has a new life: the replica that
 // it was rebuilt from may not have had it. What is here then is told by a
 // commit, since a holder of the old life may still answer lookups.
-func (a *afterlife) heed(life id.Incarnation, groups []raftgroup.GroupStatus) {
+func (a *afterlife) heed(life id.Incarnation, groups iter.Seq[*raftgroup.GroupStatus]) {
 	if !a.catalog.Less(life) {
 		return
 	}
 	a.catalog = life
 	clear(a.told)
 	clear(a.refused)
-	for i := range groups {
-		if life.Recovery > 0 && groups[i].Group.Structure != ID {
-			a.unsure[groups[i].Group.Structure] = true
+	for g := range groups {
+		if life.Recovery > 0 && g.Group.Structure != ID {
+			a.unsure[g.Group.Structure] = true
 		}
 	}
 }

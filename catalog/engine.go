@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"context"
+	"iter"
 
 	"github.com/copycat-replication/copycat/id"
 	"github.com/copycat-replication/copycat/raftgroup"
@@ -19,8 +20,9 @@ type Engine interface {
 	StartPrepared(context.Context, raftgroup.Token, id.Incarnation) error
 	DiscardPrepared(context.Context, raftgroup.Token) error
 	Prepared() []raftgroup.PreparedReplica
-	// Groups returns the status of every replica on this node.
-	Groups() []raftgroup.GroupStatus
+	// Statuses yields the status of every replica on this node. They are shared,
+	// and never changed: a replica with news has another one.
+	Statuses() iter.Seq[*raftgroup.GroupStatus]
 	// Waiting lists structures of which this node is to get a replica.
 	Waiting() []id.Structure
 	// SetAside lists groups whose replica here is kept, and not used any more.
@@ -59,6 +61,9 @@ type Directory interface {
 // structure its holders say that they have. A hint, like the rest.
 type incarnations interface {
 	Incarnations(id.Structure) map[id.Node]id.Incarnation
+	// Rebuilt lists, in any order, the structures of which a holder says that its
+	// incarnation has a recovery number: few, and those of no others need a look.
+	Rebuilt() []id.Structure
 }
 
 // ForHost makes a host the catalog's engine.

@@ -3,6 +3,7 @@ package catalog
 import (
 	"context"
 	"errors"
+	"iter"
 	"maps"
 	"sync"
 	"testing"
@@ -164,7 +165,9 @@ func (e *fakeEngine) Prepared() []raftgroup.PreparedReplica {
 	return out
 }
 
-func (e *fakeEngine) Groups() []raftgroup.GroupStatus             { return nil }
+func (e *fakeEngine) Statuses() iter.Seq[*raftgroup.GroupStatus] {
+	return func(func(*raftgroup.GroupStatus) bool) {}
+}
 func (e *fakeEngine) Waiting() []id.Structure                     { return nil }
 func (e *fakeEngine) SetAside() []id.Group                        { return nil }
 func (e *fakeEngine) RemoveEnded(context.Context, id.Group) error { return nil }

@@ -55,6 +55,10 @@ func (d *livesDirectory) Incarnations(id.Structure) map[id.Node]id.Incarnation {
 	return out
 }
 
+func (d *livesDirectory) Rebuilt() []id.Structure { return []id.Structure{ID} }
+
+var _ incarnations = (*livesDirectory)(nil)
+
 // trio is a node without the catalog (node 1), and two holders that know
 // nothing of each other (2 and 3): one that is behind, or of an old life of the
 // catalog, and one that is not.
@@ -111,7 +115,7 @@ func TestRebuiltCatalogIsTold(t *testing.T) {
 			Group: id.Group{Structure: structure(5), Incarnation: id.Incarnation{Birth: 7}}, IsLeader: true,
 			Voters: members(3), Applied: 20, Options: raftgroup.Options{Voters: 3},
 		}
-		groups := []raftgroup.GroupStatus{g}
+		groups := slices.Values([]*raftgroup.GroupStatus{&g})
 		d.set(Incarnation, old.cfg.Node)
 		a := newAfterlife()
 		tell := func() {

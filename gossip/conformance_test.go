@@ -25,6 +25,7 @@ type membership interface {
 	Nodes() []Node
 	Publish([]Replica)
 	Holders(id.Structure) []Holding
+	Rebuilt() []id.Structure
 	Changed() <-chan struct{}
 	Addr() (string, int)
 	Stats() Stats
@@ -171,6 +172,7 @@ func TestConformance(t *testing.T) {
 		"WrongCluster":          testWrongCluster,
 		"Closed":                testClosed,
 		"PartitionHeals":        testPartitionHeals,
+		"Rebuilt":               testRebuilt,
 		"CallerKeepsItsSlices":  testCallerKeepsItsSlices,
 		"JoinKnownClusterAgain": testJoinKnownClusterAgain,
 	}
@@ -546,6 +548,25 @@ func untilForgotten(t *testing.T, m membership) {
 			t.Fatalf("memberlist still knows %d nodes, want %d", known.Load(), want)
 		}
 	}
+}
+
+// testRebuilt: a structure counts as rebuilt as long as somebody says that its
+// life has a recovery number.
+func testRebuilt(t *testing.T, l lab) {
+	first := l.must(t, testConfig(0))
+	first.Found(testCluster(1))
+	second := l.must(t, testConfig(1, addressOf(first)))
+	join(t, second)
+	again := testReplicas(1, 2)
+	again[1].Group.Incarnation.Recovery = 1
+	first.Publish(testReplicas(1, 2))
+	second.Publish(again)
+	is := func(want ...id.Structure) func() bool {
+		return func() bool { return slices.Equal(first.Rebuilt(), want) }
+	}
+	until(t, first, "one structure is rebuilt", is(testStructure(2)))
+	second.Publish(testReplicas(1))
+	until(t, first, "none is rebuilt", is())
 }
 
 func testCallerKeepsItsSlices(t *testing.T, l lab) {

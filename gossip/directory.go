@@ -32,6 +32,8 @@ type directory struct {
 	nodes  map[id.Node]*hosted // own included
 	index  map[id.Structure][]ref
 	live   int // replicas in the index
+	// rebuilt counts those in the index whose incarnation has a recovery number.
+	rebuilt map[id.Structure]int
 }
 
 // ref is a live entry of a list.
@@ -42,7 +44,7 @@ type ref struct {
 }
 
 func newDirectory(self id.Node, incarnation uint64, bounds limits) *directory {
-	d := &directory{self: self, limits: bounds, nodes: make(map[id.Node]*hosted), index: make(map[id.Structure][]ref)}
+	d := &directory{self: self, limits: bounds, nodes: make(map[id.Node]*hosted), index: make(map[id.Structure][]ref), rebuilt: make(map[id.Structure]int)}
 	d.own = &hosted{node: self, alive: true, answered: true, incarnation: incarnation}
 	d.own.current = newList(epoch{incarnation: incarnation})
 	d.nodes[self] = d.own
@@ -209,6 +211,9 @@ func (d *directory) set(h *hosted, l *list, c change) {
 		l.live++
 		d.live++
 		d.index[c.group.Structure] = append(d.index[c.group.Structure], ref{h, l, c.group.Incarnation})
+		if c.group.Incarnation.Recovery > 0 {
+			d.rebuilt[c.group.Structure]++
+		}
 	case was && c.removed:
 		l.live--
 		d.unref(l, c.group)
@@ -222,6 +227,11 @@ func (d *directory) unref(l *list, group id.Group) {
 		return
 	}
 	d.live--
+	if group.Incarnation.Recovery > 0 {
+		if d.rebuilt[group.Structure]--; d.rebuilt[group.Structure] == 0 {
+			delete(d.rebuilt, group.Structure)
+		}
+	}
 	if len(refs) == 1 {
 		delete(d.index, group.Structure)
 		return

@@ -99,6 +99,20 @@ func checkIndex(t interface{ Fatalf(string, ...any) }, d *directory) {
 			t.Fatalf("empty index entry of %s", s)
 		}
 		refs += len(list)
+		rebuilt := 0
+		for _, r := range list {
+			if r.incarnation.Recovery > 0 {
+				rebuilt++
+			}
+		}
+		if d.rebuilt[s] != rebuilt {
+			t.Fatalf("structure %s has %d rebuilt refs, %d are counted", s, rebuilt, d.rebuilt[s])
+		}
+	}
+	for s := range d.rebuilt {
+		if d.index[s] == nil {
+			t.Fatalf("structure %s counts as rebuilt, and nobody hosts it", s)
+		}
 	}
 	if refs != live || d.live != live {
 		t.Fatalf("index has %d refs, lists %d live entries, directory counts %d", refs, live, d.live)

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"iter"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -267,6 +269,20 @@ func (g *Gossip) Holders(s id.Structure) []Holding {
 	g.mu.RLock()
 	defer g.mu.RUnlock()
 	return g.directory.holders(s)
+}
+
+// Rebuilt lists the structures, in order, of which some node has said that it
+// hosts a replica with a recovery number: groups that were rebuilt. They are few,
+// and to list them costs nothing for the others. A hint, like Holders. The slice
+// is the caller's.
+func (g *Gossip) Rebuilt() []id.Structure {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	return inStructureOrder(maps.Keys(g.directory.rebuilt))
+}
+
+func inStructureOrder(structures iter.Seq[id.Structure]) []id.Structure {
+	return slices.SortedFunc(structures, func(a, b id.Structure) int { return bytes.Compare(a[:], b[:]) })
 }
 
 // Changed returns a channel that is closed at the next change of the nodes or

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"strconv"
@@ -232,6 +233,29 @@ func (m *Memory) Holders(s id.Structure) []Holding {
 		add(node, other.node.Alive, other.published)
 	}
 	return inOrder(all)
+}
+
+// Rebuilt is Gossip.Rebuilt.
+func (m *Memory) Rebuilt() []id.Structure {
+	m.hub.mu.Lock()
+	defer m.hub.mu.Unlock()
+	rebuilt := make(map[id.Structure]bool)
+	add := func(p *publication) {
+		if p == nil {
+			return
+		}
+		for s, replicas := range p.byStructure {
+			for _, r := range replicas {
+				rebuilt[s] = rebuilt[s] || r.Group.Incarnation.Recovery > 0
+			}
+		}
+	}
+	add(m.published)
+	for _, other := range m.seen {
+		add(other.published)
+	}
+	maps.DeleteFunc(rebuilt, func(_ id.Structure, is bool) bool { return !is })
+	return inStructureOrder(maps.Keys(rebuilt))
 }
 
 // Changed is Gossip.Changed.

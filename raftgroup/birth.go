@@ -114,10 +114,10 @@ func (g *Group) becomeStarted(born id.Incarnation, done func(error)) {
 	genesis := g.genesis
 	genesis.Group.Incarnation = born
 	meta := g.meta
-	meta.Phase, meta.Genesis = grouppb.Replica_STARTED, genesis.encode()
-	data, err := meta.Marshal()
+	meta.Phase = grouppb.Replica_STARTED
+	data, err := encodeReplica(meta, genesis)
 	if err != nil {
-		done(fmt.Errorf("group %s: encode replica: %w", g.key, err))
+		done(err)
 		return
 	}
 	g.host.log.Submit([]wal.Update{{Group: g.local, Meta: data}}, func(err error) {

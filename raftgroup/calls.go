@@ -247,6 +247,9 @@ func (g *Group) joinStep(req *grouppb.JoinRequest, node id.Node, reply func(prot
 // await has done called when the record with this nonce is applied, or when
 // waiting makes no sense any more.
 func (g *Group) await(nonce [16]byte, done func(outcome, error)) {
+	if g.waiters == nil {
+		g.waiters = make(map[[16]byte]waiter)
+	}
 	g.waiters[nonce] = waiter{until: g.now.Add(g.host.cfg.CallTimeout), done: done}
 }
 

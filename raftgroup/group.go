@@ -70,13 +70,13 @@ type Group struct {
 
 	retired   bool // removed from this node
 	repairing bool // the snapshot that the log starts after is not usable yet
+	hardDirty bool // only the commit index of hard is newer than what was submitted
+	stalled   bool // the disk is full: appends wait, raft stands still
 
-	hard      *raftpb.HardState // newest, perhaps not submitted
-	hardDirty bool              // only its commit index is newer than what was submitted
-	appends   []*appending      // submitted to the log store and not durable yet, oldest first
-	handed    int               // of appends: with the log store, which answers each
-	onAnswer  func(error)       // answered, made once
-	stalled   bool              // the disk is full: appends wait, raft stands still
+	hard     *raftpb.HardState // newest, perhaps not submitted
+	appends  []*appending      // submitted to the log store and not durable yet, oldest first
+	handed   int               // of appends: with the log store, which answers each
+	onAnswer func(error)       // answered, made once
 
 	subs      []*Subscription // in the order in which they came: a replay must not depend on map order
 	bySession map[uint64]*Subscription

@@ -338,9 +338,9 @@ func (h *Host) startAgain(g *Group, behind SnapshotRef) error {
 			u.HardState.Vote = new(uint64(0)) // a vote is for its term
 		}
 	}
-	data, err := meta.Marshal()
+	data, err := encodeReplica(meta, g.genesis)
 	if err != nil {
-		return fmt.Errorf("group %s: encode replica: %w", g.key, err)
+		return err
 	}
 	u.Meta = data
 	if err := h.write(u); err != nil {

@@ -62,6 +62,17 @@ func decodeGenesis(m *grouppb.Genesis) (Genesis, error) {
 	return gn, nil
 }
 
+// encodeReplica encodes a replica record. A Group keeps its genesis in one form
+// alone, since there are thousands: its record comes without.
+func encodeReplica(meta grouppb.Replica, genesis Genesis) ([]byte, error) {
+	meta.Genesis = genesis.encode()
+	data, err := meta.Marshal()
+	if err != nil {
+		return nil, fmt.Errorf("group %s: encode replica: %w", genesis.Group, err)
+	}
+	return data, nil
+}
+
 // open makes the group of a replica that the log store holds.
 func (h *Host) open(st wal.GroupState) error { return h.openMended(st, nil) }
 
@@ -128,16 +139,14 @@ func (h *Host) refill() {
 }
 
 func (h *Host) newGroup(local uint64, meta grouppb.Replica, genesis Genesis) *Group {
+	meta.Genesis = nil
 	g := &Group{
 		host: h, key: genesis.Group, local: local, self: id.Replica(meta.Replica), meta: meta, genesis: genesis,
-		store:     &groupStorage{log: h.log, group: local, mended: &mended{}},
-		bySession: make(map[uint64]*Subscription),
-		byNonce:   make(map[[16]byte]*Subscription),
-		waiters:   make(map[[16]byte]waiter),
-		hard:      &raftpb.HardState{},
-		tail:      tail{limit: h.cfg.CompactionBytes},
-		now:       h.cfg.Clock.Now(),
-		tickAt:    -1,
+		store:  &groupStorage{log: h.log, group: local, mended: &mended{}},
+		hard:   &raftpb.HardState{},
+		tail:   tail{limit: h.cfg.CompactionBytes},
+		now:    h.cfg.Clock.Now(),
+		tickAt: -1,
 	}
 	g.onAnswer = g.answered
 	g.log = h.cfg.Logger.With("group", g.key.String(), "replica", uint64(g.self))
@@ -352,8 +361,8 @@ func (h *Host) create(ctx context.Context, meta grouppb.Replica, local *uint64, 
 		u.Compact = &wal.Mark{Index: seed.Index, Term: seed.Term}
 		u.HardState = &raftpb.HardState{Term: new(seed.Term), Vote: new(uint64(0)), Commit: new(seed.Index)}
 	}
-	if u.Meta, err = meta.Marshal(); err != nil {
-		return nil, fmt.Errorf("group %s: encode replica: %w", genesis.Group, err)
+	if u.Meta, err = encodeReplica(meta, genesis); err != nil {
+		return nil, err
 	}
 	if err := h.write(u); err != nil {
 		return nil, fmt.Errorf("group %s: new replica: %w", genesis.Group, err)

@@ -34,6 +34,9 @@ func (g *Group) attach(sub *Subscription) {
 		return
 	}
 	sub.life = g.key.Incarnation
+	if g.bySession == nil { // a detached replica needs neither
+		g.bySession, g.byNonce = make(map[uint64]*Subscription), make(map[[16]byte]*Subscription)
+	}
 	g.subs = append(g.subs, sub)
 	g.statusDirty = true
 	if g.failure != nil {

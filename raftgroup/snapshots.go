@@ -35,7 +35,7 @@ type snapshotKeeper struct {
 	nextFetch time.Time
 
 	offered      *raftpb.Message // held back until the file is here
-	offeredRef   SnapshotRef
+	offeredRef   *SnapshotRef    // what it refers to; nil most of the time, in most groups
 	offeredState *state
 
 	made     SnapshotRef // by a subscription here, to be announced
@@ -100,9 +100,9 @@ func (k *snapshotKeeper) adopt(g *Group, ref SnapshotRef, s *state) {
 	a.updates[0] = wal.Update{Group: g.local, Compact: g.compactTo(ref)}
 	meta := g.meta
 	meta.Previous, meta.Snapshot = meta.Snapshot, encodeRef(ref)
-	data, err := meta.Marshal()
+	data, err := encodeReplica(meta, g.genesis)
 	if err != nil {
-		g.fail(fmt.Errorf("group %s: encode replica: %w", g.key, err))
+		g.fail(err)
 		return
 	}
 	g.meta = meta
@@ -206,17 +206,17 @@ func (g *Group) onSnapshotOffer(m *raftpb.Message) {
 		return
 	}
 	if k.offered != nil {
-		if k.offeredRef == ref {
+		if *k.offeredRef == ref {
 			k.offered = m
 		}
 		return
 	}
-	k.offered, k.offeredRef = m, ref
+	k.offered, k.offeredRef = m, &ref
 	g.files.want(ref)
 	g.host.fetchSnapshot(g, ref, holder, func(s *state, err error) {
 		defer g.files.forget(ref)
 		m := k.offered
-		k.offered, k.offeredRef = nil, SnapshotRef{}
+		k.offered, k.offeredRef = nil, nil
 		if m == nil || g.rn == nil || g.failure != nil {
 			return
 		}
@@ -231,10 +231,10 @@ func (g *Group) onSnapshotOffer(m *raftpb.Message) {
 			g.reportSnapshot(id.Replica(m.GetFrom()), ref.Index, false)
 			return
 		}
-		k.offeredState, k.offeredRef = s, ref
+		k.offeredState, k.offeredRef = s, &ref
 		g.stepSnapshot(m)
 		g.drainReady()
-		k.offeredState, k.offeredRef = nil, SnapshotRef{}
+		k.offeredState, k.offeredRef = nil, nil
 	})
 }
 
@@ -272,15 +272,15 @@ func (g *Group) installUpdate(a *appending, snap *raftpb.Snapshot) error {
 		return fmt.Errorf("%w: raft accepted snapshot %d, which was not fetched", ErrGroupFailed, snap.GetMetadata().GetIndex())
 	}
 	meta := g.meta
-	meta.Snapshot, meta.Previous = encodeRef(k.offeredRef), nil
-	data, err := meta.Marshal()
+	meta.Snapshot, meta.Previous = encodeRef(*k.offeredRef), nil
+	data, err := encodeReplica(meta, g.genesis)
 	if err != nil {
-		return fmt.Errorf("group %s: encode replica: %w", g.key, err)
+		return err
 	}
 	g.meta = meta
 	a.updates[0].Meta = data
 	a.updates[0].Compact = &wal.Mark{Index: k.offeredRef.Index, Term: k.offeredRef.Term}
-	a.install, a.ref = k.offeredState, k.offeredRef
+	a.install, a.ref = k.offeredState, *k.offeredRef
 	k.adopting = a.ref // an older one that arrives meanwhile must not follow it
 	g.files.want(a.ref)
 	g.hardDirty = true

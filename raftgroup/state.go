@@ -2,6 +2,7 @@ package raftgroup
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -33,10 +34,10 @@ type state struct {
 	sessions sessionTable
 	baseSet  bool
 	conf     *raftpb.ConfState
-	members  map[id.Replica]id.Node
-	next     id.Replica // next ReplicaID to give out
-	intents  []intent   // oldest first
-	joining  []joining  // oldest first
+	members  map[id.Replica]id.Node // shared: a change makes another one
+	next     id.Replica             // next ReplicaID to give out
+	intents  []intent               // oldest first
+	joining  []joining              // oldest first
 
 	announced announcement
 	request   *request // the snapshot that is due and not yet announced
@@ -103,11 +104,11 @@ type outcome struct {
 	rebuilt  []*raftpb.ConfChangeV2 // how raft gets to the membership of a rebuilt group
 }
 
-// newState is the state before the first entry.
+// newState is the state before the first entry. It shares members, which nobody
+// changes from then on.
 func newState(group id.Group, members map[id.Replica]id.Node, opt Options) *state {
-	s := &state{group: group, members: make(map[id.Replica]id.Node), next: 1, options: opt.withDefaults(), conf: &raftpb.ConfState{AutoLeave: new(bool)}}
-	for r, n := range members {
-		s.members[r] = n
+	s := &state{group: group, members: members, next: 1, options: opt.withDefaults(), conf: &raftpb.ConfState{AutoLeave: new(bool)}}
+	for r := range members {
 		s.conf.Voters = append(s.conf.Voters, uint64(r))
 		s.next = max(s.next, r+1)
 	}
@@ -350,6 +351,7 @@ func (s *state) applyConf(e *raftpb.Entry, o *outcome) error {
 	if err != nil {
 		return nil //nolint:nilerr // refused alike by every replica: the change has no effect
 	}
+	s.members = maps.Clone(s.members)
 	for _, c := range cc.Changes {
 		r := id.Replica(c.GetNodeId())
 		if i := slices.IndexFunc(s.intents, func(i intent) bool { return i.replica == r }); i >= 0 {

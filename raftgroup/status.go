@@ -1,6 +1,7 @@
 package raftgroup
 
 import (
+	"iter"
 	"slices"
 	"time"
 
@@ -113,6 +114,11 @@ func (g *Group) describeState(st *GroupStatus) {
 		return
 	}
 	g.shownConf = g.state.conf
+	if g.state.onlyVoters() {
+		st.Voters, st.Learners = g.state.members, noMembers // shared as well
+		_, st.Voter = st.Voters[g.self]
+		return
+	}
 	st.Voters, st.Learners = make(map[id.Replica]id.Node), make(map[id.Replica]id.Node)
 	for _, r := range g.state.conf.GetVoters() {
 		st.Voters[id.Replica(r)] = g.state.members[id.Replica(r)]
@@ -121,6 +127,18 @@ func (g *Group) describeState(st *GroupStatus) {
 		st.Learners[id.Replica(r)] = g.state.members[id.Replica(r)]
 	}
 	_, st.Voter = st.Voters[g.self]
+}
+
+// noMembers is shared by all that have none.
+var noMembers = map[id.Replica]id.Node{}
+
+// onlyVoters reports whether every member is a voter, and the other way round.
+func (s *state) onlyVoters() bool {
+	voters := s.conf.GetVoters()
+	return len(voters) == len(s.members) && !slices.ContainsFunc(voters, func(v uint64) bool {
+		_, member := s.members[id.Replica(v)]
+		return !member
+	})
 }
 
 func (g *Group) roleName() string {
@@ -149,12 +167,26 @@ func (g *Group) Key() id.Group { return g.key }
 
 // Groups returns the status of every replica on this node.
 func (h *Host) Groups() []GroupStatus {
-	h.mu.Lock()
-	groups := h.ordered
-	h.mu.Unlock()
-	out := make([]GroupStatus, 0, len(groups))
-	for _, g := range groups {
-		out = append(out, g.Status())
+	var out []GroupStatus
+	for st := range h.Statuses() {
+		out = append(out, *st)
 	}
 	return out
+}
+
+// Statuses yields the status of every replica on this node, oldest first, of
+// those that are here when it begins. What it yields is shared by all callers:
+// nobody may change it, and a replica with news has another one. So ten thousand
+// replicas can be looked through every second.
+func (h *Host) Statuses() iter.Seq[*GroupStatus] {
+	return func(yield func(*GroupStatus) bool) {
+		h.mu.Lock()
+		groups := h.ordered
+		h.mu.Unlock()
+		for _, g := range groups {
+			if !yield(g.status.Load()) {
+				return
+			}
+		}
+	}
 }

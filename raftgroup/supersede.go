@@ -58,9 +58,9 @@ func (h *Host) Supersede(ctx context.Context, key id.Group, by id.Incarnation) e
 func (g *Group) supersede(by id.Incarnation, done func(error)) {
 	meta := g.meta
 	meta.Version, meta.Phase = supersededVersion, grouppb.Replica_SUPERSEDED
-	data, err := meta.Marshal()
+	data, err := encodeReplica(meta, g.genesis)
 	if err != nil {
-		done(fmt.Errorf("group %s: encode replica: %w", g.key, err))
+		done(err)
 		return
 	}
 	g.host.log.Submit([]wal.Update{{Group: g.local, Meta: data}}, func(err error) {

@@ -297,6 +297,20 @@ func (d directory) Incarnations(s id.Structure) map[id.Node]id.Incarnation {
 	return out
 }
 
+// Rebuilt lists the structures of which a holder has a rebuilt life.
+func (d directory) Rebuilt() (out []id.Structure) {
+	d.c.mu.Lock()
+	defer d.c.mu.Unlock()
+	for _, n := range d.c.Nodes {
+		for _, h := range d.c.hosted[n.ID] {
+			if d.c.live[n.ID] == n && h.Group.Incarnation.Recovery > 0 {
+				out = append(out, h.Group.Structure)
+			}
+		}
+	}
+	return out
+}
+
 func (d directory) Publish(replicas []raftgroup.Hosted) {
 	d.c.mu.Lock()
 	defer d.c.mu.Unlock()
