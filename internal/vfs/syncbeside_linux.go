@@ -97,18 +97,13 @@ func giveKernelSync(k *kernelSync) {
 
 // ioRequest is struct iocb of linux/aio_abi.h, as little-endian machines have it.
 type ioRequest struct {
-	data     uint64
-	key      uint32
-	rwFlags  uint32
-	opcode   uint16
-	priority int16
-	file     uint32
-	buffer   uint64
-	bytes    uint64
-	offset   int64
-	reserved uint64
-	flags    uint32
-	event    uint32
+	_      [16]byte // data, key, flags of a write
+	opcode uint16
+	_      int16
+	file   uint32
+	_      [32]byte // buffer, length, offset, reserved
+	flags  uint32
+	event  uint32
 }
 
 const (
@@ -118,8 +113,9 @@ const (
 
 // ioResult is struct io_event.
 type ioResult struct {
-	data, request  uint64
-	value, ignored int64
+	_     [16]byte // data, request
+	value int64
+	_     int64
 }
 
 func (r ioResult) err() error {
