@@ -91,6 +91,7 @@ type Group struct {
 	relaying  []relayed
 	reads     []*reading
 	echoes    echoes
+	acked     lastAck
 	swap      swap
 	lonely    lonely
 	heldBy    string // why the leader does not take this replica from a node that leaves; as it said last

@@ -43,7 +43,7 @@ func (g *Group) send(m *raftpb.Message) {
 	}
 	to := id.Replica(m.GetTo())
 	node, ok := g.nodeOf(to)
-	if !ok {
+	if !ok || g.acked.repeated(m, g.now, g.host.cfg.TickInterval) {
 		return
 	}
 	if m.GetType() == raftpb.MsgSnap && !inConf(m.GetSnapshot().GetMetadata().GetConfState(), m.GetTo()) {

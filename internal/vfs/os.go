@@ -43,7 +43,7 @@ type osFile struct {
 // of threads more. With three nodes in a process on two processors it made 4,096
 // proposals under way 1.7 times as fast, and 64 structures 1.6 times; single
 // proposals got a tenth slower, hence the threshold.
-const besideBytes = 24 << 10
+const besideBytes = 40 << 10
 
 var _ File = osFile{}
 
