@@ -136,6 +136,7 @@ func latencies(h *history.History, from, to time.Time, nodes ...*Node) string {
 				sent[e.ID] = e.At
 			case history.KindDelivered:
 				at, own := sent[e.ID]
+				delete(sent, e.ID) // after a load it may come again
 				if when := time.Unix(0, at); own && when.After(from) && when.Before(to) {
 					all = append(all, time.Duration(e.At-at))
 				}
