@@ -10,17 +10,20 @@ import (
 	"github.com/copycat-replication/copycat/id"
 )
 
-// hostileStage is a group of three replicas, of which the one on node 1 leads,
+// hostileStage is a group of so many replicas, of which the one on node 1 leads,
 // and the story tells what comes from node 2 over the network.
-func hostileStage(t *testing.T) *stage {
-	s := newStage(t, 3)
+func hostileStage(t *testing.T, replicas int) *stage {
+	s := newStage(t, replicas)
 	t.Cleanup(s.finish)
 	for _, n := range s.nodes {
 		if err := n.start(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	members := map[id.Replica]id.Node{1: nodeN(1), 2: nodeN(2), 3: nodeN(3)}
+	members := make(map[id.Replica]id.Node)
+	for i := range replicas {
+		members[id.Replica(i+1)] = nodeN(i + 1)
+	}
 	if err := s.found(Genesis{Group: id.Group{Structure: id.Structure{7}}, Members: members, Token: Token{1}}); err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +74,7 @@ func (s *stage) forge(to *stageNode, messages ...*raftpb.Message) {
 // would cut more off its list than there is.
 func TestEchoOfReadsNobodyAskedFor(t *testing.T) {
 	t.Parallel()
-	s := hostileStage(t)
+	s := hostileStage(t, 3)
 	leader := s.nodes[0]
 	echo := func(from, upTo uint64) *raftpb.Message {
 		return &raftpb.Message{
@@ -114,7 +117,7 @@ func TestEchoOfReadsNobodyAskedFor(t *testing.T) {
 // before, and says in the same breath that all of it is committed.
 func TestHeartbeatBehindACutLog(t *testing.T) {
 	t.Parallel()
-	s := hostileStage(t)
+	s := hostileStage(t, 3)
 	victim := s.nodes[2]
 	g := s.replicaOf(victim)
 	last, term := g.last, g.term()
@@ -139,7 +142,7 @@ func TestHeartbeatBehindACutLog(t *testing.T) {
 // many replicas somebody claims to be.
 func TestManySenders(t *testing.T) {
 	t.Parallel()
-	s := hostileStage(t)
+	s := hostileStage(t, 3)
 	g := s.replicaOf(s.nodes[0])
 	for r := range uint64(2000) {
 		m := &raftpb.Message{Type: raftpb.MsgHeartbeatResp.Enum(), From: u64(100 + r), To: u64(uint64(g.self)), Term: u64(g.term())}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -307,5 +308,77 @@ func TestQuietLearnerInDoubt(t *testing.T) {
 		c.StopAll()
 		<-first.done
 		<-late.done
+	})
+}
+
+// lateGossip is a directory to which it takes a while until it hears that a node
+// runs another process.
+type lateGossip struct {
+	raftgroup.Directory
+	late *atomic.Pointer[raftgroup.Node] // as which its node is shown; nil: as it is
+}
+
+func (d lateGossip) Nodes() []raftgroup.Node {
+	nodes := d.Directory.Nodes()
+	if late := d.late.Load(); late != nil {
+		for i := range nodes {
+			if nodes[i].ID == late.ID {
+				nodes[i].Incarnation = late.Incarnation
+			}
+		}
+	}
+	return nodes
+}
+
+// TestQuietAndALateWord: a node restarts so soon that nobody misses it, and gossip
+// tells of its new process when the group has looked after itself and is quiet
+// again. The sessions of the old process are expired all the same.
+func TestQuietAndALateWord(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := rig.New(t, 3, 6)
+		late := new(atomic.Pointer[raftgroup.Node])
+		c.Tune = func(cfg *raftgroup.Config) {
+			cfg.Directory, cfg.CompactionTail = lateGossip{cfg.Directory, late}, 1
+		}
+		c.StartAll()
+		s := rig.Structure(3)
+		c.Born(s, 3, raftgroup.Options{SnapshotEntries: 5})
+		c.Wait(time.Minute, "a leader", func() bool { l, _ := leaderOf(c, s); return l != nil })
+		leader, others := leaderOf(c, s)
+		gone := others[0]
+		j := subscribe(t, gone, raftgroup.SubscriptionConfig{Structure: s})
+		for i := range 30 {
+			j.sub.Propose() <- fmt.Appendf(nil, "%d", i)
+			time.Sleep(100 * time.Millisecond)
+		}
+		c.Wait(time.Minute, "a snapshot, so that its replica does not read of the session when it starts again", func() bool {
+			g, _ := gone.Host.Group(s)
+			return g.Status().Snapshot.Index > 10
+		})
+		awaitQuiet(c)
+		sessions := func() int {
+			g, _ := leader.Host.Group(s)
+			return g.Status().Sessions
+		}
+		c.Wait(time.Minute, "its session", func() bool { return sessions() == 1 })
+		late.Store(&raftgroup.Node{ID: gone.ID, Incarnation: gone.Incarnation})
+		for _, o := range c.Nodes { // its last words would close the session
+			c.Net.Cut(gone.ID, o.ID)
+		}
+		gone.Crash(1)
+		c.Net.Heal()
+		gone.Start()
+		<-j.done
+		time.Sleep(30 * time.Second)
+		awaitQuiet(c)
+		if now, _ := leaderOf(c, s); now != leader || sessions() != 1 {
+			g, _ := leader.Host.Group(s)
+			t.Fatalf("the leader is another one, or there are %d sessions: %+v", sessions(), g.Status())
+		}
+		late.Store(nil)
+		c.Wait(3*time.Minute, "the session of the old process to end", func() bool { return sessions() == 0 })
+		awaitQuiet(c)
+		c.StopAll()
 	})
 }

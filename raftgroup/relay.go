@@ -249,25 +249,31 @@ func (g *Group) relay(x relayed) {
 	g.relaying = append(g.relaying, x)
 }
 
-// flushRelayed passes on, in order, the appends whose entries are here. It is
-// called at the end of each step.
+// flushRelayed passes on the appends whose entries are here, to each learner in
+// order. It is called at the end of each step.
 func (g *Group) flushRelayed() {
-	done := 0
-	for _, x := range g.relaying {
-		ready, lost := g.relayable(x)
-		if !ready && !lost && g.now.Sub(x.since) < relayPatience {
-			break // those behind it must not overtake it
-		}
-		if ready {
-			g.passOn(x)
-		}
-		done++
-	}
-	if done == len(g.relaying) {
-		g.relaying = nil
+	if len(g.relaying) == 0 {
 		return
 	}
-	g.relaying = g.relaying[done:]
+	rest, waits := g.relaying[:0], make(map[uint64]bool)
+	for _, x := range g.relaying {
+		to := x.append.GetTo()
+		ready, lost := false, false
+		if !waits[to] { // those behind one that waits must not overtake it
+			ready, lost = g.relayable(x)
+		}
+		switch {
+		case ready:
+			g.passOn(x)
+		case !lost && g.now.Sub(x.since) < relayPatience:
+			waits[to] = true
+			rest = append(rest, x)
+		}
+	}
+	clear(g.relaying[len(rest):])
+	if g.relaying = rest; len(rest) == 0 {
+		g.relaying = nil
+	}
 }
 
 // relayable reports whether the entries of an append are here, or never will be.

@@ -98,6 +98,45 @@ func TestOnlyAppendsAreRelayed(t *testing.T) {
 	}
 }
 
+// TestRelayHoldsOneLearnerOnly: what a relay holds back for one learner does not
+// hold up what it passes on to another, and each gets its own in order.
+func TestRelayHoldsOneLearnerOnly(t *testing.T) {
+	t.Parallel()
+	s := hostileStage(t, 4)
+	relay := s.nodes[1]
+	g := s.replicaOf(relay)
+	passed := func() (to []int) {
+		for relay.host.Step() {
+		}
+		for _, p := range s.flight {
+			if b := p.message.Bytes(); p.from == relay.n && b[0] == wireRelayed {
+				to = append(to, p.to)
+			}
+		}
+		s.flight = nil
+		return to
+	}
+	give := func(to uint64, hold time.Duration) {
+		m := &raftpb.Message{Type: raftpb.MsgApp.Enum(), From: u64(1), To: u64(to), Term: u64(g.term()), Index: u64(g.last), LogTerm: u64(g.term())}
+		relay.host.HandleMessage(nodeN(1), Message{Group: g.key, From: 1, To: 2, Payload: relayBytes(t, uint64(hold/time.Millisecond), 0, g.term(), m)})
+	}
+	give(3, time.Second)
+	give(4, 0)
+	give(4, 2*time.Second)
+	if got := passed(); !slices.Equal(got, []int{4}) {
+		t.Fatalf("passed on to %v, not to 4", got)
+	}
+	s.now = s.now.Add(1100 * time.Millisecond)
+	relay.host.Tick()
+	if got := passed(); !slices.Equal(got, []int{3}) {
+		t.Fatalf("passed on to %v, not to 3", got)
+	}
+	give(4, 0) // lets go of the one before
+	if got := passed(); !slices.Equal(got, []int{4, 4}) || g.relaying != nil {
+		t.Fatalf("passed on to %v, not twice to 4; %d wait", got, len(g.relaying))
+	}
+}
+
 // TestNearestHoldersFirst: of the holders far away, those with short round
 // trips are asked first, and those that nobody has measured last.
 func TestNearestHoldersFirst(t *testing.T) {

@@ -228,7 +228,8 @@ func (w *nodeWatch) auditLocked(p *watchedPeer) []*grouppb.Led {
 }
 
 // nodesChanged counts a tick, and tells now and then whether the nodes are
-// others than before. It looks also while nothing rests, so that a group which
+// others than before, or run other processes: pings show those too, but what a
+// leader goes by, and may have gone by before, is gossip's word, which may be late. It looks also while nothing rests, so that a group which
 // has looked at the nodes before it fell quiet misses no later change.
 func (w *nodeWatch) nodesChanged(dir Directory) bool {
 	w.mu.Lock()
@@ -240,9 +241,6 @@ func (w *nodeWatch) nodesChanged(dir Directory) bool {
 	}
 	nodes := dir.Nodes()
 	slices.SortFunc(nodes, func(a, b Node) int { return bytes.Compare(a.ID[:], b.ID[:]) })
-	for i := range nodes {
-		nodes[i].Incarnation = 0 // heard of by the answers to pings
-	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	changed := w.lastSeen != nil && !slices.Equal(w.lastSeen, nodes)
