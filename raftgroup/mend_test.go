@@ -209,45 +209,67 @@ func TestReplicaStartsBehindNewerSnapshot(t *testing.T) {
 }
 
 // TestSessionThatASnapshotHasOpened: the entry that opens a subscription's
-// session does not reach its node, since a snapshot takes that node past it.
+// session does not reach its node, since a snapshot takes that node past it:
+// offered to its replica, or as the seed of another one in its place.
 func TestSessionThatASnapshotHasOpened(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		r := newRotten(t, raftgroup.Options{SnapshotEntries: 20})
-		for range 30 {
-			r.propose(1)
-		}
-		g, _ := r.leader.Host.Group(rig.Structure(9))
-		for _, n := range r.Nodes[:2] { // what the node says is heard; it hears nothing
-			r.Net.Cut(n.ID, r.victim.ID)
-		}
-		sessions := g.Status().Sessions
-		late := newJournal(t)
-		late.subscribe(r.victim, raftgroup.SubscriptionConfig{Structure: rig.Structure(9)})
-		r.Wait(time.Minute, "a session", func() bool { return g.Status().Sessions > sessions })
-		opened := g.Status().Applied
-		for range 60 {
-			r.first.propose("b", 1)
-			time.Sleep(100 * time.Millisecond)
-		}
-		r.Wait(time.Minute, "a log that begins behind it, on both", func() bool {
-			for _, n := range r.Nodes[:2] {
-				first, err := n.Log.FirstIndex(n.Log.Groups()[0].Group)
-				if err != nil || first <= opened+10 {
-					return false
-				}
-			}
-			return true
+	for _, seeded := range []bool{false, true} {
+		t.Run(fmt.Sprintf("seeded %v", seeded), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) { sessionThatASnapshotHasOpened(t, seeded) })
 		})
-		r.Net.Heal()
-		want := r.first.count() + 1
-		late.propose("c", 1)
-		r.Wait(2*time.Minute, "its proposal", func() bool { return r.first.count() == want && late.count() == want })
-		same(t, r.first, late)
-		r.StopAll()
-		<-r.first.done
-		<-late.done
+	}
+}
+
+func sessionThatASnapshotHasOpened(t *testing.T, seeded bool) {
+	r := newRotten(t, raftgroup.Options{SnapshotEntries: 20})
+	s := rig.Structure(9)
+	for range 30 {
+		r.propose(1)
+	}
+	g, _ := r.leader.Host.Group(s)
+	for _, n := range r.Nodes[:2] { // what the node says is heard; it hears nothing
+		r.Net.Cut(n.ID, r.victim.ID)
+	}
+	sessions := g.Status().Sessions
+	late := newJournal(t)
+	late.subscribe(r.victim, raftgroup.SubscriptionConfig{Structure: s})
+	r.Wait(time.Minute, "a session", func() bool { return g.Status().Sessions > sessions })
+	opened := g.Status().Applied
+	for range 60 {
+		r.first.propose("b", 1)
+		time.Sleep(100 * time.Millisecond)
+	}
+	r.Wait(time.Minute, "a log that begins behind it, on both", func() bool {
+		for _, n := range r.Nodes[:2] {
+			first, err := n.Log.FirstIndex(n.Log.Groups()[0].Group)
+			if err != nil || first <= opened+10 {
+				return false
+			}
+		}
+		return true
 	})
+	if seeded {
+		if err := r.victim.Host.RemoveReplica(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.Net.Heal()
+	if seeded {
+		if err := r.victim.Host.Join(s, r.leader.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := r.first.count() + 1
+	late.propose("c", 1)
+	r.Wait(2*time.Minute, "its proposal", func() bool { return r.first.count() == want && late.count() == want })
+	same(t, r.first, late)
+	if got := g.Status().Sessions; got != sessions+1 {
+		t.Errorf("%d sessions are open, of %d subscriptions", got, sessions+1)
+	}
+	r.StopAll()
+	<-r.first.done
+	<-late.done
 }
 
 // TestProposalsAfterAReplicaWasMended: while a replica stands over damage, what
