@@ -1,11 +1,13 @@
 package measure
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -24,11 +26,20 @@ type Machine struct {
 	// microseconds: the floor of a durable commit's latency.
 	SyncP50 float64 `json:"fdatasync_p50_us"`
 	SyncMax float64 `json:"fdatasync_max_us"`
+	// DiskRate is what the disk takes of three files side by side, in blocks of
+	// 256 KiB, each followed by an fdatasync, in bytes a second: the ceiling of
+	// three logs' throughput.
+	DiskRate float64 `json:"disk_bytes_per_second,omitempty"`
 }
 
 const (
 	syncs     = 100
 	syncBytes = 4096
+
+	rateFiles    = 3
+	rateFileSize = 64 << 20
+	rateBlock    = 256 << 10
+	rateFor      = 500 * time.Millisecond
 )
 
 // ReadMachine reads the facts, and measures the disk under dir.
@@ -44,10 +55,61 @@ func ReadMachine(dir string) (Machine, error) {
 	}
 	m.SyncP50 = micros(took[len(took)/2])
 	m.SyncMax = micros(took[len(took)-1])
-	return m, nil
+	m.DiskRate, err = measureRate(dir)
+	return m, err
 }
 
 func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
+
+// measureRate writes as three logs do that have more than enough to write.
+func measureRate(dir string) (float64, error) {
+	var (
+		wg      sync.WaitGroup
+		errs    [rateFiles]error
+		written [rateFiles]int64
+		took    [rateFiles]time.Duration
+	)
+	for i := range rateFiles {
+		wg.Go(func() {
+			written[i], took[i], errs[i] = writeFor(filepath.Join(dir, fmt.Sprintf("rate%d.probe", i)), rateFor)
+		})
+	}
+	wg.Wait()
+	rate := 0.0
+	for i := range rateFiles {
+		rate += float64(written[i]) / took[i].Seconds()
+	}
+	if err := errors.Join(errs[:]...); err != nil {
+		return 0, fmt.Errorf("measure the disk's rate: %w", err)
+	}
+	return rate, nil
+}
+
+// writeFor writes into a new file, round and round, for some time.
+func writeFor(name string, span time.Duration) (written int64, took time.Duration, err error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer func() { err = errors.Join(err, f.Close(), os.Remove(name)) }()
+	if err := preallocate(f, rateFileSize); err != nil {
+		return 0, 0, err
+	}
+	block := make([]byte, rateBlock)
+	began := time.Now()
+	for took < span {
+		block[0]++
+		if _, err := f.WriteAt(block, written%rateFileSize); err != nil {
+			return 0, 0, err
+		}
+		if err := syncData(f); err != nil {
+			return 0, 0, err
+		}
+		written += rateBlock
+		took = time.Since(began)
+	}
+	return written, took, nil
+}
 
 // measureSyncs writes into a file that has its size already, as a log does
 // that preallocates: a file that grows has its metadata synced each time.

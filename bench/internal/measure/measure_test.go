@@ -34,7 +34,7 @@ func TestReadMachine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m.Cores < 1 || m.GoVersion == "" || m.SyncP50 <= 0 || m.SyncMax < m.SyncP50 {
+	if m.Cores < 1 || m.GoVersion == "" || m.SyncP50 <= 0 || m.SyncMax < m.SyncP50 || m.DiskRate <= 0 {
 		t.Errorf("machine %+v", m)
 	}
 	if runtime.GOOS == "linux" && (m.Kernel == "" || m.Memory == 0 || m.FileSystem == "") {

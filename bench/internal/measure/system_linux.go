@@ -2,6 +2,7 @@ package measure
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -178,6 +179,15 @@ func fileSystemName(magic int64) string {
 		return "zfs"
 	}
 	return fmt.Sprintf("%#x", magic)
+}
+
+// preallocate reserves a file's blocks, where the file system can.
+func preallocate(f *os.File, n int64) error {
+	err := unix.Fallocate(int(f.Fd()), 0, 0, n)
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
+		return f.Truncate(n)
+	}
+	return err
 }
 
 func syncData(f *os.File) error { return syscall.Fdatasync(int(f.Fd())) }

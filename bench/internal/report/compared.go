@@ -11,7 +11,7 @@ import (
 // those that tell how much the runs are worth.
 func shown(measure string) (out []Metric) {
 	for _, m := range Metrics(measure) {
-		if m.Ratio != 0 || m.Key == disk.Key || m.Key == sent.Key || m.Key == others.Key || m.Key == stored.Key {
+		if m.Ratio != 0 || m.Key == disk.Key || m.Key == share.Key || m.Key == sent.Key || m.Key == others.Key || m.Key == stored.Key {
 			out = append(out, m)
 		}
 	}

@@ -28,7 +28,7 @@ func comparison() Comparison {
 	c.Sum()
 	return Comparison{
 		Format: Format, Scenario: "lan", About: "What it is about.", Command: "go run ./bench compare", Began: time.Unix(1700000000, 0).UTC(), Rounds: 3,
-		Machine: measure.Machine{Cores: 2, GoVersion: "go1", System: "linux/amd64", SyncP50: 85, SyncMax: 120, Processor: "sample"}, Cases: []Case{c},
+		Machine: measure.Machine{Cores: 2, GoVersion: "go1", System: "linux/amd64", SyncP50: 85, SyncMax: 120, DiskRate: 500 << 20, Processor: "sample"}, Cases: []Case{c},
 	}
 }
 

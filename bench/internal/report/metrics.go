@@ -29,6 +29,7 @@ var (
 	rss       = Metric{"rss_peak_bytes", "RSS", func(r *Result) float64 { return float64(r.RSSPeak) }, size, -1}
 	disk      = Metric{"disk_bytes_per_payload_byte", "disk/payload", func(r *Result) float64 { return r.DiskPerByte }, digits, 0}
 	sent      = Metric{"sent_bytes_per_payload_byte", "sent/payload", func(r *Result) float64 { return r.SentPerByte }, digits, 0}
+	share     = Metric{"share_of_disk", "of the disk", shareOfDisk, percent, 0}
 	silence   = Metric{"silence_ms", "without commits", func(r *Result) float64 { return r.Silence * 1000 }, span, -1}
 	create    = Metric{"create_seconds", "creation", ofIdle(func(i *Idle) float64 { return i.Create * 1e6 }), span, -1}
 	reopen    = Metric{"reopen_seconds", "reopening", ofIdle(func(i *Idle) float64 { return i.Reopen * 1e6 }), span, -1}
@@ -69,7 +70,7 @@ func Metrics(measure string) []Metric {
 	case "recovery":
 		return []Metric{committed, opened, fill, stored, rss, others}
 	}
-	return []Metric{rate, p50, p99, p999, slowest, cpu, cores, others, allocs, rss, disk, sent}
+	return []Metric{rate, p50, p99, p999, slowest, cpu, cores, others, allocs, rss, disk, share, sent}
 }
 
 // span shows microseconds with three digits that matter.
@@ -84,6 +85,17 @@ func span(us float64) string {
 	}
 	return fmt.Sprintf("%.0f µs", us)
 }
+
+// shareOfDisk is how much of what the disk takes goes into the payloads of all
+// copies: 1 would be no bytes but those, and a disk that never waits.
+func shareOfDisk(r *Result) float64 {
+	if r.Machine.DiskRate == 0 {
+		return 0
+	}
+	return r.OpsPerSecond * float64(r.Plan.Payload) * float64(r.Plan.Nodes) / r.Machine.DiskRate
+}
+
+func percent(f float64) string { return fmt.Sprintf("%.0f %%", 100*f) }
 
 func thousands(f float64) string {
 	s := fmt.Sprintf("%.0f", f)

@@ -22,7 +22,7 @@ func sample(run int, rate uint64) Result {
 	r := Result{
 		Format: Format, System: "sample", Settings: "none", Command: "bench -x", Began: time.Unix(1700000000, 0).UTC(), Run: run, Runs: 3,
 		Plan:    load.Plan{Nodes: 3, Structures: 1, Payload: 100, Outstanding: 256, Proposers: load.AtLeader, Seconds: 10, Warmup: 2},
-		Machine: measure.Machine{Cores: 2, GoMaxProcs: 2, GoVersion: "go1", System: "linux/amd64", SyncP50: 85, SyncMax: 120},
+		Machine: measure.Machine{Cores: 2, GoMaxProcs: 2, GoVersion: "go1", System: "linux/amd64", SyncP50: 85, SyncMax: 120, DiskRate: 500 << 20},
 	}
 	o := load.Outcome{Ops: rate * 10, PerSecond: []uint64{rate, rate * 9}, Latency: h, Slowest: 1000 * time.Microsecond, Warnings: 2, FirstError: errors.New("odd")}
 	used := measure.Usage{

@@ -114,6 +114,6 @@ func summarize(all []float64) Summary {
 }
 
 func describeMachine(m *measure.Machine) string {
-	return fmt.Sprintf("%s, %s, %s %s, %s, fdatasync p50 %.0f µs (max %.0f), load average before %.1f",
-		plural(m.Cores, "core"), m.GoVersion, m.System, m.Kernel, m.FileSystem, m.SyncP50, m.SyncMax, m.Load)
+	return fmt.Sprintf("%s, %s, %s %s, %s, fdatasync p50 %.0f µs (max %.0f), three files side by side %s/s, load average before %.1f",
+		plural(m.Cores, "core"), m.GoVersion, m.System, m.Kernel, m.FileSystem, m.SyncP50, m.SyncMax, size(m.DiskRate), m.Load)
 }
