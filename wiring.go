@@ -2,6 +2,7 @@ package copycat
 
 import (
 	"context"
+	"errors"
 	"io"
 	"maps"
 	"slices"
@@ -86,9 +87,12 @@ func (i inbound) PeerUp(node id.Node, incarnation uint64) {
 	}
 }
 
-func (i inbound) PeerDown(node id.Node, _ error) {
+func (i inbound) PeerDown(node id.Node, err error) {
 	if h := i.n.host.Load(); h != nil {
 		h.PeerDown(node)
+		if errors.Is(err, transport.ErrRefused) {
+			h.PeerRefused(node)
+		}
 	}
 }
 

@@ -88,6 +88,7 @@ type Group struct {
 	snaps     snapshotKeeper
 	leader    leaderDuties
 	pace      pace
+	haste     haste
 	relaying  []relayed
 	reads     []*reading
 	echoes    echoes
@@ -241,6 +242,9 @@ func (g *Group) onSoftState(s *raft.SoftState) {
 		g.ledTerm = g.term()
 	}
 	g.role, g.lead, g.statusDirty = s.RaftState, s.Lead, true
+	if s.Lead != raft.None {
+		g.haste.led = id.Replica(s.Lead)
+	}
 	g.leader.onRole(g, s.RaftState == raft.StateLeader)
 	if changed && s.Lead != raft.None {
 		g.log.Debug("leader changed", "leader", s.Lead, "role", s.RaftState.String())

@@ -122,8 +122,11 @@ type Host struct {
 
 	ready readyQueue
 	watch nodeWatch // of the nodes that quiet groups rely on
-	jobs  jobs
-	idle  chan struct{} // closed: no worker runs any more
+
+	refusals refusals // of nodes whose connections broke
+
+	jobs jobs
+	idle chan struct{} // closed: no worker runs any more
 
 	orphans []uint64 // local numbers whose snapshot files Start removes
 
@@ -303,6 +306,9 @@ func (h *Host) Tick() {
 	h.mu.Unlock()
 	h.tickWatch()
 	h.tickStopped()
+	for _, node := range h.refusals.next(h.cfg.Clock.Now()) {
+		h.probe(node)
+	}
 	h.tickMu.Lock()
 	h.scratch = append(h.scratch[:0], h.ticking...)
 	h.tickMu.Unlock()
@@ -487,6 +493,7 @@ func (h *Host) HandleMessage(from id.Node, m Message) {
 // doing for us before is void.
 func (h *Host) PeerUp(node id.Node, incarnation uint64) {
 	h.watch.heard(node, incarnation)
+	h.refusals.heard(node)
 	h.mu.Lock()
 	groups := h.ordered
 	h.mu.Unlock()
@@ -542,9 +549,15 @@ func (h *Host) PeerDown(node id.Node) {
 	h.mu.Lock()
 	groups := h.ordered
 	h.mu.Unlock()
+	led := false
 	for _, g := range groups {
-		if !g.status.Load().Quiet { // nothing of theirs was on its way
+		st := g.status.Load()
+		led = led || st.LeaderNode == node
+		if !st.Quiet { // nothing of theirs was on its way
 			g.call(func() { g.onPeerDown(node) })
 		}
+	}
+	if led && h.refusals.broke(node) {
+		h.probe(node)
 	}
 }

@@ -28,6 +28,7 @@ type pace struct {
 	stretch int // clock ticks to one of raft's; 0 is 1
 	over    int // clock ticks that raft has not had
 	looked  time.Time
+	worst   time.Duration // round trip to another voter, as of then
 }
 
 // stretchFor says how much longer than usual election time-outs have to be.
@@ -54,20 +55,19 @@ func (p *pace) tick(g *Group) {
 	if cfg.RTT == nil || !p.looked.IsZero() && g.now.Sub(p.looked) < paceInterval {
 		return
 	}
-	p.looked = g.now
-	var worst time.Duration
+	p.looked, p.worst = g.now, 0
 	for _, v := range g.state.conf.GetVoters() {
 		node := g.state.members[id.Replica(v)]
 		if node == cfg.Node {
 			continue
 		}
 		if rtt, ok := cfg.RTT(node); ok {
-			worst = max(worst, rtt)
+			p.worst = max(p.worst, rtt)
 		}
 	}
-	stretch := stretchFor(worst, g.baseElection())
+	stretch := stretchFor(p.worst, g.baseElection())
 	if stretch != max(p.stretch, 1) {
-		g.log.Debug("election time-outs follow the round trip", "rtt", worst, "stretch", stretch)
+		g.log.Debug("election time-outs follow the round trip", "rtt", p.worst, "stretch", stretch)
 	}
 	p.stretch = stretch
 }

@@ -242,6 +242,7 @@ func (g *Group) awaken(doubted id.Node) {
 		if err := g.rn.ForgetLeader(); err != nil {
 			g.log.Debug("leader not forgotten", "error", err)
 		}
+		g.doubtRefused()
 	}
 }
 

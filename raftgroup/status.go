@@ -53,6 +53,8 @@ func (g *Group) onTick() {
 		return
 	}
 	g.pace.tick(g)
+	g.doubtRefused()
+	g.hasten()
 	g.watchQuorum()
 	g.watchProgress()
 	g.leadFirst()

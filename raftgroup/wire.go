@@ -341,6 +341,8 @@ func (g *Group) onMessage(m *raftpb.Message, from id.Node) {
 	case raftpb.MsgSnap:
 		g.onSnapshotOffer(m)
 		return
+	case raftpb.MsgPreVote, raftpb.MsgVote:
+		g.onVoteRequest(m)
 	case raftpb.MsgProp:
 		if g.isLeader() {
 			for _, e := range m.GetEntries() {

@@ -23,6 +23,9 @@ var (
 	// ErrPeerDown says that the node could not be reached, or that the
 	// connection broke. For a Call it leaves open whether the handler ran.
 	ErrPeerDown = errors.New("peer down")
+	// ErrRefused says, beside ErrPeerDown, that nobody listens at the node's
+	// address: its process has most likely ended. Not every system tells.
+	ErrRefused = errors.New("connection refused")
 	// ErrBusy says that the other side has reached a bound (handlers at work,
 	// streams, peers) and has not started what was asked.
 	ErrBusy = errors.New("busy")

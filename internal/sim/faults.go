@@ -71,6 +71,14 @@ var kinds = []struct {
 		st.silent++
 		return func() { st.silent-- }
 	}},
+	{"false refusal", func(s *Sim, p particulars) func() {
+		for _, o := range s.nodes { // a node that all others, or one of them, take for gone
+			if o == p.other || p.rng.IntN(2) == 0 {
+				o.hearRefusal(p.n)
+			}
+		}
+		return nil
+	}},
 	{"clock jump", func(_ *Sim, p particulars) func() {
 		p.n.clock = between(p.rng, -time.Hour, time.Hour)
 		return func() { p.n.clock = 0 }

@@ -221,8 +221,33 @@ func (n *node) crashed() {
 	n.cold = n.cold.Crash()
 	n.up, n.subs = false, nil
 	n.hangUp()
+	if n.s.chance(0.5) { // the machine goes on, and says that nobody is there
+		for _, o := range n.s.nodes {
+			o.hearRefusal(n)
+		}
+	}
 	n.s.crashes++
 	n.s.rec.Crash(uint16(n.number), uint32(n.life))
+}
+
+// hearRefusal has a node see its connection with another one break, and be
+// refused when it connects again, soon after. The other may be back by then, or
+// may never have been away.
+func (n *node) hearRefusal(other *node) {
+	if n == other || !n.up {
+		return
+	}
+	life := n.life
+	hear := func(f func(id.Node)) func() {
+		return func() {
+			if n.up && n.life == life {
+				n.when(func() { f(other.id); n.work() })
+			}
+		}
+	}
+	broke := n.s.between(100*time.Microsecond, 200*time.Millisecond)
+	n.s.after(broke, hear(n.host.PeerDown))
+	n.s.after(broke+n.s.between(100*time.Microsecond, 200*time.Millisecond), hear(n.host.PeerRefused))
 }
 
 // prepare makes the node's first replica of a group, while nothing else happens.
