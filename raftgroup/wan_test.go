@@ -177,3 +177,46 @@ func failover(t *testing.T, seed uint64, rtt time.Duration, known func(id.Node) 
 	})
 	return took
 }
+
+// TestQuietOnSlowLinks: groups stay quiet where the first answer of a node takes
+// longer than the shortest election time-out of near ones, which is a second: the
+// watch waits as long as elections do.
+func TestQuietOnSlowLinks(t *testing.T) {
+	t.Parallel()
+	const rtt = 1500 * time.Millisecond
+	synctest.Test(t, func(t *testing.T) {
+		c := rig.New(t, 3, 35)
+		said := countTalk(c)
+		count := c.Tune
+		c.Tune = func(cfg *raftgroup.Config) {
+			count(cfg)
+			cfg.RTT = func(id.Node) (time.Duration, bool) { return rtt, true }
+		}
+		c.StartAll()
+		defer c.StopAll()
+		c.Net.KeepOrder() // or some answer would come early
+		for i := range 10 {
+			c.Born(rig.Structure(uint64(i+1)), 3, raftgroup.Options{})
+		}
+		c.Wait(time.Minute, "leaders", func() bool {
+			leaders := 0
+			for i := range 10 {
+				if l, _ := leaderOf(c, rig.Structure(uint64(i+1))); l != nil {
+					leaders++
+				}
+			}
+			return leaders == 10
+		})
+		c.Net.SetLatency(rtt / 4) // up to twice that each way, and no message before an earlier one
+		awaitQuiet(c)
+		time.Sleep(2 * rtt) // what was on its way
+		before, _ := said()
+		time.Sleep(time.Minute)
+		if all, q := quiet(c); q != all {
+			t.Errorf("%d of %d replicas are quiet", q, all)
+		}
+		if after, _ := said(); after != before {
+			t.Errorf("quiet groups sent %d messages", after-before)
+		}
+	})
+}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/copycat-replication/copycat/id"
 	"github.com/copycat-replication/copycat/pb/grouppb"
@@ -29,9 +30,9 @@ const (
 // nodeWatch stands in for the heartbeats of quiet groups: while any group rests
 // on this node, the nodes that those groups rely on (of a follower the
 // leader's, of a leader all members') are pinged with every tick. One that is
-// silent for an election time-out, that answers as another process, or whose
-// connection breaks wakes all groups that rely on it, some hundred with each
-// tick. Each ping also names some of the groups that its receiver is believed
+// silent for an election time-out, which follows the round trip to it (pace.go),
+// that answers as another process, or whose connection breaks wakes all groups
+// that rely on it, some hundred with each tick. Each ping also names some of the groups that its receiver is believed
 // to lead, in turn; it answers with those that it does not lead.
 //
 // It has a lock of its own, which is held over no call of anybody else's.
@@ -54,6 +55,7 @@ type watchedPeer struct {
 	groups      []*Group
 	cursor      int    // where the next audit goes on
 	silent      int    // pings since it was last heard
+	patience    int    // as many silent ones are too many; 0: to be set
 	incarnation uint64 // of its process; 0: not heard yet
 }
 
@@ -190,12 +192,34 @@ type pingDue struct {
 	led []*grouppb.Led
 }
 
-// next counts a tick: what is to be sent, and whom to wake.
-func (w *nodeWatch) next(patience int) (pings []pingDue, wakes []dueWake) {
+// impatient lists the nodes of which is to be decided how long they may be
+// silent: those that are new here, and with every nodesInterval-th tick all.
+func (w *nodeWatch) impatient() (nodes []id.Node) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, p := range w.peers {
-		if p.silent >= patience {
+		if p.patience == 0 || w.ticks%nodesInterval == 0 {
+			nodes = append(nodes, p.node)
+		}
+	}
+	return nodes
+}
+
+// bear sets how many pings a node may leave without an answer.
+func (w *nodeWatch) bear(node id.Node, patience int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if p := w.peer(node, false); p != nil {
+		p.patience = patience
+	}
+}
+
+// next counts a tick: what is to be sent, and whom to wake.
+func (w *nodeWatch) next() (pings []pingDue, wakes []dueWake) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, p := range w.peers {
+		if p.patience > 0 && p.silent >= p.patience {
 			p.silent, p.incarnation = 0, 0
 			w.wakeAllLocked(p.groups, p.node)
 		}
@@ -277,7 +301,10 @@ func (h *Host) tickWatch() {
 		h.mu.Unlock()
 		w.wakeLeaders(ordered)
 	}
-	pings, wakes := w.next(h.cfg.ElectionTicks)
+	for _, node := range w.impatient() {
+		w.bear(node, h.patience(node))
+	}
+	pings, wakes := w.next()
 	for _, p := range pings {
 		h.sendNode(p.to, wirePing, &grouppb.NodePing{Led: p.led})
 	}
@@ -287,6 +314,18 @@ func (h *Host) tickWatch() {
 	for _, d := range wakes {
 		d.g.call(func() { d.g.awaken(d.doubted) })
 	}
+}
+
+// patience is how many ticks a node may be silent for: the shortest election
+// time-out over such a round trip.
+func (h *Host) patience(node id.Node) int {
+	stretch := 1
+	if h.cfg.RTT != nil {
+		if rtt, known := h.cfg.RTT(node); known {
+			stretch = stretchFor(rtt, time.Duration(h.cfg.ElectionTicks)*h.cfg.TickInterval)
+		}
+	}
+	return h.cfg.ElectionTicks * stretch
 }
 
 // sendNode sends what is said from host to host: it belongs to no group.
