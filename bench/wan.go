@@ -34,6 +34,12 @@ Without -rtt it runs a list of cases:
   lossy       the same with 0.1 % of packets lost, 1 ms of jitter, 100 Mbit/s
   bandwidth   100 ms and 500 Mbit/s everywhere, one node for each data center: how
               much of what a plain TCP connection gets through becomes commits
+  killed      round trips of 30, 70 and 100 ms; SIGKILL of the leader's process while a
+              node in each of the other data centers proposes: how long they have
+              nothing applied
+  killed-far  the same with round trips of 300 ms
+  cut-off     round trips of 30, 70 and 100 ms; the leader's whole data center is cut
+              off for a third of the window, and comes back
 
 With -rtt it runs one case of one's own.
 
@@ -48,6 +54,7 @@ type wanCase struct {
 	payload     int
 	outstanding int
 	stream      bool // measure what a plain TCP connection gets through
+	fault       fault
 }
 
 const (
@@ -64,13 +71,17 @@ func wanCases() []wanCase {
 	const ms = time.Millisecond
 	matrix := [3]time.Duration{30 * ms, 70 * ms, 100 * ms}
 	far := [3]time.Duration{100 * ms, 100 * ms, 100 * ms}
+	farther := [3]time.Duration{300 * ms, 300 * ms, 300 * ms}
 	lossy := wan.Link{Jitter: ms, Loss: 0.001, Rate: 100e6}
 	return []wanCase{
-		{"matrix", matrix, wan.Link{}, 2, wanDefaultPayload, 1, false},
-		{"matrix", matrix, wan.Link{}, 2, wanDefaultPayload, 1000, false},
-		{"lossy", matrix, lossy, 2, wanDefaultPayload, 1, false},
-		{"lossy", matrix, lossy, 2, wanDefaultPayload, 1000, false},
-		{"bandwidth", far, wan.Link{Rate: 500e6}, 1, 16 << 10, 1900, true},
+		{"matrix", matrix, wan.Link{}, 2, wanDefaultPayload, 1, false, noFault},
+		{"matrix", matrix, wan.Link{}, 2, wanDefaultPayload, 1000, false, noFault},
+		{"lossy", matrix, lossy, 2, wanDefaultPayload, 1, false, noFault},
+		{"lossy", matrix, lossy, 2, wanDefaultPayload, 1000, false, noFault},
+		{"bandwidth", far, wan.Link{Rate: 500e6}, 1, 16 << 10, 1900, true, noFault},
+		{"killed", matrix, wan.Link{}, 2, wanDefaultPayload, 16, false, killed},
+		{"killed-far", farther, wan.Link{}, 2, wanDefaultPayload, 16, false, killed},
+		{"cut-off", matrix, wan.Link{}, 2, wanDefaultPayload, 16, false, cutOff},
 	}
 }
 
@@ -94,9 +105,14 @@ type wanResult struct {
 	Nearest int64  `json:"nearest_rtt_us"` // from the proposer's data center to another
 	// Stream is what a plain TCP connection got through, in payload bytes per
 	// second, before the nodes were started; Share is the committed bytes' part of it.
-	Stream  float64     `json:"stream_bytes_per_second,omitempty"`
-	Share   float64     `json:"share_of_stream,omitempty"`
-	Network *wan.Report `json:"network"`
+	Stream float64 `json:"stream_bytes_per_second,omitempty"`
+	Share  float64 `json:"share_of_stream,omitempty"`
+	// Election is the shortest election time-out over the longest round trip, and
+	// Back how long after its return a data center that was cut off had all that
+	// was committed before it; both for a case with a fault.
+	Election float64     `json:"election_timeout_ms,omitempty"`
+	Back     float64     `json:"back_ms,omitempty"`
+	Network  *wan.Report `json:"network"`
 }
 
 // wanMain is the command "bench wan".
@@ -124,6 +140,7 @@ func parseWAN(args []string, stderr io.Writer) (*wanOptions, error) {
 	f.IntVar(&own.perCenter, "nodes", 2, "with -rtt: `nodes` in each data center")
 	f.IntVar(&own.payload, "payload", wanDefaultPayload, "with -rtt: `bytes` of a proposal")
 	f.IntVar(&own.outstanding, "outstanding", 1, "with -rtt: `number` of proposals that wait for their commit")
+	f.Var(&own.fault, "fault", "with -rtt: `what` befalls the leader: killed (its process) or cut-off (its data center)")
 	f.BoolVar(&own.stream, "stream", false, "with -rtt: measure a plain TCP connection too")
 	f.StringVar(&o.place, "proposer", "leader", "`where` the proposer is: next to the leader, or 1, 2 or 3 for a data center")
 	f.Float64Var(&o.seconds, "seconds", 20, "`length` of the measured window")
@@ -185,10 +202,14 @@ func (o *wanOptions) choose(rtt string, own wanCase) error {
 }
 
 func (o *wanOptions) plan(c wanCase) load.Plan {
-	return load.Plan{
+	p := load.Plan{
 		Nodes: len(c.rtt) * c.perCenter, Structures: 1, Payload: c.payload, Outstanding: c.outstanding,
 		Proposers: load.AtLeader, Seconds: o.seconds, Warmup: o.warmup,
 	}
+	if c.fault != noFault {
+		p.Seconds, p.Warmup = min(p.Seconds, faultSeconds), min(p.Warmup, faultWarmup)
+	}
+	return p
 }
 
 // runWAN is the command with everything handed in.
@@ -283,7 +304,11 @@ func (o *wanOptions) once(ctx context.Context, c wanCase, run int, stderr io.Wri
 		return nil, err
 	}
 	defer cluster.close()
-	if err := o.load(ctx, c, cluster, r, before, stderr); err != nil {
+	put := o.load
+	if c.fault != noFault {
+		put = o.loadAndBreak
+	}
+	if err := put(ctx, c, cluster, r, before, stderr); err != nil {
 		return nil, err
 	}
 	return r, nil
@@ -331,13 +356,7 @@ func (o *wanOptions) load(ctx context.Context, c wanCase, cluster *wanCluster, r
 	if err != nil {
 		return err
 	}
-	for i := range after.Links {
-		l, b := &after.Links[i], &before.Links[i]
-		l.Wanted, l.Measured, l.Worst, l.Probes, l.Answers = b.Wanted, b.Measured, b.Worst, b.Probes, b.Answers
-	}
-	head := r.Result
-	r.Result, r.Network = a.Result, after
-	r.Format, r.System, r.Run, r.Runs, r.Began, r.Machine = head.Format, head.System, head.Run, head.Runs, head.Began, head.Machine
+	r.take(a.Result, after, before)
 	r.Place, r.Leader = centerName(node.host.Center), a.LeaderCenter
 	for i := range c.rtt {
 		if i != node.host.Center {
@@ -360,6 +379,17 @@ func (o *wanOptions) load(ctx context.Context, c wanCase, cluster *wanCluster, r
 		}
 	}
 	return err
+}
+
+// take fills in what was measured, and what the links were like before it.
+func (r *wanResult) take(measured report.Result, after, before *wan.Report) {
+	for i := range after.Links {
+		l, b := &after.Links[i], &before.Links[i]
+		l.Wanted, l.Measured, l.Worst, l.Probes, l.Answers = b.Wanted, b.Measured, b.Worst, b.Probes, b.Answers
+	}
+	head := r.Result
+	r.Result, r.Network = measured, after
+	r.Format, r.System, r.Run, r.Runs, r.Began, r.Machine = head.Format, head.System, head.Run, head.Runs, head.Began, head.Machine
 }
 
 // plainStream sends for some seconds over one TCP connection, and returns
@@ -416,18 +446,25 @@ func plainStream(from, to *wan.Host) (rate float64, err error) {
 // wanTable shows the results.
 func wanTable(w io.Writer, results []wanResult) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "case\temulation\tproposer\tleader\toutstanding\tpayload\top/s\tMB/s\tp50 ms\tp99 ms\tp99.9 ms\tnearest ms\tof a stream\terrors\t")
+	fmt.Fprintln(t, "case\temulation\tproposer\tleader\toutstanding\tpayload\top/s\tMB/s\tp50 ms\tp99 ms\tp99.9 ms\tnearest ms\tof a stream\twithout commits ms\terrors\t")
 	for _, r := range results {
 		share := "-"
 		if r.Stream > 0 {
 			share = fmt.Sprintf("%.0f %%", 100*r.Share)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%d\t%.0f\t%.1f\t%.1f\t%.1f\t%.1f\t%.0f\t%s\t%d\t\n",
+		silence := "-"
+		if r.Election > 0 {
+			silence = fmt.Sprintf("%.0f", r.Silence)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%d\t%.0f\t%.1f\t%.1f\t%.1f\t%.1f\t%.0f\t%s\t%s\t%d\t\n",
 			r.Case, r.Network.Mode, r.Place, r.Leader, r.Plan.Outstanding, r.Plan.Payload, r.OpsPerSecond, r.OpsPerSecond*float64(r.Plan.Payload)/1e6,
-			r.Latency.P50/1e3, r.Latency.P99/1e3, r.Latency.P999/1e3, float64(r.Nearest)/1e3, share,
+			r.Latency.P50/1e3, r.Latency.P99/1e3, r.Latency.P999/1e3, float64(r.Nearest)/1e3, share, silence,
 			r.Errors.Failed+r.Errors.Broken+r.Errors.Unfinished)
 	}
-	return t.Flush()
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	return faultMedians(w, results)
 }
 
 // lockedWriter is shared with what copies the nodes' output.
