@@ -88,7 +88,7 @@ func wanCases() []wanCase {
 // wanOptions is the command line.
 type wanOptions struct {
 	only, dir, json, log, mode string
-	realtime                   bool
+	realtime, words            bool
 	place                      string
 	seconds, warmup            float64
 	runs                       int
@@ -145,6 +145,7 @@ func parseWAN(args []string, stderr io.Writer) (*wanOptions, error) {
 	f.StringVar(&o.place, "proposer", "leader", "`where` the proposer is: next to the leader, or 1, 2 or 3 for a data center")
 	f.Float64Var(&o.seconds, "seconds", 20, "`length` of the measured window")
 	f.Float64Var(&o.warmup, "warmup", 5, "`seconds` of load before it")
+	f.BoolVar(&o.words, "words", false, "payloads of words, which can be compressed; otherwise they are random")
 	f.IntVar(&o.runs, "runs", 1, "`number` of runs of each case, each on new nodes")
 	f.StringVar(&o.mode, "mode", "", "`way` of emulation: namespaces or proxies; empty: namespaces if they can be had")
 	f.BoolVar(&o.realtime, "realtime", false, "give this process, which relays, a real-time priority: delays hold better while the nodes use all processors, but on few of them it may take the machine for itself")
@@ -204,7 +205,7 @@ func (o *wanOptions) choose(rtt string, own wanCase) error {
 func (o *wanOptions) plan(c wanCase) load.Plan {
 	p := load.Plan{
 		Nodes: len(c.rtt) * c.perCenter, Structures: 1, Payload: c.payload, Outstanding: c.outstanding,
-		Proposers: load.AtLeader, Seconds: o.seconds, Warmup: o.warmup,
+		Proposers: load.AtLeader, Seconds: o.seconds, Warmup: o.warmup, Words: o.words,
 	}
 	if c.fault != noFault {
 		p.Seconds, p.Warmup = min(p.Seconds, faultSeconds), min(p.Warmup, faultWarmup)

@@ -40,18 +40,20 @@ const (
 	faultWarmup  = 2
 
 	// The shortest election time-out with default settings, and how many of the
-	// longest round trips it lasts at least (raftgroup/pace.go). With a hair's
+	// longest round trips it lasts at least, up to five times as long
+	// (raftgroup/pace.go). With a hair's
 	// breadth, since what is measured of a link is a little longer than the link.
 	shortElection      = time.Second
 	electionRoundTrips = 5
 	measuredExcess     = 1.02
+	maxStretch         = 5
 )
 
 // election is the shortest election time-out over the longest round trip.
 func (c *wanCase) election() time.Duration {
 	longest := slices.Max(c.rtt[:])
 	need := time.Duration(electionRoundTrips * measuredExcess * float64(longest))
-	return shortElection * max(1, (need+shortElection-1)/shortElection)
+	return shortElection * min(max(1, (need+shortElection-1)/shortElection), maxStretch)
 }
 
 // loadAndBreak puts load on from the first node of each data center but the

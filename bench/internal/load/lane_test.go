@@ -2,6 +2,7 @@ package load
 
 import (
 	"bytes"
+	"compress/flate"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -111,3 +112,25 @@ var errDone = errorString("done")
 type errorString string
 
 func (e errorString) Error() string { return string(e) }
+
+// TestTemplate: payloads of words can be compressed, the others cannot.
+func TestTemplate(t *testing.T) {
+	t.Parallel()
+	for _, words := range []bool{false, true} {
+		data := template(Plan{Payload: 1024, Words: words})
+		var small bytes.Buffer
+		w, err := flate.NewWriter(&small, flate.BestSpeed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(data); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if half := small.Len() < len(data)/2; half != words {
+			t.Errorf("words %v: %d bytes of %d are left", words, small.Len(), len(data))
+		}
+	}
+}

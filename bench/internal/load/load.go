@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -62,6 +63,9 @@ type Plan struct {
 	// i modulo Nodes. 0 stands for one on each node; with fewer, the replicas
 	// of the other nodes are without one.
 	Subscribers int `json:"subscribers,omitempty"`
+	// Words makes payloads of words, which a compressor shrinks to less than
+	// half. Otherwise they are random, and cannot be compressed.
+	Words bool `json:"words,omitempty"`
 	// State is the size of a consumer's snapshot; 0: a few bytes.
 	State int64 `json:"state_bytes,omitempty"`
 }
@@ -136,14 +140,31 @@ func New(plan Plan) *Load {
 			l.consumers[s*seats+i] = newConsumer(l, i, s)
 		}
 	}
-	// Random bytes, so that a system that compresses gains nothing; a fixed
-	// seed, so that all runs send the same.
-	var seed [32]byte
-	copy(seed[:], "payloads of the load generator")
-	l.template = make([]byte, max(templateBytes, slabBytes(plan.Payload)))
-	_, _ = rand.NewChaCha8(seed).Read(l.template) // it never fails
+	l.template = template(plan)
 	return l
 }
+
+// template makes what payloads are cut from: random bytes, so that a system that
+// compresses gains nothing, or words. The seed is fixed: all runs send the same.
+func template(plan Plan) []byte {
+	var seed [32]byte
+	copy(seed[:], "payloads of the load generator")
+	source := rand.NewChaCha8(seed)
+	t := make([]byte, max(templateBytes, slabBytes(plan.Payload)))
+	if !plan.Words {
+		_, _ = source.Read(t) // it never fails
+		return t
+	}
+	for at := 0; at < len(t); {
+		at += copy(t[at:], words[source.Uint64()%uint64(len(words))])
+	}
+	return t
+}
+
+// words are those of records as programs write them.
+var words = strings.SplitAfter(`{"id":,"name":,"address":,"created":,"updated":,"state":"open",state":"closed",`+
+	`true,false,null,2026-01-01T00:00:00Z,customer,order,invoice,warehouse,quantity,price,currency,EUR,USD,`+
+	`north,south,east,west,first,second,third,description,reference,"},`, ",")
 
 // Plan is what the run does.
 func (l *Load) Plan() Plan { return l.plan }
