@@ -2,6 +2,7 @@ package raftgroup
 
 import (
 	"bytes"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -130,6 +131,16 @@ func (h *Host) probe(node id.Node) {
 	h.net.Flush()
 }
 
+// connect has the network connect to nodes whose votes may be asked for soon.
+// Followers have nothing to say to one another, so that no connection stands, and
+// making one takes two round trips, in each direction: half a second across an ocean.
+func (h *Host) connect(nodes map[id.Node]bool) {
+	// In order: a replay must not depend on map order.
+	for _, node := range slices.SortedFunc(maps.Keys(nodes), func(a, b id.Node) int { return bytes.Compare(a[:], b[:]) }) {
+		h.probe(node)
+	}
+}
+
 // PeerRefused hears that a connection with a node was refused: nobody listens at
 // its address, so that its process has most likely ended. It comes beside
 // PeerDown, and may be wrong.
@@ -169,8 +180,8 @@ func (g *Group) doubtRefused() {
 		return
 	}
 	h.term = st.GetTerm()
-	g.log.Info("the leader's node refuses connections: not waiting for it", "leader", uint64(h.led), "term", h.term)
 	if st.Lead != raft.None {
+		g.log.Info("the leader's node refuses connections: not waiting for it", "leader", uint64(h.led), "term", h.term)
 		if err := g.rn.ForgetLeader(); err != nil {
 			g.log.Debug("leader not forgotten", "error", err)
 		}

@@ -549,15 +549,22 @@ func (h *Host) PeerDown(node id.Node) {
 	h.mu.Lock()
 	groups := h.ordered
 	h.mu.Unlock()
-	led := false
+	led := make(map[id.Node]bool) // by a leader there, with this node: who else votes
 	for _, g := range groups {
 		st := g.status.Load()
-		led = led || st.LeaderNode == node
+		if st.LeaderNode == node && st.Voter {
+			for _, voter := range st.Voters {
+				led[voter] = true
+			}
+		}
 		if !st.Quiet { // nothing of theirs was on its way
 			g.call(func() { g.onPeerDown(node) })
 		}
 	}
-	if led && h.refusals.broke(node) {
+	if len(led) > 0 && h.refusals.broke(node) {
 		h.probe(node)
+		delete(led, node)
+		delete(led, h.cfg.Node)
+		h.connect(led)
 	}
 }
