@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/copycat-replication/copycat/bench/internal/report"
 	"github.com/copycat-replication/copycat/bench/internal/wan"
 )
 
@@ -83,8 +84,8 @@ func (o *wanOptions) loadAndBreak(ctx context.Context, c wanCase, cluster *wanCl
 	loads := make(chan loaded, len(proposers))
 	for _, n := range proposers {
 		go func() { // ends with the load, or with the process
-			a, err := n.ask(&nodeRequest{Do: "load"})
-			loads <- loaded{n, a, err}
+			_, err := n.ask(&nodeRequest{Do: "load", Hold: true})
+			loads <- loaded{n, err}
 		}()
 	}
 	plan := o.plan(c)
@@ -95,38 +96,49 @@ func (o *wanOptions) loadAndBreak(ctx context.Context, c wanCase, cluster *wanCl
 	if err := o.strike(ctx, c, cluster, struck, third, idle, r, stderr); err != nil {
 		return err
 	}
-	var longest *loaded
-	var unwell error
+	var failed error
 	for range proposers {
-		l := <-loads
-		if l.err != nil {
-			return fmt.Errorf("node %s: %w", l.node.host.Name, l.err)
+		if l := <-loads; l.err != nil {
+			failed = errors.Join(failed, fmt.Errorf("node %s: %w", l.node.host.Name, l.err))
 		}
-		fmt.Fprintf(stderr, "%s had nothing applied for %.0f ms\n", l.node.host.Name, l.answer.Result.Silence)
-		if l.answer.Result.Errors.Any() {
-			unwell = fmt.Errorf("node %s: %+v", l.node.host.Name, l.answer.Result.Errors)
+	}
+	if failed != nil {
+		return failed
+	}
+	// Only now may they stop: what is left of the voters is needed until all
+	// loads are over.
+	var longest *report.Result
+	var place *wanNode
+	var unwell error
+	for _, n := range proposers {
+		a, err := n.ask(&nodeRequest{Do: "result"})
+		if err != nil {
+			return fmt.Errorf("node %s: %w", n.host.Name, err)
 		}
-		if longest == nil || l.answer.Result.Silence > longest.answer.Result.Silence {
-			longest = &l
+		fmt.Fprintf(stderr, "%s had nothing applied for %.0f ms\n", n.host.Name, a.Result.Silence)
+		if a.Result.Errors.Any() {
+			unwell = errors.Join(unwell, fmt.Errorf("node %s: %+v", n.host.Name, a.Result.Errors))
+		}
+		if longest == nil || a.Result.Silence > longest.Silence {
+			longest, place = &a.Result, n
 		}
 	}
 	after, err := cluster.net.Report(0)
 	if err != nil {
 		return err
 	}
-	r.take(longest.answer.Result, after, before)
+	r.take(*longest, after, before)
 	r.Measure, r.Settings = "failover", fmt.Sprintf("the leader in %s was %s", centerName(center), c.fault)
-	r.Place, r.Leader = centerName(longest.node.host.Center), centerName(center)
+	r.Place, r.Leader = centerName(place.host.Center), centerName(center)
 	r.Nearest = min(c.rtt[0], c.rtt[1], c.rtt[2]).Microseconds()
 	r.Election = float64(c.election().Milliseconds())
 	return errors.Join(unwell, cluster.stopWatchers(append(idle, struck), r))
 }
 
-// loaded is what came of a load at one node.
+// loaded says that a load at one node is over.
 type loaded struct {
-	node   *wanNode
-	answer *nodeAnswer
-	err    error
+	node *wanNode
+	err  error
 }
 
 func pause(ctx context.Context, d time.Duration) error {

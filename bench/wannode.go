@@ -25,11 +25,12 @@ const nodeVariable = "COPYCAT_BENCH_NODE"
 // What a node is asked, and answers. One request at a time.
 type (
 	nodeRequest struct {
-		Do        string // start, create, subscribe, status, load, stop
+		Do        string // start, create, subscribe, status, load, result, stop
 		Start     *nodeStart
 		Structure string
 		Plan      load.Plan
-		Index     int // of the node among the plan's nodes
+		Index     int  // of the node among the plan's nodes
+		Hold      bool // a load's result is asked for later: until then the node goes on
 	}
 	nodeStart struct {
 		Config struct {
@@ -68,6 +69,9 @@ type benchNode struct {
 	plan  load.Plan
 	index int
 	sub   *subscriber
+	// finish fills the result of a load that is over; nil: there is none.
+	finish func(*nodeAnswer)
+
 	done  chan struct{}
 	serve sync.WaitGroup
 }
@@ -97,7 +101,10 @@ func runNode(in io.Reader, out io.Writer) int {
 	return code
 }
 
-var errNotStarted = errors.New("node has not been started")
+var (
+	errNotStarted = errors.New("node has not been started")
+	errNoLoad     = errors.New("node has had no load whose result is held")
+)
 
 func (n *benchNode) do(r *nodeRequest, a *nodeAnswer) error {
 	if r.Do == "start" {
@@ -120,7 +127,13 @@ func (n *benchNode) do(r *nodeRequest, a *nodeAnswer) error {
 		a.Status = n.status()
 		return nil
 	case "load":
-		return n.run(a)
+		return n.run(r.Hold, a)
+	case "result":
+		if n.finish == nil {
+			return errNoLoad
+		}
+		n.finish(a)
+		return nil
 	case "stop":
 		n.stop()
 		if n.load != nil {
@@ -186,23 +199,28 @@ func (n *benchNode) status() nodeStatus {
 }
 
 // run loads the structure from this node alone.
-func (n *benchNode) run(a *nodeAnswer) error {
-	r := &a.Result
+func (n *benchNode) run(hold bool, a *nodeAnswer) error {
 	var before, after measure.Usage
 	var peak uint64
+	var leader string
 	err := n.load.Run(context.Background(), n, load.Hooks{
 		Start: func() { before = measure.Read() },
 		End: func() {
 			after, peak = measure.Read(), measure.PeakMemory()
-			a.LeaderCenter = n.leaderCenter()
+			leader = n.leaderCenter()
 		},
 	})
 	if err != nil {
 		return err
 	}
-	n.stop() // the consumers have no locks
-	r.Plan = n.plan
-	r.Add(n.load.Outcome(), after.Since(before), after.At.Sub(before.At), peak)
+	n.finish = func(a *nodeAnswer) {
+		n.stop() // the consumers have no locks
+		a.LeaderCenter, a.Result.Plan = leader, n.plan
+		a.Result.Add(n.load.Outcome(), after.Since(before), after.At.Sub(before.At), peak)
+	}
+	if !hold {
+		n.finish(a)
+	}
 	return nil
 }
 
