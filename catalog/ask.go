@@ -167,7 +167,7 @@ func ask[T any](ctx context.Context, s *Service, one func(context.Context, id.No
 		return zero, s.unavailable(ctx, ErrBusy)
 	}
 	defer s.slots.leave()
-	last := fmt.Errorf("%w: gossip knows no holder", errNotHolder)
+	last, asked := fmt.Errorf("%w: gossip knows no holder", errNotHolder), false
 	for wait := askPause; ; wait = min(2*wait, maxAskPause) {
 		for _, node := range s.holders() {
 			attempt, done := s.tasks.Within(ctx, s.cfg.CallTimeout)
@@ -176,7 +176,9 @@ func ask[T any](ctx context.Context, s *Service, one func(context.Context, id.No
 			if err == nil || errors.Is(err, ErrInvalid) {
 				return got, err
 			}
-			last = fmt.Errorf("node %s: %w", node, err)
+			if ctx.Err() == nil || !asked { // one that was cut short says less than the one before
+				last, asked = fmt.Errorf("node %s: %w", node, err), true
+			}
 			if ctx.Err() != nil {
 				return zero, s.unavailable(ctx, last)
 			}

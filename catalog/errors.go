@@ -38,6 +38,9 @@ var (
 // errNotHolder says that a node has no replica of the catalog: ask another one.
 var errNotHolder = errors.New("no replica of the catalog here")
 
+// errNoLeader says what a command has waited for in vain.
+var errNoLeader = errors.New("the catalog has no leader; does a majority of its voters run?")
+
 // errAgain says that a command may or may not have been applied, and has to be
 // given again.
 var errAgain = errors.New("outcome is not known")

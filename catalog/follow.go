@@ -277,9 +277,22 @@ func (s *Service) commit(ctx context.Context, c command) (Result, error) {
 		s.mu.Unlock()
 	}()
 	if err := s.tasks.Await(ctx, w.done); err != nil {
+		if s.isLeaderless() {
+			err = fmt.Errorf("%w: %w", errNoLeader, err)
+		}
 		return Result{}, err
 	}
 	return w.result, w.err
+}
+
+// isLeaderless reports whether the replica of the catalog here knows no leader.
+func (s *Service) isLeaderless() bool {
+	for g := range s.cfg.Engine.Statuses() {
+		if g.Group.Structure == ID && (g.Leader == 0 || g.QuorumLost) {
+			return true
+		}
+	}
+	return false
 }
 
 // nextCommand takes the next command that is to be proposed; nil: there is none.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -146,6 +147,9 @@ func testCatalogHeals(t *testing.T) {
 		if !errors.Is(err, catalog.ErrCatalogUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("a birth on node %d: %v", i, err)
 		}
+		if !strings.Contains(fmt.Sprint(err), "no leader") {
+			t.Errorf("a birth on node %d does not say what is missing: %v", i, err)
+		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		if rec, err := w.on(i).svc.Lookup(ctx, s); err != nil || rec.Structure != s {
 			t.Errorf("a lookup on node %d: %+v, %v", i, rec, err)
@@ -187,6 +191,9 @@ func testCatalogHeals(t *testing.T) {
 		}
 	}
 	listed, err := w.on(stay[0]).svc.List(t.Context())
+	// A birth that was given up may be in the log of the voter that the catalog was
+	// rebuilt from: if that led, it took it before it knew that it was alone.
+	listed = slices.DeleteFunc(listed, func(r catalog.Record) bool { return r.Structure == rig.Structure(31) })
 	if err != nil || len(listed) != 1+10+1+len(stay) {
 		t.Errorf("%d structures are listed, %v", len(listed), err)
 	}

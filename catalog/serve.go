@@ -55,7 +55,8 @@ var codes = []struct {
 func (s *Service) HandleCall(ctx context.Context, from id.Node, method uint16, request []byte) ([]byte, error) {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
-	ctx, done := s.tasks.Within(ctx, s.cfg.CallTimeout)
+	// A little less than the caller waits, so that it hears why.
+	ctx, done := s.tasks.Within(ctx, s.cfg.CallTimeout-s.cfg.CallTimeout/8)
 	defer done()
 	body, err := s.serve(ctx, from, method, request)
 	if err != nil && s.ctx.Err() != nil {

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -32,7 +33,7 @@ func rebuild(_ context.Context, flags *flag.FlagSet, args []string, in io.Reader
 	if err != nil {
 		return err
 	}
-	cases, err := choose(*which, dirs, *force, out)
+	cases, elsewhere, err := choose(*which, dirs, *force, out)
 	if err != nil {
 		return err
 	}
@@ -71,22 +72,25 @@ func rebuild(_ context.Context, flags *flag.FlagSet, args []string, in io.Reader
 		return err
 	}
 	fmt.Fprintf(out, "recorded in %s. Start the node: its groups grow again as nodes join.\n", operator.RecordFile)
+	for _, e := range elsewhere {
+		fmt.Fprintf(out, "%s has replicas of %d structures that %s has none of: before you start nodes, see\n  copycat recover -structure all %s %s\n", e.Dir, e.Groups, dirs[0], e.Dir, strings.Join(without(dirs, e.Dir), " "))
+	}
 	return nil
 }
 
 // choose picks what to rebuild, and shows what the survivors have of it.
-func choose(which string, dirs []string, force bool, out io.Writer) ([]operator.Case, error) {
-	all, _, err := operator.Cases(dirs)
+func choose(which string, dirs []string, force bool, out io.Writer) ([]operator.Case, []operator.Elsewhere, error) {
+	all, reports, err := operator.Cases(dirs)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if which == "" {
-		return nil, errors.New("which structure? -structure ID, -structure catalog, or -structure all")
+		return nil, nil, errors.New("which structure? -structure ID, -structure catalog, or -structure all")
 	}
 	if which != "all" && which != "catalog" {
 		s, err := id.ParseStructure(which)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		which = s.String()
 	}
@@ -100,15 +104,19 @@ func choose(which string, dirs []string, force bool, out io.Writer) ([]operator.
 		case err == nil || (force && c.Survivors[0].Unfit == ""):
 			chosen = append(chosen, c)
 		case which != "all":
-			return nil, err
+			return nil, nil, err
 		default:
 			fmt.Fprintf(out, "  left alone: %v\n", err)
 		}
 	}
 	if len(chosen) == 0 && which != "all" {
-		return nil, fmt.Errorf("%s holds no replica of %s", dirs[0], which)
+		return nil, nil, fmt.Errorf("%s holds no replica of %s", dirs[0], which)
 	}
-	return chosen, nil
+	return chosen, operator.NotIn(reports), nil
+}
+
+func without(dirs []string, dir string) []string {
+	return slices.DeleteFunc(slices.Clone(dirs), func(d string) bool { return d == dir })
 }
 
 func printCase(out io.Writer, c operator.Case) {

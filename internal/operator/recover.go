@@ -78,6 +78,38 @@ func Cases(dirs []string) ([]Case, []Report, error) {
 	return out, reports, nil
 }
 
+// Elsewhere is a directory with replicas of structures that the first one of
+// several has none of: they are to be looked at from there.
+type Elsewhere struct {
+	Dir    string
+	Groups int
+}
+
+// NotIn lists the other directories that have replicas in use of structures of
+// which the first one has none.
+func NotIn(reports []Report) []Elsewhere {
+	seen := make(map[string]bool)
+	for _, g := range reports[0].Groups {
+		if g.Phase == raftgroup.PhaseStarted {
+			seen[g.Structure] = true
+		}
+	}
+	var out []Elsewhere
+	for _, r := range reports[1:] {
+		e := Elsewhere{Dir: r.Dir}
+		for _, g := range r.Groups {
+			if g.Phase == raftgroup.PhaseStarted && !g.Deleted && !seen[g.Structure] {
+				seen[g.Structure] = true
+				e.Groups++
+			}
+		}
+		if e.Groups > 0 {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
 func unfit(g Group) string {
 	switch {
 	case g.SetAside != "":
