@@ -198,7 +198,9 @@ func (v *survey) addLearners(d *decision) {
 	}
 }
 
-// dismiss removes a learner that is gone, has to go, or that nobody needs.
+// dismiss removes a learner that is gone, has to go, or that nobody needs. One
+// where the options allow no replica stays for the subscriptions there, which
+// would only get another one; that they are there, shows after a while.
 func (v *survey) dismiss(d *decision) {
 	settled := d.waits == "" && !d.better && d.change == nil && d.transfer == 0
 	per := v.options.Placement().LearnersPerDataCenter
@@ -220,7 +222,7 @@ func (v *survey) dismiss(d *decision) {
 			if v.stray[r] {
 				why = "it is not to be there"
 			}
-		case !settled || !v.active[r] || v.busy[n.ID]:
+		case !settled || v.away[r] || v.busy[n.ID]: // one that raft has just not heard of is idle all the same
 		case kept[n.DataCenter] < per:
 			kept[n.DataCenter]++
 		default:

@@ -27,7 +27,8 @@ type survey struct {
 	refusals  map[id.Node]string  // what nodes that were asked to hold a replica said last
 	stopped   map[id.Replica]bool // their node says that they have stopped
 	lost      map[id.Replica]bool // gone for good, as far as anybody can tell
-	active    map[id.Replica]bool // heard of lately, this one included
+	active    map[id.Replica]bool // heard of lately, this one included: raft forgets once in an election time-out
+	away      map[id.Replica]bool // not heard of for a while
 	caughtUp  map[id.Replica]bool // active, and the log is there but for the last entries
 	busy      map[id.Node]bool    // somebody subscribes there
 	mayMove   bool                // a better membership has been possible for long enough

@@ -61,6 +61,7 @@ func (s *scene) survey() *survey {
 	v := &survey{
 		structure: id.Structure{1, byte(s.seed)}, self: s.lead, conf: s.conf, members: s.on, options: s.opt, lost: s.lost, busy: s.busy,
 		active: map[id.Replica]bool{}, caughtUp: map[id.Replica]bool{}, mayMove: true, settled: true, idle: map[id.Replica]bool{}, stray: map[id.Replica]bool{},
+		away: map[id.Replica]bool{},
 	}
 	for _, n := range s.nodes {
 		if !s.dead[n.ID] {
@@ -70,7 +71,7 @@ func (s *scene) survey() *survey {
 	for r, n := range s.on {
 		v.active[r] = !s.dead[n] && !s.away[r] && !s.lost[r]
 		v.caughtUp[r] = v.active[r] && !s.slow[r]
-		v.idle[r], v.stray[r] = true, true
+		v.away[r], v.idle[r], v.stray[r] = !v.active[r], true, true
 	}
 	return v
 }

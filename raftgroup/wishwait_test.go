@@ -77,3 +77,23 @@ func TestLearnerThatIsNotSeenCounts(t *testing.T) {
 		}
 	}
 }
+
+// TestLearnerIsIdleBetweenTwoAnswers looks at a learner that nobody needs right
+// after raft has begun to count anew who answers: its idle time goes on. Of one
+// that is away for longer nobody knows whether it will be needed.
+func TestLearnerIsIdleBetweenTwoAnswers(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, 3, 4, 3, Options{})
+	s.on[4] = sceneNode(4)
+	s.conf.Learners = []uint64{4}
+	v := s.survey()
+	v.active[4], v.caughtUp[4] = false, false
+	if d := v.decide(); len(d.surplus) != 1 || len(d.change) != 1 {
+		t.Errorf("surplus %v, change %v", d.surplus, d.change)
+	}
+	v = s.survey()
+	v.active[4], v.caughtUp[4], v.away[4] = false, false, true
+	if d := v.decide(); len(d.surplus) != 0 || len(d.change) != 0 {
+		t.Errorf("of one that is away: surplus %v, change %v", d.surplus, d.change)
+	}
+}
