@@ -58,6 +58,7 @@ type stageNode struct {
 	up    bool
 	life  uint64
 	still bool // its log is not flushed
+	stops bool // its process stands still
 	frame bool // nor will it be, once the frame of a snapshot waits
 	log   *wal.Log
 	snaps *snapshot.Store
@@ -212,6 +213,9 @@ func (s *stage) settle() {
 // move does whatever can be done now, and reports whether there was something.
 func (s *stage) move() (moved bool) {
 	for _, n := range s.nodes {
+		if n.stops {
+			continue
+		}
 		for n.up && n.host.Step() {
 			moved = true
 		}
@@ -274,7 +278,7 @@ func (s *stage) pass(d time.Duration) {
 		}
 		s.timers = slices.DeleteFunc(s.timers, func(t stageTimer) bool { return !t.at.After(s.now) })
 		for _, n := range s.nodes {
-			if n.up {
+			if n.up && !n.stops {
 				n.host.Tick()
 			}
 		}
@@ -359,7 +363,7 @@ var errOffStage = errors.New("unreachable")
 func (n *stageNode) reach(to id.Node) (*stageNode, error) {
 	for _, o := range n.s.nodes {
 		p := &parcel{from: n.n, to: o.n}
-		if o.id == to && o.up && n.up && !p.among(n.s.cuts) {
+		if o.id == to && o.up && n.up && !o.stops && !p.among(n.s.cuts) {
 			return o, nil
 		}
 	}
@@ -387,7 +391,7 @@ func (n *stageNode) Fetch(ctx context.Context, to id.Node, request []byte) (io.R
 func (n *stageNode) Nodes() []Node {
 	var out []Node
 	for _, o := range n.s.nodes {
-		if o.up {
+		if o.up && !o.stops {
 			out = append(out, Node{ID: o.id, Incarnation: o.life, DataCenter: fmt.Sprintf("dc%d", o.n), Capacity: 1})
 		}
 	}

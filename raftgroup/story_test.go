@@ -203,6 +203,9 @@ func (tl *teller) do(t *testing.T, d *datadriven.TestData) error {
 		tl.damage(tl.node(t, d, value(d, "on", "1")))
 	case "crash", "start", "disk":
 		return tl.power(t, d, tl.node(t, d, w[0]), w[1:])
+	case "stop", "continue":
+		tl.node(t, d, w[0]).stops = d.Cmd == "stop"
+		s.settle()
 	case "elect":
 		return tl.elect(tl.node(t, d, w[0]))
 	case "leader":

@@ -307,7 +307,9 @@ func (s *stage) heldParcels() []*parcel {
 	return out
 }
 
-func (s *stage) isHeld(p *parcel) bool { return p.pinned || p.among(s.holds) }
+func (s *stage) isHeld(p *parcel) bool {
+	return p.pinned || p.among(s.holds) || s.nodes[p.to-1].stops
+}
 
 func (s *stage) drop(p *parcel) {
 	s.flight = slices.DeleteFunc(s.flight, func(o *parcel) bool { return o == p })

@@ -245,7 +245,7 @@ func (w *nodeWatch) auditLocked(p *watchedPeer) []*grouppb.Led {
 		g := p.groups[p.cursor]
 		p.cursor++
 		if r := w.rests[g]; r.led {
-			led = append(led, encodeLed(g.key, r.term))
+			led = append(led, encodeLed(g.key, r.term, g.self))
 		}
 	}
 	return led
@@ -286,6 +286,13 @@ func (w *nodeWatch) wakeLeaders(ordered []*Group) {
 		}
 	}
 	w.wakeAllLocked(led, id.Node{})
+}
+
+// allWoken reports whether no group stands in line to be woken.
+func (w *nodeWatch) allWoken() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.due) == 0
 }
 
 // tickWatch is the watch's part of a tick of the host.
@@ -376,7 +383,9 @@ func (h *Host) handleNode(from id.Node, payload []byte) error {
 }
 
 // answerPing says that this process is here, and what it does not lead. One
-// whose log takes no writes leads nothing that others should wait for.
+// whose log takes no writes leads nothing that others should wait for. To a
+// replica that was removed it does not lead either: one whose process stood still
+// meanwhile rests, and nobody else would ever wake it.
 func (h *Host) answerPing(from id.Node, m *grouppb.NodePing) error {
 	pong := grouppb.NodePong{Incarnation: h.cfg.Incarnation}
 	able := h.log.Health() == nil
@@ -387,7 +396,7 @@ func (h *Host) answerPing(from id.Node, m *grouppb.NodePing) error {
 		}
 		if able {
 			if g := h.replica(key); g != nil {
-				if st := g.status.Load(); st.IsLeader && st.Term == l.Term {
+				if st := g.status.Load(); st.IsLeader && st.Term == l.Term && st.has(id.Replica(l.Replica)) {
 					continue
 				}
 			}
@@ -406,8 +415,18 @@ func (h *Host) replica(key id.Group) *Group {
 	return h.groups[key]
 }
 
-func encodeLed(key id.Group, term uint64) *grouppb.Led {
-	return &grouppb.Led{Structure: key.Structure[:], Birth: key.Incarnation.Birth, Recovery: key.Incarnation.Recovery, Term: term}
+// has reports whether a replica is a member; 0, of a binary that does not say
+// who asks, counts as one.
+func (st *GroupStatus) has(r id.Replica) bool {
+	_, voter := st.Voters[r]
+	_, learner := st.Learners[r]
+	return voter || learner || r == 0
+}
+
+func encodeLed(key id.Group, term uint64, self id.Replica) *grouppb.Led {
+	return &grouppb.Led{
+		Structure: key.Structure[:], Birth: key.Incarnation.Birth, Recovery: key.Incarnation.Recovery, Term: term, Replica: uint64(self),
+	}
 }
 
 func decodeLed(l *grouppb.Led) (id.Group, error) {
