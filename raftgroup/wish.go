@@ -86,7 +86,14 @@ func (v *survey) decide() decision {
 	_ = v.stepAside(&d) || v.replace(&d) || v.grow(&d) || v.shrink(&d) || v.move(&d)
 	v.addLearners(&d)
 	v.dismiss(&d)
+	d.open = d.open || v.avoids()
 	return d
+}
+
+// avoids reports whether a node is left alone for a while: what is best without
+// it need not be when it is asked again, and nothing but time brings that up.
+func (v *survey) avoids() bool {
+	return slices.ContainsFunc(v.nodes, func(n Node) bool { return v.avoided[n.ID] && !n.Leaving })
 }
 
 func (v *survey) begin() {

@@ -97,3 +97,30 @@ func TestLearnerIsIdleBetweenTwoAnswers(t *testing.T) {
 		t.Errorf("of one that is away: surplus %v, change %v", d.surplus, d.change)
 	}
 }
+
+
+// TestNodeThatIsLeftAloneIsAskedAgain has the only node for a learner, and the
+// only one for a better spread, refuse a replica: the group does not rest before
+// it is asked again, since nothing would wake it.
+func TestNodeThatIsLeftAloneIsAskedAgain(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name  string
+		nodes int
+		opt   Options
+	}{
+		{"a learner is wished", 6, Options{LearnersPerDataCenter: 1}},
+		{"a better spread is to be had", 5, Options{}},
+	} {
+		s := newScene(t, 3, c.nodes, 3, c.opt)
+		s.nodes[2].DataCenter = "dc0"
+		v := s.survey()
+		v.mayMove, v.avoided = false, make(map[id.Node]bool)
+		for _, n := range s.nodes[3:] {
+			v.avoided[n.ID] = true
+		}
+		if d := v.decide(); !d.open || len(d.place) > 0 {
+			t.Errorf("%s: open %t, place %v", c.name, d.open, d.place)
+		}
+	}
+}
