@@ -116,6 +116,18 @@ func (m *Manual) begin() bool {
 	return m.begun
 }
 
+// News reports whether something was committed, or ended, since it was last
+// asked: without that, Poll has nothing that it did not have then, but for a
+// snapshot that can be read now.
+func (m *Manual) News() bool {
+	select {
+	case <-m.s.news:
+		return true
+	default:
+		return false
+	}
+}
+
 // Consume is Subscription.Consume; where that would wait for a snapshot to be
 // fetched again, this returns the error, and the nil stays outstanding.
 func (m *Manual) Consume() ([]byte, error) { return m.s.Consume() }
@@ -150,6 +162,19 @@ func (h *Host) RunJob() bool {
 	return h.jobs.runOne()
 }
 
+// Silent reports whether a tick would do nothing here but ping other nodes: all
+// groups are quiet, and nobody waits to be woken. It is for a simulation, which
+// lets such a host tick less often.
+func (h *Host) Silent() bool {
+	h.tickMu.Lock()
+	awake := len(h.ticking)
+	h.tickMu.Unlock()
+	h.mu.Lock()
+	changed := h.changed
+	h.mu.Unlock()
+	return awake == 0 && !changed && h.watch.allWoken()
+}
+
 // Describe says where the subscription stands, for a simulation that has found
 // something wrong.
 func (m *Manual) Describe() string {
@@ -163,4 +188,30 @@ func (m *Manual) Describe() string {
 		out += fmt.Sprintf(" %d", c.index)
 	}
 	return out
+}
+
+// WhyAwake says why the group of a structure does not rest here, for a simulation
+// that has found something wrong. Nothing may step the group meanwhile.
+func (h *Host) WhyAwake(s id.Structure) string {
+	g, ok := h.Group(s)
+	switch {
+	case !ok:
+		return "not here"
+	case g.quietness.quiet:
+		return "quiet"
+	case !g.calm():
+		why := fmt.Sprintf("not calm: lead %d, last %d, applied %d, appends %d, waiters %d, reads %d, closing %d",
+			g.lead, g.last, g.state.index, len(g.appends), len(g.waiters), len(g.reads), len(g.closing))
+		for _, sub := range g.subs {
+			why += fmt.Sprintf("; subscription resting %t, window %d, session %d", sub.resting(g.state), len(sub.prop.window), sub.prop.session)
+		}
+		return why
+	case !g.isLeader():
+		return "calm"
+	}
+	nodes := h.liveNodes()
+	d := g.leader.care.survey(g, nodes).decide()
+	return fmt.Sprintf("leads, calm since %s, caught up %t, heard %t, settled %t; sessions missing %d, change pending %t, offered %t; decides: place %d, transfer %d, change %d, open %t, better %t, surplus %d; waits: %s",
+		g.quietness.calmAt, g.allCaughtUp(), g.allHeard(), g.leader.settled(g, nodes), len(g.leader.missing), g.leader.changePending(g.now), g.quietness.offer != nil,
+		len(d.place), d.transfer, len(d.change), d.open, d.better, len(d.surplus), d.waits)
 }

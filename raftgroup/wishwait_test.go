@@ -98,7 +98,6 @@ func TestLearnerIsIdleBetweenTwoAnswers(t *testing.T) {
 	}
 }
 
-
 // TestNodeThatIsLeftAloneIsAskedAgain has the only node for a learner, and the
 // only one for a better spread, refuse a replica: the group does not rest before
 // it is asked again, since nothing would wake it.

@@ -30,7 +30,7 @@ var allowed = map[string][]string{
 	"internal/nodestatus":       {},
 	"internal/operator":         {"catalog", "id", "internal/nodestatus", "internal/vfs", "raftgroup", "snapshot", "wal"},
 	"internal/procrig":          {"id", "internal/history", "internal/netproxy"},
-	"internal/sim":              {"catalog", "id", "internal/history", "internal/history/register", "internal/vfs", "pb/grouppb", "raftgroup", "snapshot", "wal"},
+	"internal/sim":              {"catalog", "id", "internal/history", "internal/history/register", "internal/vfs", "pb/grouppb", "placement", "raftgroup", "snapshot", "wal"},
 	"internal/vfs":              {},
 	"placement":                 {"id"},
 	"raftgroup":                 {"id", "pb/grouppb", "placement", "snapshot", "wal"},

@@ -2,7 +2,6 @@ package sim
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -24,6 +23,8 @@ type structure struct {
 	stage  stage
 	last   error // of the last try to delete it, or to create it anew
 	silent int   // while above zero, hardly anybody proposes
+
+	citizen // of a town
 }
 
 // follower follows the catalog's log for a node's service.
@@ -39,18 +40,26 @@ type follower struct {
 func (n *node) startCatalog() error {
 	var m *catalog.Manual
 	var err error
-	n.svc, m, err = catalog.NewManually(catalog.Config{
-		Node: n.id, Engine: catalog.ForHost(n.host), Network: endpoint{n}, Directory: directory{n}, Clock: n, Tasks: tasks{n},
+	cfg := catalog.Config{
+		Node: n.id, Engine: catalog.ForHost(n.host), Network: endpoint{n}, Directory: n.directory(), Clock: n, Tasks: tasks{n},
 		Random: n.s.random(n, 3), Logger: n.logger(),
 		// Shorter than most faults last, so that births are given up and swept.
 		CallTimeout: time.Second, Patience: 3 * time.Second,
-	})
+	}
+	if n.s.town != nil {
+		cfg.CallTimeout, cfg.Patience = 0, 0 // the defaults
+	}
+	n.svc, m, err = catalog.NewManually(cfg)
 	if err != nil {
 		return err
 	}
 	f := &follower{n: n, life: n.life, log: m}
 	if f.sub, err = n.host.SubscribeManually(m.Subscription()); err != nil {
 		return err
+	}
+	if n.s.town != nil {
+		n.catalog = f // it looks when something has happened
+		return nil
 	}
 	f.lookLater()
 	return nil
@@ -173,7 +182,7 @@ func (n *node) ask(i int) {
 		switch {
 		case err == nil:
 			n.s.must(n.subscribe(i))
-		case errors.Is(err, catalog.ErrCatalogUnavailable), errors.Is(err, catalog.ErrNoNodes), errors.Is(err, catalog.ErrDeleted):
+		case passing(err):
 			n.s.refused++
 		default:
 			n.s.must(err)
@@ -186,7 +195,7 @@ func (n *node) obtain(st *structure) error {
 	if _, here := n.host.Group(st.id); here {
 		return nil
 	}
-	if holders := (directory{n}).Holders(st.id); len(holders) > 0 || !st.born {
+	if holders := n.directory().Holders(st.id); len(holders) > 0 || !st.born {
 		var hint id.Node
 		if len(holders) > 0 {
 			hint = holders[0]
@@ -195,8 +204,8 @@ func (n *node) obtain(st *structure) error {
 	}
 	ctx, cancel := tasks{n}.Within(context.Background(), joinTimeout)
 	defer cancel()
-	options := raftgroup.Options{Voters: 3, SnapshotEntries: n.s.snapshotEntries()}
-	record, err := n.svc.Birth(ctx, st.id, options, n.pick)
+	options, pick := n.birthOf(st)
+	record, err := n.svc.Birth(ctx, st.id, options, pick)
 	if err != nil {
 		return err
 	}
@@ -208,6 +217,14 @@ func (n *node) obtain(st *structure) error {
 		hint = nodes[0]
 	}
 	return n.host.Join(st.id, hint)
+}
+
+// birthOf says how a structure is to be born.
+func (n *node) birthOf(st *structure) (raftgroup.Options, func() []id.Node) {
+	if n.s.town != nil {
+		return st.options, func() []id.Node { return n.s.town.place(n, st) }
+	}
+	return raftgroup.Options{Voters: 3, SnapshotEntries: n.s.snapshotEntries()}, n.pick
 }
 
 // pick is a placement on which no two nodes agree.

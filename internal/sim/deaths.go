@@ -23,6 +23,7 @@ const (
 	deleting              // somebody has begun
 	deleted               // done; to be created anew
 	anew                  // created anew
+	extinct               // deleted, and not to be created anew: in towns
 )
 
 // deleteLater has a structure deleted by some node, whatever comes in between,
@@ -63,7 +64,8 @@ func (n *node) endAndBegin(st *structure) error {
 			return err
 		}
 	case deleted:
-		_, err := n.svc.Create(ctx, st.id, raftgroup.Options{Voters: 3, SnapshotEntries: n.s.snapshotEntries()}, n.pick)
+		options, pick := n.birthOf(st)
+		_, err := n.svc.Create(ctx, st.id, options, pick)
 		st.last = err
 		// That it exists may be an old answer, of the life before.
 		if err == nil || errors.Is(err, catalog.ErrExists) && n.s.watch.lives(st.id) != 0 {

@@ -26,6 +26,14 @@ type network struct {
 	lost      uint64
 }
 
+// late draws how long a message takes.
+func (n *network) late(from, to *node) time.Duration {
+	if n.s.town != nil {
+		return n.s.town.distance(from, to) + n.s.between(0, n.slowest)
+	}
+	return n.s.between(100*time.Microsecond, n.slowest)
+}
+
 func (n *network) calm() {
 	n.loss, n.double, n.slowest = 0, 0, 5*time.Millisecond
 	clear(n.cut)
@@ -51,7 +59,7 @@ func (e endpoint) Send(to id.Node, m raftgroup.Message) error {
 			continue
 		}
 		from, life := e.from, target.life
-		s.after(s.between(100*time.Microsecond, s.net.slowest), func() {
+		s.after(s.net.late(e.from, target), func() {
 			if s.net.cut[[2]int{from.number, target.number}] || !target.up || target.life != life {
 				s.net.lost++
 				return
@@ -138,7 +146,7 @@ func (n *node) handle(ctx context.Context, from id.Node, method uint16, request 
 // travel takes the time of a message between two nodes, and fails like one.
 func (e endpoint) travel(ctx context.Context, from, to *node) error {
 	s := e.from.s
-	arrived, cancel := tasks{e.from}.Within(context.Background(), s.between(100*time.Microsecond, s.net.slowest))
+	arrived, cancel := tasks{e.from}.Within(context.Background(), s.net.late(from, to))
 	defer cancel()
 	if err := (tasks{e.from}).Await(ctx, arrived.Done()); err != nil {
 		return err

@@ -36,6 +36,7 @@ type node struct {
 	paused    bool
 	waiting   []func() // what happens to a paused process once it goes on
 	flushing  bool
+	submitted bool // something, to the log, since it was last seen to be empty
 	flipped   bool // bits were flipped on its disk
 	log       *wal.Log
 	snaps     *snapshot.Store
@@ -50,6 +51,8 @@ type node struct {
 	clock     time.Duration      // how far its clock is off
 	diskDelay time.Duration
 	after     *vfs.Mem // the disk as the crash amid an operation leaves it
+
+	resident // of a town
 }
 
 // What file operations give after the power went, and when a sync fails.
@@ -64,7 +67,7 @@ func (n *node) wall() time.Time { return n.s.now.Add(n.clock) }
 
 func (n *node) start() error {
 	n.life++
-	n.flushing, n.paused, n.waiting, n.subs, n.after = false, false, nil, nil, nil
+	n.flushing, n.submitted, n.paused, n.waiting, n.subs, n.after = false, true, false, nil, nil, nil
 	n.published, n.lists, n.listed, n.asking = nil, 0, 0, make(map[int]bool)
 	n.diskDelay = time.Millisecond
 	var err error
@@ -80,8 +83,8 @@ func (n *node) start() error {
 	if n.snaps, err = snapshot.OpenStore(snapshot.Options{FS: n.disk(), Dir: "snapshots", Logger: n.logger()}); err != nil {
 		return fmt.Errorf("node %d: %w", n.number, err)
 	}
-	n.host, err = raftgroup.NewHost(raftgroup.Config{
-		Node: n.id, Incarnation: n.life, Log: watchedLog{n.log, n, n.life}, Snapshots: n.snaps, Network: endpoint{n}, Directory: directory{n},
+	cfg := raftgroup.Config{
+		Node: n.id, Incarnation: n.life, Log: watchedLog{n.log, n, n.life}, Snapshots: n.snaps, Network: endpoint{n}, Directory: n.directory(),
 		Clock: n, Wall: n.wall, Tasks: tasks{n}, Random: n.s.random(n, 2), Logger: n.logger(), CompactionTail: 8,
 		// Shorter than most faults last, so that sessions of the living expire too.
 		SessionTimeout: 2 * time.Second, SnapshotTimeout: 5 * time.Second,
@@ -90,8 +93,11 @@ func (n *node) start() error {
 		ReplaceAfter: []time.Duration{4 * time.Second, time.Minute}[n.s.seed/3%2],
 		// Short enough that groups rest between two proposals.
 		QuietAfter: []time.Duration{50 * time.Millisecond, 300 * time.Millisecond, 3 * time.Second}[n.s.seed%3],
-	})
-	if err != nil {
+	}
+	if n.s.town != nil {
+		n.s.town.configure(n, &cfg)
+	}
+	if n.host, err = raftgroup.NewHost(cfg); err != nil {
 		return fmt.Errorf("node %d: %w", n.number, err)
 	}
 	n.up = true
@@ -100,6 +106,10 @@ func (n *node) start() error {
 	}
 	n.host.Resume()
 	n.s.rec.Start(uint16(n.number), uint32(n.life))
+	if n.s.town != nil {
+		n.s.town.started(n)
+		return nil
+	}
 	n.tickLater(n.life)
 	n.work()
 	for _, o := range n.s.nodes {
@@ -152,7 +162,9 @@ func (n *node) tickLater(life uint64) {
 
 // work steps what is ready, and has written what is to be.
 func (n *node) work() {
+	stepped := false
 	for n.up && n.after == nil && n.host.Step() {
+		stepped = true
 	}
 	if n.after != nil {
 		n.crashed()
@@ -161,7 +173,10 @@ func (n *node) work() {
 	if !n.up {
 		return
 	}
-	if n.log.Stats().QueuedUpdates > 0 && !n.flushing {
+	if n.submitted && !n.flushing {
+		n.submitted = n.log.Stats().QueuedUpdates > 0
+	}
+	if n.submitted && !n.flushing {
 		n.flushing = true
 		life := n.life
 		n.s.after(n.s.between(50*time.Microsecond, n.diskDelay), func() {
@@ -169,6 +184,9 @@ func (n *node) work() {
 				n.when(n.flush)
 			}
 		})
+	}
+	if stepped && n.s.town != nil {
+		n.s.town.stepped(n)
 	}
 	if life := n.life; n.host.HasJob() {
 		n.s.after(0, func() {
@@ -182,7 +200,9 @@ func (n *node) work() {
 func (n *node) flush() {
 	n.flushing = false
 	_, err := n.log.Flush()
-	n.s.note(uint64(n.number), n.log.Stats().BytesWritten)
+	if n.s.town == nil {
+		n.s.note(uint64(n.number), n.log.Stats().BytesWritten)
+	}
 	if n.after == nil && err == nil && n.s.chance(0.05) {
 		if _, err := n.log.Reclaim(); err != nil && n.after == nil {
 			n.s.note(1)
@@ -227,6 +247,9 @@ func (n *node) crashed() {
 		}
 	}
 	n.s.crashes++
+	if n.s.town != nil {
+		n.s.town.changed()
+	}
 	n.s.rec.Crash(uint16(n.number), uint32(n.life))
 }
 
@@ -268,9 +291,37 @@ func (n *node) disk() vfs.FS {
 	return n.fs
 }
 
+// directory is gossip as the node sees it.
+func (n *node) directory() raftgroup.Directory {
+	if n.s.town != nil {
+		return gossip{n}
+	}
+	return directory{n}
+}
+
 func (n *node) logger() *slog.Logger {
 	if n.s.opt.Logger == nil {
 		return slog.New(slog.DiscardHandler)
 	}
-	return n.s.opt.Logger.With("at", n.s.now.Sub(n.s.epoch), "node", n.number, "life", n.life)
+	return slog.New(virtual{n.s.opt.Logger.Handler(), n.s}).With("node", n.number, "life", n.life)
 }
+
+// virtual puts the simulation's time on what is logged.
+type virtual struct {
+	slog.Handler
+	s *Sim
+}
+
+// Handle implements slog.Handler.
+func (v virtual) Handle(ctx context.Context, r slog.Record) error {
+	r.Time = v.s.now
+	return v.Handler.Handle(ctx, r)
+}
+
+// WithAttrs implements slog.Handler.
+func (v virtual) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return virtual{v.Handler.WithAttrs(attrs), v.s}
+}
+
+// WithGroup implements slog.Handler.
+func (v virtual) WithGroup(name string) slog.Handler { return virtual{v.Handler.WithGroup(name), v.s} }

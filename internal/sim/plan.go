@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -22,6 +23,10 @@ type Plan struct {
 	// Registers has the programs read too, and little under way, so that the
 	// map of registers can be held against a model.
 	Registers bool
+	// Town is a run of the other kind: a town of nodes (town.go). Nodes is how
+	// many there are at first, Groups how many structures (100), Faulty how long
+	// events go on (two hours), and Faults which of them happen.
+	Town bool
 }
 
 // String is the plan as Parse reads it: for a command line.
@@ -37,6 +42,7 @@ func (p Plan) String() string {
 	add("groups", p.Groups, p.Groups != 0)
 	add("faulty", p.Faulty, p.Faulty != 0)
 	add("registers", p.Registers, p.Registers)
+	add("town", p.Town, p.Town)
 	if p.Faults != nil {
 		numbers := make([]string, len(p.Faults))
 		for i, f := range p.Faults {
@@ -66,6 +72,8 @@ func Parse(text string) (Plan, error) {
 			p.Faulty, err = time.ParseDuration(value)
 		case "registers":
 			p.Registers, err = strconv.ParseBool(value)
+		case "town":
+			p.Town, err = strconv.ParseBool(value)
 		case "faults":
 			p.Faults = []int{}
 			for number := range strings.SplitSeq(value, "+") {
@@ -101,6 +109,9 @@ const longest = 10 * time.Minute
 
 // faulty is how long the faults of a plan go on.
 func (p Plan) faulty() time.Duration {
+	if p.Town {
+		return cmp.Or(p.Faulty, 2*time.Hour)
+	}
 	if p.Faulty == 0 {
 		return 30 * time.Second
 	}
@@ -109,6 +120,9 @@ func (p Plan) faulty() time.Duration {
 
 // schedule lists the faults of a plan, in time.
 func (p Plan) schedule() []fault {
+	if p.Town {
+		return p.townSchedule()
+	}
 	rng := rand.New(rand.NewPCG(p.Seed, 0xfa17))
 	var out []fault
 	at := time.Duration(0)

@@ -6,6 +6,7 @@ package sim
 // one thread is what it takes, the other tests of the tree race for real.
 const (
 	defaultSeeds  = 3
+	defaultTowns  = 1
 	replayedSeeds = 1
 	raced         = true
 )

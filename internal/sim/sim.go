@@ -44,6 +44,7 @@ type Result struct {
 	Flips     map[string]int // bits flipped, by where
 	Found     map[string]int // what was found of them
 	Virtual   time.Duration
+	Town      TownFigures
 	Scene     []string // where everybody stood, if they did not agree in the end
 }
 
@@ -55,6 +56,7 @@ type Sim struct {
 	opt   Options
 	net   network
 	sched scheduler
+	town  *town // what a town has beside; nil: this run is none
 	nodes []*node
 	byID  map[id.Node]*node
 	rec   *history.Recorder
@@ -112,6 +114,10 @@ func newSim(plan Plan, opt Options) (s *Sim, end func(), err error) {
 	s.watch, s.epoch = newWatch(s), s.now
 	s.net = network{s: s, cut: make(map[[2]int]bool)}
 	s.net.calm()
+	if plan.Town {
+		s.town = newTown(s)
+		return s, end, s.town.found()
+	}
 	return s, end, s.build()
 }
 
@@ -124,6 +130,9 @@ func Run(plan Plan, opt Options) (*Result, error) {
 		return nil, fmt.Errorf("%s: %w", plan, err)
 	}
 	s.begin = s.now
+	if plan.Town {
+		return s.town.run()
+	}
 	s.populate()
 	for i := range s.structures {
 		if st := &s.structures[i]; st.born {

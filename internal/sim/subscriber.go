@@ -53,8 +53,10 @@ func (n *node) subscribe(group int) error {
 		err = sub.open(id.Group{Structure: st.id, Incarnation: id.Incarnation{Birth: 2}})
 	}
 	n.subs = append(n.subs, sub)
-	sub.lookLater()
-	sub.proposeLater()
+	if s.town == nil { // in a town it looks when something has happened
+		sub.lookLater()
+		sub.proposeLater()
+	}
 	return err
 }
 

@@ -94,6 +94,9 @@ func (s *Sim) runTasks() {
 			k.resume <- struct{}{}
 			<-s.sched.yield
 			s.sched.running = nil
+			if s.town != nil {
+				s.town.stepped(k.n)
+			}
 			for _, n := range s.nodes {
 				if n.up && !n.paused {
 					n.work()

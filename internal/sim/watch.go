@@ -46,6 +46,7 @@ type watch struct {
 	confs    map[id.Group][]confAt // memberships that were seen, by index
 	shown    map[showing]raftgroup.GroupStatus
 
+	sound  map[id.Group]bool         // groups that the catalog has born
 	births map[uint64]catalog.Record // what the catalog created, by index
 	deaths map[id.Structure][]uint64 // births whose deletion was committed
 }
@@ -111,7 +112,7 @@ func newWatch(s *Sim) *watch {
 		s: s, leaders: make(map[inTerm]uint64), votes: make(map[voteIn]uint64), speakers: make(map[replicaOf]*node),
 		created: make(map[newReplica]local), locals: make(map[local]*replicaLog), entries: make(map[entryAt]uint32),
 		decision: make(map[entryOf]committed), confs: make(map[id.Group][]confAt), shown: make(map[showing]raftgroup.GroupStatus),
-		births: make(map[uint64]catalog.Record), deaths: make(map[id.Structure][]uint64),
+		sound: make(map[id.Group]bool), births: make(map[uint64]catalog.Record), deaths: make(map[id.Structure][]uint64),
 	}
 }
 
@@ -280,6 +281,9 @@ func (w *watch) status(n *node) {
 			continue
 		}
 		w.shown[key] = st
+		if w.s.town != nil {
+			w.s.town.membership(st)
+		}
 		if !st.Joint {
 			w.sawConf(st.Group, st.Applied, confOf(replicas(st.Voters), replicas(st.Learners), nil))
 		}
@@ -363,9 +367,10 @@ func (w *watch) died(g id.Group) bool {
 
 // incarnation holds a group that somebody has started against the catalog.
 func (w *watch) incarnation(n *node, g id.Group) {
-	if !w.s.isBorn(g.Structure) {
+	if w.sound[g] || !w.s.isBorn(g.Structure) {
 		return
 	}
+	w.sound[g] = true
 	if rec, known := w.births[g.Incarnation.Birth]; !known || rec.Structure != g.Structure {
 		w.broken("node %d has %s, which was never born", n.number, g)
 	}

@@ -33,6 +33,7 @@ type watchedLog struct {
 
 // Submit implements raftgroup.LogStore.
 func (l watchedLog) Submit(updates []wal.Update, done func(error)) {
+	l.n.submitted = true
 	l.Log.Submit(updates, func(err error) {
 		if err == nil && l.n.life == l.life {
 			for i := range updates {
