@@ -105,6 +105,12 @@ func (n *node) well() bool { return !n.leaving && n.log.Health() == nil }
 // judge says what is not as wished with a group; "": nothing is. First what must
 // be well within wholeBound, then what must be within spreadBound.
 func (t *town) judge(g standing, sides [][]*node) (whole, spread string) {
+	for _, v := range g.Voters {
+		if n := t.byID[v]; n.sick {
+			// Open: a group that is quiet hears of a failed log with its next write only.
+			return "", ""
+		}
+	}
 	for _, side := range sides {
 		count := 0
 		for _, v := range g.Voters {
@@ -116,7 +122,7 @@ func (t *town) judge(g standing, sides [][]*node) (whole, spread string) {
 			return t.judgeOn(g, side)
 		}
 	}
-	if g.Joint && len(sides) == 1 {
+	if g.Joint && len(sides) == 1 && len(sides[0]) == len(t.there()) { // else the voters before it may be no majority
 		return "its membership change is not over", ""
 	}
 	return "", "" // it has no majority, and waits
