@@ -120,7 +120,7 @@ func plan(o *options) (n int) {
 
 func chosen(o *options, s *scenario) (out []preset) {
 	for _, p := range s.cases(o) {
-		if strings.Contains(p.name, o.match) {
+		if o.matches(p.name) {
 			out = append(out, p)
 		}
 	}

@@ -169,6 +169,16 @@ func TestTelling(t *testing.T) {
 	}
 }
 
+// TestMatch: a scenario may be run in part.
+func TestMatch(t *testing.T) {
+	t.Parallel()
+	for match, want := range map[string]int{"": 6, "8 structures": 1, "1 structures|1000 structures": 2, "no such": 0} {
+		if got := len(chosen(&options{match: match}, &scenario{cases: groups})); got != want {
+			t.Errorf("%q takes %d cases, want %d", match, got, want)
+		}
+	}
+}
+
 func TestReplace(t *testing.T) {
 	t.Parallel()
 	doc := []byte("# Title\n\n<!-- results:lan -->\nold\n<!-- end -->\nbetween\n<!-- results:idle -->\nkept\n<!-- end -->\nafter\n")

@@ -74,7 +74,7 @@ func curve(*options) (out []preset) {
 // Peers with a raft group for each structure are measured up to 1,000 of them:
 // more take minutes to start, and gigabytes.
 func groups(*options) (out []preset) {
-	for _, n := range []int{1, 10, 100, 1000, 10000} {
+	for _, n := range []int{1, 8, 64, 256, 1000, 10000} {
 		p := preset{name: fmt.Sprintf("%d structures", n), flags: append(outstanding(max(4096, n)), "-structures", strconv.Itoa(n)), x: float64(n)}
 		if n > 1000 {
 			p.only = []string{copycat, "etcd"}
@@ -151,7 +151,10 @@ func backpressure(o *options) []preset {
 	}
 	return []preset{
 		{name: "128 B, 4,096 outstanding", flags: outstanding(4096), only: []string{copycat}},
-		{name: "128 B, as many as the window takes", flags: outstanding(1 << 20), only: []string{copycat}},
+		{
+			name: "128 B, as many as the window takes, for a minute", flags: outstanding(1 << 20), only: []string{none},
+			variants: []variant{{copycat, copycat, []string{"-seconds", "60"}}},
+		},
 		{name: "8 structures, 1,024 outstanding in total", flags: flags, only: []string{copycat}},
 		{name: "the same beside a structure with a stuck consumer", flags: beside("stuck"), only: []string{copycat}},
 		{name: "the same beside a structure with large snapshots in flight", flags: beside("snapshots", "-beside-bytes", strconv.FormatInt(o.snapshotBytes, 10)), only: []string{copycat}},
