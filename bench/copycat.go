@@ -15,10 +15,15 @@ import (
 )
 
 const (
-	// startTimeout bounds the time until all structures are ready.
+	// startTimeout bounds the time until all structures are ready, with
+	// startEach more for each of them.
 	startTimeout = 2 * time.Minute
-	// look is the pause between two looks at a node's status.
-	look = 20 * time.Millisecond
+	startEach    = 40 * time.Millisecond
+	// look is the least pause between two looks at a node's status. A look at many
+	// structures costs time that they need to start, so the pause is lookShare
+	// times as long as the last one took.
+	look      = 20 * time.Millisecond
+	lookShare = 20
 	// births bounds how many structures are created at the same time.
 	births = 16
 )
@@ -42,7 +47,7 @@ type subscriber struct {
 }
 
 func (s *settings) open(ctx context.Context, dir string, l *load.Load) (_ load.System, err error) {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	ctx, cancel := context.WithTimeout(ctx, startTimeout+time.Duration(l.Plan().Structures)*startEach)
 	defer cancel()
 	c := &cluster{load: l, done: make(chan struct{}), subs: make([]*subscriber, l.Plan().Structures*l.Plan().Seats())}
 	defer func() {
@@ -160,16 +165,15 @@ func alive(st *copycat.Status) (n int) {
 
 // await looks at a node's status until it satisfies cond.
 func await(ctx context.Context, node copycat.CopyCat, cond func(*copycat.Status) bool) error {
-	t := time.NewTicker(look)
-	defer t.Stop()
 	for {
+		began := time.Now()
 		if st := node.Status(); cond(&st) {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-t.C:
+		case <-time.After(max(look, lookShare*time.Since(began))):
 		}
 	}
 }
