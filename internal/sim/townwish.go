@@ -40,7 +40,6 @@ const (
 type standing struct {
 	raftgroup.GroupStatus
 	leader *node // of the newest term; nil: nobody leads
-	begun  bool  // a membership change is in somebody's log, and not applied there
 }
 
 // standingOf looks at a structure's group on all nodes that run.
