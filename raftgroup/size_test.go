@@ -5,11 +5,11 @@ import (
 	"unsafe"
 )
 
-// TestReplicaIsSmall: a node may hold ten thousand replicas that do nothing. The
-// next size that memory is given out in is 12 % more.
+// TestReplicaIsSmall: a node may hold ten thousand replicas that do nothing.
+// Memory is given out in sizes of 2,048, 2,304 and 2,688 bytes.
 func TestReplicaIsSmall(t *testing.T) {
 	t.Parallel()
-	if size := unsafe.Sizeof(Group{}); size > 2048 {
-		t.Errorf("a Group takes %d bytes, want 2,048 at most", size)
+	if size := unsafe.Sizeof(Group{}); size > 2304 {
+		t.Errorf("a Group takes %d bytes, want 2,304 at most", size)
 	}
 }
