@@ -42,7 +42,7 @@ var (
 		c.SessionTimeout = d
 	}
 	setDefault(&c.SessionTimeout, time.Minute)`},
-		{File: "internal/vfs/os.go", Old: "	if err := syncData(f.File); err != nil {", New: `	err := syncData(f.File)
+		{File: "internal/vfs/os.go", Old: "	if err := f.sync(); err != nil {", New: `	err := f.sync()
 	if name := os.Getenv("` + failSyncVariable + `"); name != "" {
 		if _, there := os.Stat(name); there == nil {
 			err = syscall.EIO
