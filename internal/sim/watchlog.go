@@ -31,6 +31,13 @@ type watchedLog struct {
 	life uint64
 }
 
+// NewGroup implements raftgroup.LogStore. When no number is left, the log asks
+// for a flush by itself.
+func (l watchedLog) NewGroup() (uint64, error) {
+	l.n.submitted = true
+	return l.Log.NewGroup()
+}
+
 // Submit implements raftgroup.LogStore.
 func (l watchedLog) Submit(updates []wal.Update, done func(error)) {
 	l.n.submitted = true
