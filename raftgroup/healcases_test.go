@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/copycat-replication/copycat/id"
 	"github.com/copycat-replication/copycat/internal/rig"
 	"github.com/copycat-replication/copycat/raftgroup"
 	"github.com/copycat-replication/copycat/wal"
@@ -99,6 +100,54 @@ func stoppedIsReplaced(t *testing.T, restart bool) {
 		w.Tune = tune
 		node.Start()
 	}
+	w.Wait(2*time.Minute, "what stopped removed", func() bool { return w.healed(3) && !holds(node, w.s) })
+	w.verify()
+}
+
+// TestQuietReplicaWithAFailedLogIsReplaced has the log of a node fail while all
+// rest: nothing is written, so that nothing else would find it out.
+func TestQuietReplicaWithAFailedLogIsReplaced(t *testing.T) {
+	t.Parallel()
+	for _, leads := range []bool{false, true} {
+		t.Run(fmt.Sprint("leader ", leads), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) { quietAndFailed(t, leads) })
+		})
+	}
+}
+
+func quietAndFailed(t *testing.T, leads bool) {
+	w := newWard(t, 48, 4, 3)
+	logs := make(map[id.Node]*faultyLog)
+	tune := w.Tune
+	w.Tune = func(cfg *raftgroup.Config) {
+		tune(cfg)
+		for _, n := range w.Nodes {
+			if n.ID == cfg.Node {
+				logs[n.ID] = &faultyLog{Log: n.Log}
+				cfg.Log = logs[n.ID]
+			}
+		}
+	}
+	for _, n := range w.Nodes {
+		n.Stop()
+		n.Start()
+	}
+	w.Wait(time.Minute, "all three", func() bool { return w.healed(3) })
+	awaitQuiet(w.Cluster)
+	node, others := leaderOf(w.Cluster, w.s)
+	if !leads {
+		at := slices.IndexFunc(others, func(n *rig.Node) bool { return holds(n, w.s) })
+		node = others[at]
+	}
+	logs[node.ID].refuse(fmt.Errorf("%w: a test says so", wal.ErrFailed))
+	w.Wait(time.Minute, "it has stopped", func() bool { g, ok := node.Host.Group(w.s); return ok && g.Status().Failed })
+	w.Wait(3*time.Minute, "another voter in its place", func() bool {
+		nodes, _ := voterNodes(w.Cluster, w.s)
+		return len(nodes) == 3 && !slices.Contains(nodes, node)
+	})
+	node.Stop()
+	node.Start()
 	w.Wait(2*time.Minute, "what stopped removed", func() bool { return w.healed(3) && !holds(node, w.s) })
 	w.verify()
 }

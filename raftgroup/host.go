@@ -165,6 +165,7 @@ type Host struct {
 	scratch []*Group // of Tick
 
 	askedStopped time.Time // Tick's: when it was last asked for replicas that have stopped
+	logFailed    bool      // Tick's: the log's failure was told to all replicas
 }
 
 // NewHost opens the replicas that the log store holds. Nothing runs before
@@ -305,6 +306,7 @@ func (h *Host) Tick() {
 	h.changed = false
 	h.mu.Unlock()
 	h.tickWatch()
+	h.tickFailedLog()
 	h.tickStopped()
 	for _, node := range h.refusals.next(h.cfg.Clock.Now()) {
 		h.probe(node)
@@ -318,31 +320,6 @@ func (h *Host) Tick() {
 	clear(h.scratch)
 	if publish {
 		h.dir.Publish(h.hosted())
-	}
-}
-
-// stoppedInterval is how often a host asks what became of replicas that have
-// stopped: their groups replace them after Config.ReplaceAfter.
-const stoppedInterval = 30 * time.Second
-
-// tickStopped asks, now and then, for the replicas that have stopped: one that was
-// replaced is in the way of another on this node. And it has subscriptions that
-// wait for a replica look again whether they can hope for one.
-func (h *Host) tickStopped() {
-	now := h.cfg.Clock.Now()
-	if h.askedStopped.IsZero() {
-		h.askedStopped = now
-	}
-	if now.Sub(h.askedStopped) >= stoppedInterval {
-		h.askedStopped = now
-		h.askForStopped()
-		h.mu.Lock()
-		for _, waiting := range h.waiting {
-			for _, s := range waiting {
-				s.notify()
-			}
-		}
-		h.mu.Unlock()
 	}
 }
 

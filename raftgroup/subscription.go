@@ -1,14 +1,12 @@
 package raftgroup
 
 import (
-	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/copycat-replication/copycat/id"
-	"github.com/copycat-replication/copycat/wal"
 )
 
 // Provider serializes the user's data structure. See SubscriptionConfig.
@@ -261,7 +259,7 @@ func (s *Subscription) hopeless() bool {
 	s.mu.Lock()
 	leaves, gone := s.sealed || s.cause != nil || s.stopped, s.cause != nil || s.stopped
 	s.mu.Unlock()
-	return leaves && (gone || s.cfg.Passive || errors.Is(s.host.log.Health(), wal.ErrFailed))
+	return leaves && (gone || s.cfg.Passive || s.host.logIsGone())
 }
 
 // pump moves proposals from the channel into the inbox, as many at a time as

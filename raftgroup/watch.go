@@ -385,8 +385,12 @@ func (h *Host) handleNode(from id.Node, payload []byte) error {
 // answerPing says that this process is here, and what it does not lead. One
 // whose log takes no writes leads nothing that others should wait for. To a
 // replica that was removed it does not lead either: one whose process stood still
-// meanwhile rests, and nobody else would ever wake it.
+// meanwhile rests, and nobody else would ever wake it. A host whose log has failed
+// for good is not here: see tickFailedLog.
 func (h *Host) answerPing(from id.Node, m *grouppb.NodePing) error {
+	if h.logIsGone() {
+		return nil
+	}
 	pong := grouppb.NodePong{Incarnation: h.cfg.Incarnation}
 	able := h.log.Health() == nil
 	for _, l := range m.Led {

@@ -39,8 +39,8 @@ func finish(t *testing.T, r *Rig) *history.Report {
 		}
 	}
 	t.Logf("%d stored snapshots are what they say", files)
-	if files == 0 && report.Stats.Commits > 3*int(r.opt.SnapshotEntries) {
-		t.Errorf("%d commits, and nobody keeps a snapshot", report.Stats.Commits)
+	if due := 3 * int(r.opt.SnapshotEntries) * len(r.structures); files == 0 && report.Stats.Commits > due {
+		t.Errorf("%d commits of %d structures, and nobody keeps a snapshot", report.Stats.Commits, len(r.structures))
 	}
 	return report
 }

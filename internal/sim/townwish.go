@@ -104,12 +104,6 @@ func (n *node) well() bool { return !n.leaving && n.log.Health() == nil }
 // judge says what is not as wished with a group; "": nothing is. First what must
 // be well within wholeBound, then what must be within spreadBound.
 func (t *town) judge(g standing, sides [][]*node) (whole, spread string) {
-	for _, v := range g.Voters {
-		if n := t.byID[v]; n.sick {
-			// Open: a group that is quiet hears of a failed log with its next write only.
-			return "", ""
-		}
-	}
 	for _, side := range sides {
 		count := 0
 		for _, v := range g.Voters {
@@ -246,7 +240,7 @@ func (t *town) observe() {
 	}
 	t.life.seen, t.life.looked = t.steady, t.now
 	for _, n := range t.nodes {
-		if sick := n.up && n.log.Health() != nil; sick != n.sick { // noticed with the first write
+		if sick := n.up && n.log.Health() != nil; sick != n.sick { // since then its replicas are to be replaced
 			n.sick, t.steady = sick, t.now
 		}
 	}
