@@ -173,14 +173,23 @@ func (c *care) survey(g *Group, nodes []Node) *survey {
 	for node, p := range c.places {
 		v.avoided[node], v.hopeless[node], v.refusals[node] = g.now.Before(p.avoid), p.rests >= maxRests, p.why
 	}
-	for _, s := range st.sessions.live {
-		v.busy[s.node] = true
+	if !g.onlyFollowed() {
+		for _, s := range st.sessions.live {
+			v.busy[s.node] = true
+		}
 	}
 	for r, since := range c.idle {
 		v.idle[r] = g.now.Sub(since) >= idleFactor*g.host.cfg.ReplaceAfter
 		v.stray[r] = g.now.Sub(since) >= strayTime
 	}
 	return v
+}
+
+// onlyFollowed reports whether all who subscribe here take a replica as it comes:
+// the catalog's group is such a one, on all its nodes. What nodes have a replica
+// for no other reason than that they once had a voter, would keep a learner.
+func (g *Group) onlyFollowed() bool {
+	return len(g.subs) > 0 && !slices.ContainsFunc(g.subs, func(s *Subscription) bool { return !s.cfg.Passive })
 }
 
 // watch finds out who is lost: a member that neither raft nor gossip has heard

@@ -284,6 +284,38 @@ func TestIdleLearnerIsDismissed(t *testing.T) {
 	})
 }
 
+// TestLearnerOfPassiveSubscriptionsIsDismissed has everybody subscribe as the
+// catalog does, which joins for nobody's sake: a node that is not needed for a
+// voter keeps no replica for that, and its subscription waits for another one.
+func TestLearnerOfPassiveSubscriptionsIsDismissed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWard(t, 55, 4, 3)
+		last := w.Nodes[3]
+		if err := last.Host.Join(w.s, w.Nodes[0].ID); err != nil {
+			t.Fatal(err)
+		}
+		var all []*journal
+		for i, n := range w.Nodes {
+			j := subscribe(t, n, raftgroup.SubscriptionConfig{Structure: w.s, Passive: true})
+			j.propose(fmt.Sprint("from ", i), 5)
+			all = append(all, j)
+		}
+		w.Wait(time.Minute, "all commits", func() bool {
+			return !slices.ContainsFunc(all, func(j *journal) bool { return j.count() < 20 })
+		})
+		w.Wait(10*grace, "no replica where none is needed", func() bool { return !holds(last, w.s) && w.healed(3) })
+		if err := last.Host.Join(w.s, w.Nodes[0].ID); err != nil {
+			t.Fatal(err)
+		}
+		all[3].propose("again", 5)
+		w.Wait(time.Minute, "the subscription goes on with the next replica", func() bool { return all[3].count() == 25 })
+		w.Wait(time.Minute, "the same everywhere", func() bool {
+			return !slices.ContainsFunc(all, func(j *journal) bool { return !slices.Equal(j.all(), all[3].all()) })
+		})
+	})
+}
+
 // TestSubscriberOutsideThePins subscribes on a node in a data center that the
 // options do not allow: the replica there never votes, and stays as long as
 // there is a subscription, under one ReplicaID. Then it goes.
