@@ -71,7 +71,8 @@ type faultyLog struct {
 	mu      sync.Mutex
 	holding func(wal.Update) bool // from the first one on for which it is true, all wait
 	held    []func()
-	failure error // of all writes
+	failure error                  // of all writes
+	refusal func(wal.Update) error // of some; nil: of none
 }
 
 func (l *faultyLog) Groups() []wal.GroupState {
@@ -99,6 +100,8 @@ func (l *faultyLog) Submit(updates []wal.Update, done func(error)) {
 	case l.failure != nil:
 		failure := l.failure
 		go done(failure)
+	case l.refusal != nil && l.refusal(updates[0]) != nil:
+		go done(l.refusal(updates[0]))
 	case l.holding != nil && (len(l.held) > 0 || l.holding(updates[0])):
 		l.held = append(l.held, func() { l.Log.Submit(updates, done) })
 	default:
@@ -134,4 +137,11 @@ func (l *faultyLog) refuse(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.failure = err
+}
+
+// refuseSome has those writes fail of which refusal says so; nil: none.
+func (l *faultyLog) refuseSome(refusal func(wal.Update) error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.refusal = refusal
 }

@@ -156,7 +156,8 @@ type Host struct {
 	came      uint64                           // subscriptions so far
 	waiting   map[id.Structure][]*Subscription // subscriptions without a replica
 	joining   map[id.Structure]*joinWish
-	kept      []id.Group                // of replicas that were superseded: not used any more
+	kept      []id.Group // of replicas that were superseded: not used any more
+	between   between
 	unwanted  map[id.Structure]struct{} // of joining: structures that were deleted meanwhile
 	changed   bool                      // hosted replicas are to be published
 
@@ -183,6 +184,7 @@ func NewHost(cfg Config) (*Host, error) {
 		waiting:   make(map[id.Structure][]*Subscription),
 		joining:   make(map[id.Structure]*joinWish),
 		unwanted:  make(map[id.Structure]struct{}),
+		between:   make(between),
 
 		joinSlots: make(chan struct{}, maxJoins),
 	}

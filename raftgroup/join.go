@@ -234,7 +234,7 @@ func (h *Host) joinOnce(n *newcomer) error {
 		// Seeded too long ago, or given up: start over with a new ReplicaID,
 		// unless the log has made this one a member meanwhile.
 		removed, rerr := h.remove(h.ctx, g, g.isMember)
-		if rerr != nil {
+		if rerr != nil && !removed {
 			return errors.Join(err, rerr)
 		}
 		if !removed {
@@ -243,7 +243,7 @@ func (h *Host) joinOnce(n *newcomer) error {
 			// which waits for as long as this goes on.
 			return nil
 		}
-		err = fmt.Errorf("%w: %w", errUnwanted, err)
+		err = errors.Join(fmt.Errorf("%w: %w", errUnwanted, err), rerr)
 	}
 	return err
 }
@@ -253,6 +253,9 @@ func (h *Host) joinOnce(n *newcomer) error {
 func (h *Host) makeReplica(n *newcomer) (*Group, error) {
 	if err := h.log.Health(); err != nil {
 		return nil, fmt.Errorf("structure %s: new replica: %w", n.structure, err)
+	}
+	if g, err := h.hereOrBetween(n.structure); g != nil || err != nil {
+		return g, err
 	}
 	if err := h.askForPlace(n); err != nil {
 		if errors.Is(err, errRefused) {

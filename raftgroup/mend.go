@@ -303,16 +303,13 @@ func (h *Host) goOn(g *Group, behind SnapshotRef) error {
 		return fmt.Errorf("group %s: start again: %w", g.key, err)
 	}
 	_, err = inStep(h.ctx, g, func(reply func(struct{}, error)) {
-		h.drop(g)
-		g.retire()
-		h.watch.wake(g)
-		h.asleep(g)
+		h.takeOff(g, true)
 		reply(struct{}{}, nil)
 	})
 	if err != nil {
 		return err
 	}
-	return h.startAgain(g, behind)
+	return h.openAgain(g, behind)
 }
 
 // startAgain opens a replica anew whose group has been dropped. What that one

@@ -396,16 +396,15 @@ func (h *Host) write(u wal.Update) error {
 // the host. Its local number is never used again. keep, if not nil, is asked in
 // the replica's last step, and may still say no: then nothing happens and false
 // is returned. Subscriptions that hang on the replica wait for another one.
+// True with an error says that it is gone, and that something of its log or its
+// files is left for now.
 func (h *Host) remove(ctx context.Context, g *Group, keep func() bool) (bool, error) {
 	retired, err := inStep(ctx, g, func(reply func(bool, error)) {
 		if keep != nil && keep() {
 			reply(false, nil)
 			return
 		}
-		h.drop(g)
-		g.retire()
-		h.watch.wake(g)
-		h.asleep(g)
+		h.takeOff(g, false)
 		reply(true, nil)
 	})
 	switch {
@@ -413,13 +412,7 @@ func (h *Host) remove(ctx context.Context, g *Group, keep func() bool) (bool, er
 	case err != nil || !retired:
 		return false, err
 	}
-	if err := h.write(wal.Update{Group: g.local, Remove: true}); err != nil {
-		return true, fmt.Errorf("remove replica %d: %w", g.local, err)
-	}
-	if err := h.snaps.RemoveGroup(g.local); err != nil {
-		return true, fmt.Errorf("remove snapshots of replica %d: %w", g.local, err)
-	}
-	return true, nil
+	return true, h.erase(g)
 }
 
 // drop takes a group off the host's lists.

@@ -103,8 +103,11 @@ func (h *Host) askStanding(g *Group, members []id.Node) {
 			return
 		}
 		g.log.Info("this replica was removed from its group while it was away; removing what it left here", "told by", hint.String())
-		if _, err := h.remove(h.ctx, g, nil); err != nil {
-			g.log.Error("removed replica is left on this node, until the next start", "error", err)
+		removed, err := h.remove(h.ctx, g, nil)
+		if err != nil {
+			g.log.Error("something of a removed replica is left on this node", "error", err)
+		}
+		if !removed {
 			return
 		}
 		h.mu.Lock()
@@ -298,7 +301,7 @@ func (h *Host) serveHosting(request []byte) (protoMessage, error) {
 	}
 	r := id.Replica(req.Replica)
 	switch {
-	case g != nil && g.self == r && g.Status().Failed:
+	case g != nil && g.self == r && g.Status().Failed, h.isRestarting(key, r):
 		return &grouppb.HostingResponse{Hosting: grouppb.HostingResponse_STOPPED}, nil
 	case g != nil && g.self == r, h.isPrepared(key.Structure, r):
 		return &grouppb.HostingResponse{}, nil

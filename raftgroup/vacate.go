@@ -112,12 +112,12 @@ func (h *Host) vacate(ctx context.Context) error {
 	}
 }
 
-// isVacant reports whether this node holds no replica, and none is being made for
-// a birth: from then on beginPrepare, which looks under the same lock, refuses.
+// isVacant reports whether this node holds no replica, none is about to start
+// again, and none is being made for a birth: from then on beginPrepare, which looks under the same lock, refuses.
 func (h *Host) isVacant() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return len(h.ordered) == 0 && len(h.preparing) == 0
+	return len(h.ordered) == 0 && len(h.preparing) == 0 && !h.between.restarting()
 }
 
 // askForStopped asks for the replicas whose own steps do not: they have

@@ -1,0 +1,149 @@
+package raftgroup
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/copycat-replication/copycat/id"
+	"github.com/copycat-replication/copycat/wal"
+)
+
+const (
+	// erasePause is how long the host waits before it asks again for the removal
+	// of a log that a full disk has refused.
+	erasePause    = 500 * time.Millisecond
+	maxErasePause = 10 * time.Second
+)
+
+// between holds the replicas that are off the host's lists while the log store
+// still has them: their logs are being removed, or, where it says true, they are
+// about to start again. Until that is done no other replica of their structure is
+// made, or the next start would find two of one group. A full disk can make it
+// last. The host's mu guards it.
+type between map[*Group]bool
+
+func (b between) of(s id.Structure) bool {
+	for g := range b {
+		if g.key.Structure == s {
+			return true
+		}
+	}
+	return false
+}
+
+// restarting reports whether any is about to start again.
+func (b between) restarting() bool {
+	for _, again := range b {
+		if again {
+			return true
+		}
+	}
+	return false
+}
+
+// takeOff takes a replica off the host's lists, in its last step.
+func (h *Host) takeOff(g *Group, again bool) {
+	h.mu.Lock()
+	h.between[g] = again
+	h.mu.Unlock()
+	h.drop(g)
+	g.retire()
+	h.watch.wake(g)
+	h.asleep(g)
+}
+
+// settled ends what takeOff has begun.
+func (h *Host) settled(g *Group) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.between, g)
+}
+
+// isRestarting reports whether a replica stands still because it is about to
+// start again.
+func (h *Host) isRestarting(key id.Group, r id.Replica) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for g, again := range h.between {
+		if again && g.key == key && g.self == r {
+			return true
+		}
+	}
+	return false
+}
+
+// hereOrBetween finds the replica of a structure that is here, or says that one
+// is between.
+func (h *Host) hereOrBetween(s id.Structure) (*Group, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.between.of(s) {
+		return nil, fmt.Errorf("structure %s: the replica here is still being removed, or is about to start again", s)
+	}
+	return h.current[s], nil
+}
+
+// erase removes the log and the snapshots of a replica that takeOff has taken
+// off. After an error because of a full disk it goes on beside the caller, until
+// there is room.
+func (h *Host) erase(g *Group) error {
+	err := h.write(wal.Update{Group: g.local, Remove: true})
+	if errors.Is(err, wal.ErrDiskFull) && h.spawn(func() { h.eraseLater(g) }) {
+		return fmt.Errorf("remove replica %d: not before there is room: %w", g.local, err)
+	}
+	h.settled(g)
+	if err != nil {
+		return fmt.Errorf("remove replica %d: %w", g.local, err)
+	}
+	if err := h.snaps.RemoveGroup(g.local); err != nil {
+		return fmt.Errorf("remove snapshots of replica %d: %w", g.local, err)
+	}
+	return nil
+}
+
+func (h *Host) eraseLater(g *Group) {
+	for pause := erasePause; ; pause = min(2*pause, maxErasePause) {
+		if !h.sleep(pause) {
+			return // the next start finds it, and asks its group again
+		}
+		err := h.write(wal.Update{Group: g.local, Remove: true})
+		if errors.Is(err, wal.ErrDiskFull) {
+			continue
+		}
+		h.settled(g)
+		if err == nil {
+			err = h.snaps.RemoveGroup(g.local)
+		}
+		if err != nil {
+			g.log.Error("what is left of a removed replica stays until the next start", "error", err)
+			return
+		}
+		g.log.Info("removed what was left of a replica, now that there is room")
+		return
+	}
+}
+
+// openAgain starts a replica again that takeOff has taken off: it tries until it
+// has, or the log takes nothing any more, or the host closes.
+func (h *Host) openAgain(g *Group, behind SnapshotRef) error {
+	for pause := mendPause; ; pause = min(2*pause, maxMendPause) {
+		err := h.startAgain(g, behind)
+		if err == nil {
+			h.settled(g)
+			return nil
+		}
+		if h.logIsGone() || errors.Is(err, wal.ErrClosed) {
+			return err
+		}
+		g.log.Warn("replica does not start again yet", "error", err)
+		if !h.sleep(pause) {
+			return err
+		}
+		// The log may want what it has refused of this group first. Who starts
+		// over from the log's state does not owe that any more.
+		if _, err := h.log.State(g.local); err != nil {
+			g.log.Warn("state of a replica that is to start again is not read", "error", err)
+		}
+	}
+}

@@ -1,0 +1,134 @@
+package raftgroup_test
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/copycat-replication/copycat/internal/rig"
+	"github.com/copycat-replication/copycat/raftgroup"
+	"github.com/copycat-replication/copycat/wal"
+)
+
+// TestRemovalWaitsForRoom: a replica learns that it was removed, and the disk
+// has no room for the record that says so. When it has, the log goes, and the
+// node gets another replica for the subscription that waits; not before, since
+// there would be two of one group at the next start.
+func TestRemovalWaitsForRoom(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := rig.New(t, 4, 11)
+		s := rig.Structure(9)
+		victim := c.Nodes[2]
+		faulty := &faultyLog{}
+		c.Tune = func(cfg *raftgroup.Config) {
+			if cfg.Node == victim.ID {
+				faulty.Log = victim.Log
+				cfg.Log = faulty
+			}
+		}
+		c.StartAll()
+		c.Born(s, 3, raftgroup.Options{})
+		l := startLoad(subscribe(t, c.Nodes[0], raftgroup.SubscriptionConfig{Structure: s}))
+		time.Sleep(5 * time.Second)
+		victim.Stop()
+		c.Wait(2*time.Minute, "a voter in its place", func() bool { return onlyOn(c, s, c.Nodes[0], c.Nodes[1], c.Nodes[3]) })
+
+		full := func(u wal.Update) error {
+			if u.Remove {
+				return wal.ErrDiskFull
+			}
+			return nil
+		}
+		faulty.refuseSome(full)
+		victim.Start()
+		late := subscribe(t, victim, raftgroup.SubscriptionConfig{Structure: s})
+		c.Wait(time.Minute, "the replica to hear that it was removed", func() bool { return !holds(victim, s) })
+		time.Sleep(30 * time.Second)
+		if holds(victim, s) || len(victim.Log.Groups()) != 1 {
+			t.Errorf("another replica while the log of the first is here: %d logs", len(victim.Log.Groups()))
+		}
+		faulty.refuseSome(nil)
+		c.Wait(time.Minute, "another replica", func() bool { return holds(victim, s) })
+		l.end(t, c)
+		c.Wait(time.Minute, "all changes", func() bool { return late.count() == l.j.count() })
+		same(t, l.j, late)
+		if n := len(victim.Log.Groups()); n != 1 {
+			t.Errorf("%d logs on a node that has one replica", n)
+		}
+		c.StopAll()
+		<-l.j.done
+		<-late.done
+	})
+}
+
+// refuseEntry has the log of a node refuse an entry of its only group, as it does
+// when one was under way while the disk filled up: from then on it wants that one
+// first.
+func refuseEntry(t *testing.T, n *rig.Node) {
+	t.Helper()
+	group := n.Log.Groups()[0]
+	n.FS.SetCapacity(n.FS.Used() + 1<<20)
+	defer n.FS.SetCapacity(0)
+	answer := make(chan error, 1)
+	e := &raftpb.Entry{Index: new(group.LastIndex + 1), Term: new(group.HardState.GetTerm())}
+	n.Log.Submit([]wal.Update{{Group: group.Group, Entries: []*raftpb.Entry{e}}}, func(err error) { answer <- err })
+	if err := <-answer; !errors.Is(err, wal.ErrDiskFull) {
+		t.Fatalf("an entry on a full disk: %v", err)
+	}
+}
+
+// TestMendedReplicaWaitsForRoom: a replica that stood over damage is to start
+// again, and the disk has no room for the record that it starts from. When it
+// has, the replica goes on, as the voter that it was.
+func TestMendedReplicaWaitsForRoom(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		faulty := &faultyLog{}
+		r := newRotten(t, raftgroup.Options{})
+		r.propose(50)
+		r.rot()
+		r.victim.Stop()
+		tune := r.Tune
+		r.Tune = func(cfg *raftgroup.Config) {
+			if cfg.Node == r.victim.ID {
+				faulty.Log = r.victim.Log
+				cfg.Log = faulty
+			}
+			tune(cfg)
+		}
+		refused := make(chan struct{}, 100)
+		faulty.refuseSome(func(u wal.Update) error {
+			if u.Meta == nil {
+				return nil
+			}
+			select {
+			case refused <- struct{}{}:
+			default:
+			}
+			return wal.ErrDiskFull
+		})
+		r.victim.Start()
+		again := newJournal(t)
+		again.subscribe(r.victim, raftgroup.SubscriptionConfig{Structure: rig.Structure(9)})
+		<-refused
+		refuseEntry(t, r.victim)
+		// Somebody wants a replica here: there is one, only not at this moment.
+		if err := r.victim.Host.Join(rig.Structure(9), r.leader.ID); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(30 * time.Second)
+		faulty.refuseSome(nil)
+		r.propose(10)
+		r.whole(again)
+		if n := len(r.victim.Log.Groups()); n != 1 {
+			t.Errorf("%d logs on a node that has one replica", n)
+		}
+		r.StopAll()
+		<-r.first.done
+		<-again.done
+	})
+}
