@@ -34,6 +34,7 @@ var _ FS = OS{}
 type osFile struct {
 	*os.File
 	written *atomic.Int64 // bytes, since the last SyncData
+	ahead   *ahead
 }
 
 // besideBytes is how much must have been written for a sync beside the
@@ -63,7 +64,7 @@ func openOS(name string, flag int) (File, error) {
 	if err != nil {
 		return nil, wrapOS(err)
 	}
-	return osFile{f, new(atomic.Int64)}, nil
+	return osFile{f, new(atomic.Int64), new(ahead)}, nil
 }
 
 // Create implements FS.
@@ -139,8 +140,8 @@ func (OS) Free(dir string) (uint64, error) {
 
 // WriteAt implements io.WriterAt.
 func (f osFile) WriteAt(p []byte, off int64) (int, error) {
-	n, err := f.File.WriteAt(p, off)
-	f.written.Add(int64(n))
+	n, zeros, err := f.ahead.write(f.File, p, off)
+	f.written.Add(int64(n + zeros))
 	return n, wrapOS(err)
 }
 
@@ -149,8 +150,16 @@ func (f osFile) Preallocate(n int64) error {
 	if n <= 0 {
 		return nil
 	}
-	if err := preallocate(f.File, n); err != nil {
+	st, err := f.Stat()
+	if err != nil {
+		return wrapOS(err)
+	}
+	unwritten, err := preallocate(f.File, n)
+	if err != nil {
 		return wrapOS(&fs.PathError{Op: "preallocate", Path: f.Name(), Err: err})
+	}
+	if unwritten && st.Size() == 0 {
+		f.ahead.begin(n)
 	}
 	return nil
 }

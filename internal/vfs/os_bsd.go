@@ -12,7 +12,9 @@ import (
 // nothing less reaches the platter there.
 func syncData(f *os.File) error { return f.Sync() }
 
-func preallocate(f *os.File, n int64) error { return preallocateZeros(f, n) }
+func preallocate(f *os.File, n int64) (unwritten bool, err error) {
+	return false, preallocateZeros(f, n)
+}
 
 func freeBytes(dir string) (uint64, error) {
 	var st unix.Statfs_t

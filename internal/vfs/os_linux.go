@@ -25,12 +25,22 @@ func withFD(f *os.File, call func(fd int) error) error {
 
 func syncData(f *os.File) error { return withFD(f, unix.Fdatasync) }
 
-func preallocate(f *os.File, n int64) error {
-	err := withFD(f, func(fd int) error { return unix.Fallocate(fd, 0, 0, n) })
+// preallocate reports whether the file system has marked the blocks as not
+// written, and writes to them more cheaply once they are (see ahead).
+func preallocate(f *os.File, n int64) (unwritten bool, err error) {
+	err = withFD(f, func(fd int) error { return unix.Fallocate(fd, 0, 0, n) })
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
-		return preallocateZeros(f, n) // some network and overlay file systems
+		return false, preallocateZeros(f, n) // some network and overlay file systems
 	}
-	return err
+	if err != nil {
+		return false, err
+	}
+	var st unix.Statfs_t
+	if err := withFD(f, func(fd int) error { return unix.Fstatfs(fd, &st) }); err != nil {
+		return false, err
+	}
+	// Others write to new places each time, or have no journal.
+	return st.Type == unix.EXT4_SUPER_MAGIC || st.Type == unix.XFS_SUPER_MAGIC, nil
 }
 
 func freeBytes(dir string) (uint64, error) {

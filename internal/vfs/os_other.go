@@ -12,7 +12,9 @@ func isNoSpace(err error) bool { return errors.Is(err, syscall.ENOSPC) }
 
 func syncData(f *os.File) error { return f.Sync() }
 
-func preallocate(f *os.File, n int64) error { return preallocateZeros(f, n) }
+func preallocate(f *os.File, n int64) (unwritten bool, err error) {
+	return false, preallocateZeros(f, n)
+}
 
 func syncDir(dir string) error {
 	d, err := os.Open(dir)

@@ -13,7 +13,9 @@ func isNoSpace(err error) bool {
 
 func syncData(f *os.File) error { return f.Sync() }
 
-func preallocate(f *os.File, n int64) error { return preallocateZeros(f, n) }
+func preallocate(f *os.File, n int64) (unwritten bool, err error) {
+	return false, preallocateZeros(f, n)
+}
 
 // syncDir only checks that dir is there: Windows has no fsync of directories.
 func syncDir(dir string) error {
