@@ -216,7 +216,17 @@ func stateOf(g *Group, r *snapshot.Reader) (*state, error) {
 	if head.Structure != g.key.Structure || !ours {
 		return nil, fmt.Errorf("group %s: snapshot is of %s@%s", g.key, head.Structure, head.Incarnation)
 	}
-	return decodeState(g.key, head.State)
+	s, err := decodeState(g.key, head.State)
+	if err != nil {
+		return nil, err
+	}
+	// Who wrote it may have a bug, or lie: a replica that starts here would stand
+	// at another place than its log, and stop at the next entry.
+	if s.index != head.Index || s.term != head.Term || s.commits != head.Commits {
+		return nil, fmt.Errorf("group %s: %w: the state in snapshot %d of index %d, term %d is that of commit %d, index %d, term %d",
+			g.key, ErrMalformedEntry, head.Commits, head.Index, head.Term, s.commits, s.index, s.term)
+	}
+	return s, nil
 }
 
 // loadPoint opens what a delivery starts from: the newest snapshot held, with

@@ -225,6 +225,9 @@ func (g *Group) onSnapshotOffer(m *raftpb.Message) {
 			// stays: the next offer finds it.
 			err = g.lastError
 		}
+		if err == nil {
+			err = checkOffer(m, s)
+		}
 		if err != nil {
 			g.log.Warn("offered snapshot not taken", "snapshot", ref.Index, "error", err)
 			g.lastError = err
@@ -236,6 +239,16 @@ func (g *Group) onSnapshotOffer(m *raftpb.Message) {
 		g.drainReady()
 		k.offeredState, k.offeredRef = nil, nil
 	})
+}
+
+// checkOffer refuses an offer that names another membership than the file: raft
+// takes the one, the applied state the other, and the replica would stop at the
+// next change.
+func checkOffer(m *raftpb.Message, s *state) error {
+	if conf := m.GetSnapshot().GetMetadata().GetConfState(); !equalConf(conf, s.conf) {
+		return fmt.Errorf("%w: snapshot offered with the membership %v, its file says %v", errBadMessage, conf, s.conf)
+	}
+	return nil
 }
 
 func (g *Group) stepSnapshot(m *raftpb.Message) {
