@@ -420,17 +420,15 @@ func (n *node) subscribe(s *ID, provider SnapshotProvider) (*raftgroup.Subscript
 		return nil, fmt.Errorf("structure %s: %w", s, ErrClosed)
 	}
 	h := n.host.Load()
-	if _, here := h.Group(*s); !here {
-		if holders := (directory{n.gossip.Load()}).Holders(*s); len(holders) > 0 {
-			if err := h.Join(*s, holders[0]); err != nil {
-				return nil, err
-			}
-		} else if err := n.birth(*s, raftgroup.OptionsChange{}); err != nil {
+	// What is here may be removed at any moment, and the directory may err: where
+	// there is no replica, the subscription itself has one got.
+	if _, here := h.Group(*s); !here && len((directory{n.gossip.Load()}).Holders(*s)) == 0 {
+		if err := n.birth(*s, raftgroup.OptionsChange{}); err != nil {
 			return nil, err
 		}
 	}
 	return h.Subscribe(raftgroup.SubscriptionConfig{
-		Structure: *s, Provider: raftgroup.Provider(provider),
+		Structure: *s, Provider: raftgroup.Provider(provider), Join: true,
 		MaxProposal: n.cfg.MaxProposalBytes, Window: n.cfg.WindowBytes, ProposalTimeout: n.cfg.ProposalTimeout,
 	})
 }

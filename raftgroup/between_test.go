@@ -132,3 +132,23 @@ func TestMendedReplicaWaitsForRoom(t *testing.T) {
 		<-again.done
 	})
 }
+
+// TestSubscribeAsTheReplicaGoes: a program finds a replica here, and when it
+// subscribes the group has just taken it away. Whoever took it has looked for
+// subscriptions that wait, and there was none yet.
+func TestSubscribeAsTheReplicaGoes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newDrains(t, rig.New(t, 2, 1))
+		close(d.j.gate)
+		close(d.j.sub.Propose())
+		d.whole()
+		d.remove()
+		late := subscribe(t, d.n, raftgroup.SubscriptionConfig{Structure: d.s, Join: true})
+		d.c.Wait(time.Minute, "a replica, and all changes", func() bool { return late.count() == behind })
+		same(t, d.first, late)
+		d.c.StopAll()
+		<-d.first.done
+		<-late.done
+	})
+}

@@ -387,8 +387,9 @@ func (h *Host) inOrderLocked() []*Subscription {
 }
 
 // Subscribe adds a subscription. It returns at once: the subscription attaches
-// to the node's replica when there is one. Asking the group for a replica, or
-// having the group born, is the caller's business (Join, Prepare).
+// to the node's replica when there is one. Having the group born is the caller's
+// business (Prepare), and so is asking it for a replica, unless the
+// configuration says Join.
 func (h *Host) Subscribe(cfg SubscriptionConfig) (*Subscription, error) {
 	return h.subscribe(cfg, func(s *Subscription) { go s.run() }) // Close waits for ended
 }
@@ -408,6 +409,9 @@ func (h *Host) subscribe(cfg SubscriptionConfig, serve func(*Subscription)) (*Su
 	h.came++
 	if g := h.current[cfg.Structure]; g == nil || !g.call(func() { g.attach(s) }) {
 		h.waiting[cfg.Structure] = append(h.waiting[cfg.Structure], s)
+		if cfg.Join {
+			h.beginJoinLocked(cfg.Structure, id.Node{}, joinWish{wanted: true})
+		}
 	}
 	serve(s)
 	return s, nil

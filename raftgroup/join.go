@@ -43,20 +43,25 @@ func (h *Host) beginJoin(s id.Structure, hint id.Node, w joinWish) error {
 	if err := h.joinableLocked(s); err != nil {
 		return err
 	}
-	if j := h.joining[s]; j != nil {
-		j.wanted = j.wanted || w.wanted
-		j.placed = j.placed && (w.placed || !w.wanted)
-		return nil
-	}
-	if g := h.current[s]; g != nil && g.member.Load() {
+	if g := h.current[s]; g != nil && g.member.Load() && h.joining[s] == nil {
 		if w.placed && g.Status().Failed {
 			return fmt.Errorf("structure %s: %w: the replica here has stopped", s, errRefused)
 		}
 		return nil
 	}
+	h.beginJoinLocked(s, hint, w)
+	return nil
+}
+
+// beginJoinLocked begins a join, or says of the one that is under way who wants it too.
+func (h *Host) beginJoinLocked(s id.Structure, hint id.Node, w joinWish) {
+	if j := h.joining[s]; j != nil {
+		j.wanted = j.wanted || w.wanted
+		j.placed = j.placed && (w.placed || !w.wanted)
+		return
+	}
 	h.joining[s] = &w
 	h.tasks.Go(func() { h.join(s, hint, &w) })
-	return nil
 }
 
 // joinEnded takes a join off the list; false: somebody wants it after all.

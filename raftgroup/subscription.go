@@ -33,6 +33,10 @@ type SubscriptionConfig struct {
 	ConsumerPatience time.Duration
 	// ProviderPatience is how long the provider may take before a warning. Default 30 s.
 	ProviderPatience time.Duration
+	// Join has a replica got (Host.Join) if there is none here when the
+	// subscription begins, and none on its way: a caller that has looked for one
+	// before cannot know that it is here still.
+	Join bool
 	// Passive has the subscription wait for a replica that comes by itself: if
 	// the one here is removed, none is got in its place for its sake.
 	Passive bool
