@@ -176,7 +176,9 @@ func (d *deliverer) jump(g *Group, start bool) step {
 	// snapshot: begin again, with the base.
 	base, behind, err := findBase(g, at.state)
 	if err != nil {
-		if !errors.Is(err, errNoBase) {
+		// What is compacted is in a snapshot, whose frame is durable before the
+		// step hears so and names it.
+		if !errors.Is(err, errNoBase) && !errors.Is(err, wal.ErrCompacted) {
 			s.report(fmt.Errorf("group %s: load base: %w", g.key, err))
 		}
 		return stepPause

@@ -73,6 +73,8 @@ type faultyLog struct {
 	held    []func()
 	failure error                  // of all writes
 	refusal func(wal.Update) error // of some; nil: of none
+	silent  func(wal.Update) bool  // writes whose answers wait
+	unsaid  []func()
 }
 
 func (l *faultyLog) Groups() []wal.GroupState {
@@ -104,6 +106,18 @@ func (l *faultyLog) Submit(updates []wal.Update, done func(error)) {
 		go done(l.refusal(updates[0]))
 	case l.holding != nil && (len(l.held) > 0 || l.holding(updates[0])):
 		l.held = append(l.held, func() { l.Log.Submit(updates, done) })
+	case l.silent != nil && (len(l.unsaid) > 0 || l.silent(updates[0])):
+		l.unsaid = append(l.unsaid, nil)
+		at := len(l.unsaid) - 1
+		l.Log.Submit(updates, func(err error) {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			if at >= len(l.unsaid) { // answered since
+				done(err)
+				return
+			}
+			l.unsaid[at] = func() { done(err) }
+		})
 	default:
 		l.Log.Submit(updates, done)
 	}
@@ -144,4 +158,36 @@ func (l *faultyLog) refuseSome(refusal func(wal.Update) error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.refusal = refusal
+}
+
+// silence has writes be durable and visible, and their answers wait, from the
+// first one on for which which is true.
+func (l *faultyLog) silence(which func(wal.Update) bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.silent = which
+}
+
+// unanswered tells how many writes are durable and not answered.
+func (l *faultyLog) unanswered() (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, f := range l.unsaid {
+		if f != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// speak gives all answers, in order.
+func (l *faultyLog) speak() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, f := range l.unsaid {
+		if f != nil {
+			f()
+		}
+	}
+	l.unsaid, l.silent = nil, nil
 }

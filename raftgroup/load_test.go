@@ -9,6 +9,7 @@ import (
 
 	"github.com/copycat-replication/copycat/internal/rig"
 	"github.com/copycat-replication/copycat/raftgroup"
+	"github.com/copycat-replication/copycat/wal"
 )
 
 // damage flips a bit in the user's bytes of a snapshot that a node holds.
@@ -131,5 +132,41 @@ func TestBaseTooLarge(t *testing.T) {
 		c.StopAll()
 		<-j.done
 		<-other.done
+	})
+}
+
+// TestSubscribeBehindAnUnnamedSnapshot: the frame that names a snapshot and lets
+// go of the log before it is durable, and the replica has not heard so. Who
+// begins to read in between finds neither; it waits, and nothing is wrong.
+func TestSubscribeBehindAnUnnamedSnapshot(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := rig.New(t, 1, 1)
+		var log *faultyLog
+		c.Tune = func(cfg *raftgroup.Config) {
+			log = &faultyLog{Log: c.Nodes[0].Log}
+			cfg.Log, cfg.CompactionTail = log, 1
+		}
+		c.StartAll()
+		s := rig.Structure(9)
+		c.Born(s, 1, raftgroup.Options{SnapshotEntries: 20})
+		first := subscribe(t, c.Nodes[0], raftgroup.SubscriptionConfig{Structure: s})
+		log.silence(func(u wal.Update) bool { return u.Compact != nil })
+		for range 40 {
+			first.propose("a", 1)
+			time.Sleep(100 * time.Millisecond)
+		}
+		c.Wait(time.Minute, "the frame of a snapshot", func() bool { return log.unanswered() > 0 })
+		late := subscribe(t, c.Nodes[0], raftgroup.SubscriptionConfig{Structure: s})
+		time.Sleep(5 * time.Second)
+		log.speak()
+		c.Wait(time.Minute, "all changes", func() bool { return first.count() == 40 && late.count() == 40 })
+		same(t, first, late)
+		if errs := late.errors(); len(errs) > 0 {
+			t.Errorf("errors: %v", errs)
+		}
+		c.StopAll()
+		<-first.done
+		<-late.done
 	})
 }
