@@ -39,7 +39,7 @@ type survey struct {
 	// Derived by begin.
 	voters []id.Replica
 	good   []id.Replica // voters that stay
-	bad    []id.Replica // voters to be replaced, the worst first
+	bad    []id.Replica // voters to be replaced, the worst first, and the leader last
 	where  map[id.Node]Node
 	usable []placement.Node // may hold a replica
 	rank   map[id.Node]int  // of those that may hold one by the structure's options
@@ -123,7 +123,16 @@ func (v *survey) begin() {
 			v.bad = append(v.bad, r)
 		}
 	}
-	slices.SortStableFunc(v.bad, func(a, b id.Replica) int { return cmp.Compare(v.badness(b), v.badness(a)) })
+	// The leader comes last: it cannot be replaced before one that stays can lead.
+	leads := func(r id.Replica) int {
+		if r == v.self {
+			return 1
+		}
+		return 0
+	}
+	slices.SortStableFunc(v.bad, func(a, b id.Replica) int {
+		return cmp.Or(cmp.Compare(leads(a), leads(b)), cmp.Compare(v.badness(b), v.badness(a)))
+	})
 }
 
 // badness says how much a voter is to be replaced; 0: it stays.

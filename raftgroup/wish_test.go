@@ -332,6 +332,17 @@ func TestDecideStories(t *testing.T) {
 		}, []int{1, 2, 3}, 0, "waiting for replica 2"},
 		{"a lone voter leaves", 2, 1, Options{Voters: 1}, func(s *scene) { s.nodes[0].Leaving = true }, []int{2}, 0, ""},
 		{"the last node leaves", 1, 1, Options{}, func(s *scene) { s.nodes[0].Leaving = true }, []int{1}, 0, "no node can take its place"},
+		{"the nodes of all voters leave", 6, 3, Options{}, func(s *scene) {
+			for i := range 3 {
+				s.nodes[i].Leaving = true
+			}
+		}, []int{4, 5, 6}, 0, ""},
+		{"an operator has it moved elsewhere", 6, 3, Options{}, func(s *scene) {
+			for i := range 3 {
+				s.nodes[i].DataCenter = "old"
+			}
+			s.opt.PinnedDataCenters = []string{"dc0", "dc1", "dc2"}
+		}, []int{4, 5, 6}, 0, ""},
 		{"an operator wishes for fewer", 5, 5, Options{Voters: 5}, func(s *scene) { s.opt.Voters = 3 }, []int{1, 3, 5}, 0, ""},
 		{"a better spread is used", 6, 3, Options{}, func(s *scene) {
 			for i := range 3 {
