@@ -124,6 +124,13 @@ func (j *journal) count() int {
 	return len(j.lines)
 }
 
+// loaded is how often it has loaded a state.
+func (j *journal) loaded() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.loads
+}
+
 func (j *journal) errors() []error {
 	j.mu.Lock()
 	defer j.mu.Unlock()

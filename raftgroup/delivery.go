@@ -17,6 +17,8 @@ type deliverer struct {
 	c     cursor
 	ready [][]byte    // to be handed out next
 	met   *rendezvous // the outstanding nil: nothing follows before it is served
+	moved bool        // to another replica's log, and nothing was read there yet
+	over  *bridge     // what is missing before that log begins is on its way; nil: it is not
 }
 
 // step is what a deliverer wants its driver to do.
@@ -71,14 +73,18 @@ func (d *deliverer) advance() step {
 			return d.end()
 		}
 		return stepWait
+	case d.g == nil:
+		return d.jump(now, true)
 	case now != d.g:
-		return d.jump(now, d.g == nil)
+		// Another replica has taken the place of the one before. The log is the
+		// same, and so is the cursor's place in it, if this replica's begins before.
+		d.g, d.c.ahead, d.moved, d.over = now, nil, true, nil
 	}
 	d.c.mine, d.c.holds = s.session.Load(), s.brought.Load()
 	e, ok, err := d.c.next(d.g.store, d.g.applied.Load())
 	switch {
 	case errors.Is(err, wal.ErrCompacted):
-		return d.jump(d.g, false)
+		return d.cross()
 	case errors.Is(err, wal.ErrDamage) && d.g.Status().Snapshot.Index > d.c.state.index:
 		// The entry is being fetched from another replica; a snapshot is here.
 		return d.jump(d.g, false)
@@ -91,6 +97,7 @@ func (d *deliverer) advance() step {
 		}
 		return stepWait
 	}
+	d.moved = false
 	s.at.Store(d.c.state.index)
 	switch e.kind {
 	case deliverPayloads:
@@ -172,20 +179,9 @@ func (d *deliverer) jump(g *Group, start bool) step {
 		d.place(at.state)
 		return 0
 	}
-	// Another replica has taken the place of the one before, and has no
-	// snapshot: begin again, with the base.
-	base, behind, err := findBase(g, at.state)
-	if err != nil {
-		// What is compacted is in a snapshot, whose frame is durable before the
-		// step hears so and names it.
-		if !errors.Is(err, errNoBase) && !errors.Is(err, wal.ErrCompacted) {
-			s.report(fmt.Errorf("group %s: load base: %w", g.key, err))
-		}
-		return stepPause
-	}
-	d.g = g
-	d.place(behind)
-	return d.meet(&rendezvous{bytes: base})
+	// The frame that has let go of the log names the group's first snapshot, and
+	// the replica's step has not heard yet that it is durable.
+	return stepPause
 }
 
 // place puts the cursor behind another entry.

@@ -95,6 +95,7 @@ type Group struct {
 	acked     lastAck
 	swap      swap
 	lonely    lonely
+	outsiders outsiders
 	heldBy    string // why the leader does not take this replica from a node that leaves; as it said last
 	lastError error
 
@@ -448,6 +449,7 @@ func (g *Group) onConfChange(o *outcome) {
 	}
 	g.statusDirty, g.leader.changing = true, time.Time{}
 	g.noteMembers(o)
+	g.tellRemoved(o)
 	g.log.Info("membership changed", "index", o.index, "voters", got.GetVoters(), "learners", got.GetLearners(), "outgoing", got.GetVotersOutgoing())
 	g.host.hostedChanged()
 }

@@ -206,7 +206,10 @@ func (h *Host) fetchEntries(g *Group, index uint64) ([]*raftpb.Entry, SnapshotRe
 		err := h.ask(h.ctx, node, methodEntries, &req, &resp)
 		if err == nil && len(resp.Entries) > 0 {
 			var entries []*raftpb.Entry
-			if entries, err = decodeEntries(resp.Entries, index, term); err == nil {
+			if entries, err = decodeEntries(resp.Entries, index, term); err == nil && entries[0].GetTerm() != term {
+				err = fmt.Errorf("%w: entry %d of term %d instead of %d", errBadMessage, index, entries[0].GetTerm(), term)
+			}
+			if err == nil {
 				return entries, SnapshotRef{}, nil
 			}
 		}
@@ -220,8 +223,8 @@ func (h *Host) fetchEntries(g *Group, index uint64) ([]*raftpb.Entry, SnapshotRe
 	return nil, newer, errors.Join(errs...)
 }
 
-// decodeEntries checks that entries are the ones that were asked for: the first
-// has the term that the log here says, the others follow it.
+// decodeEntries checks that entries are the ones that were asked for: one
+// follows the other, from first on, of a term or later ones.
 func decodeEntries(data [][]byte, first, term uint64) ([]*raftpb.Entry, error) {
 	out := make([]*raftpb.Entry, 0, len(data))
 	for i, b := range data {
@@ -229,9 +232,10 @@ func decodeEntries(data [][]byte, first, term uint64) ([]*raftpb.Entry, error) {
 		if err := proto.Unmarshal(b, e); err != nil {
 			return nil, fmt.Errorf("%w: entry: %w", errBadMessage, err)
 		}
-		if e.GetIndex() != first+uint64(i) || i == 0 && e.GetTerm() != term || e.GetTerm() < term {
-			return nil, fmt.Errorf("%w: entry %d of term %d instead of %d of term %d", errBadMessage, e.GetIndex(), e.GetTerm(), first+uint64(i), term)
+		if e.GetIndex() != first+uint64(i) || e.GetTerm() < term {
+			return nil, fmt.Errorf("%w: entry %d of term %d instead of %d behind term %d", errBadMessage, e.GetIndex(), e.GetTerm(), first+uint64(i), term)
 		}
+		term = e.GetTerm()
 		out = append(out, e)
 	}
 	return out, nil

@@ -212,6 +212,7 @@ func (g *Group) rest(agreed bool) {
 // quiet replicas.
 func (g *Group) trim() {
 	g.seen = nil // all members are known from the log by now
+	g.outsiders = nil
 	m := &g.mailbox
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -269,6 +270,7 @@ func (g *Group) onQuiet(from id.Replica, node id.Node, m *grouppb.Quiet) {
 		return
 	}
 	q := &g.quietness
+	g.tellOutsider(from, node)
 	switch m.Kind {
 	case grouppb.Quiet_OFFER:
 		g.drainReady() // what was just committed counts

@@ -100,8 +100,15 @@ type outcome struct {
 	intent   id.Replica
 	conf     *raftpb.ConfChangeV2 // to be handed to raft; nil if refused
 	changed  bool                 // membership changed
+	removed  []memberAt           // by it, in order
 	announce SnapshotRef
 	rebuilt  []*raftpb.ConfChangeV2 // how raft gets to the membership of a rebuilt group
+}
+
+// memberAt is a member and where it is.
+type memberAt struct {
+	replica id.Replica
+	node    id.Node
 }
 
 // newState is the state before the first entry. It shares members, which nobody
@@ -360,8 +367,9 @@ func (s *state) applyConf(e *raftpb.Entry, o *outcome) error {
 			s.intents = slices.Delete(s.intents, i, i+1)
 		}
 	}
-	for r := range s.members {
+	for _, r := range slices.Sorted(maps.Keys(s.members)) {
 		if !inConf(next, uint64(r)) {
+			o.removed = append(o.removed, memberAt{r, s.members[r]})
 			delete(s.members, r)
 		}
 	}

@@ -22,6 +22,7 @@ const (
 	wirePong           = 5 // a grouppb.NodePong, likewise
 	wireRelay          = 6 // an append without its entries, to be passed on (relay.go)
 	wireRelayed        = 7 // a raftpb.Message that another replica passes on for its sender
+	wireOutsider       = 8 // nothing: the receiver was removed, and had better ask (outsider.go)
 )
 
 // maxNumber bounds terms and indices that peers send: raft adds to them, and
@@ -155,6 +156,8 @@ func (g *Group) receive(from id.Node, m Message) error {
 			return fmt.Errorf("%w: %w", errBadMessage, err)
 		}
 		g.call(func() { g.onQuiet(m.From, from, &q) })
+	case wireOutsider:
+		g.call(g.onOutsider)
 	default:
 		return fmt.Errorf("%w: kind %d", ErrNewerFormat, payload[0])
 	}
@@ -327,6 +330,7 @@ func (g *Group) onMessage(m *raftpb.Message, from id.Node) {
 		return
 	}
 	g.see(id.Replica(m.GetFrom()), from)
+	g.tellOutsider(id.Replica(m.GetFrom()), from)
 	g.leader.routes.onAnswer(g, m)
 	if m.GetFrom() == g.lead {
 		g.lonely.heard = g.now
