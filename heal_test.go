@@ -36,6 +36,13 @@ func TestDeadNodeIsReplaced(t *testing.T) {
 		return held(s) && slices.ContainsFunc(s.Structures, func(st StructureStatus) bool { return st.Catalog && len(st.Voters) == 3 })
 	})
 	third.Shutdown()
+	waitStatus(t, first, "until when the dead voter is waited for", func(s Status) bool {
+		return slices.ContainsFunc(s.Structures, func(st StructureStatus) bool {
+			return slices.ContainsFunc(st.Members, func(m MemberStatus) bool {
+				return m.NodeID == gone && m.ReplacedIn > 0 && m.ReplacedIn <= cfg3.ReplaceAfter && m.Missing > 0 && !m.Lost && m.Fate == "no node can take its place"
+			})
+		})
+	})
 	fourth := start(t, config("dc3", peer))
 	waitStatus(t, fourth, "voters in place of the dead ones", func(s Status) bool {
 		whole := 0

@@ -498,7 +498,7 @@ func (n *node) Status() Status {
 	}
 	for _, g := range n.host.Load().Groups() {
 		one := structureStatus(g)
-		one.describeMembers(g, s.Nodes)
+		one.describeMembers(g, s.Nodes, systemClock{}.Now())
 		s.Structures = append(s.Structures, one)
 	}
 	for _, a := range n.host.Load().Aside() {

@@ -39,7 +39,10 @@ func publicStatus(s Status) nodestatus.Status {
 			Quiet: g.Quiet, Wished: g.Options.Voters, Waits: g.Waits, Members: []nodestatus.Member{},
 		}
 		for _, m := range g.Members {
-			member := nodestatus.Member{Replica: m.ReplicaID, NodeID: m.NodeID, DataCenter: m.DataCenter, Voter: m.Voter, Leader: m.Leader, Alive: m.Alive}
+			member := nodestatus.Member{
+				Replica: m.ReplicaID, NodeID: m.NodeID, DataCenter: m.DataCenter, Voter: m.Voter, Leader: m.Leader, Alive: m.Alive,
+				Missing: m.Missing.Seconds(), ReplacedIn: m.ReplacedIn.Seconds(), Lost: m.Lost, Fate: m.Fate,
+			}
 			if m.Known {
 				lag := m.Lag
 				member.Lag = &lag

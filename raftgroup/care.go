@@ -64,6 +64,7 @@ type care struct {
 	alone    time.Time // since when nobody can take a leaving voter's place, and few would be left; zero: it is not so
 	joint    time.Time // since when a joint change is under way; zero: none is
 	waits    string
+	missed   map[id.Replica]Missing // as shown; nobody changes it
 }
 
 // placing is a node that was asked to get a replica.
@@ -108,6 +109,9 @@ func (c *care) tend(g *Group, nodes []Node) {
 	lasts(&c.alone, d.alone, g.now)
 	lasts(&c.joint, isJoint(g.state.conf), g.now)
 	c.noteIdle(g, d.surplus)
+	if !isJoint(g.state.conf) { // else v has not begun
+		c.noteMissing(g, v)
+	}
 	if c.waits != d.waits {
 		c.waits, g.statusDirty = d.waits, true
 	}

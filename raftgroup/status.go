@@ -24,10 +24,11 @@ type GroupStatus struct {
 	Voters        map[id.Replica]id.Node
 	Learners      map[id.Replica]id.Node
 	Joint         bool
-	Match         map[id.Replica]uint64 // at the leader: up to where each member has the log; else nil
-	Commit        uint64                // raft index
-	Applied       uint64                // raft index
-	Commits       uint64                // N
+	Match         map[id.Replica]uint64  // at the leader: up to where each member has the log; else nil
+	Missing       map[id.Replica]Missing // at the leader: of whom it does not hear
+	Commit        uint64                 // raft index
+	Applied       uint64                 // raft index
+	Commits       uint64                 // N
 	Snapshot      SnapshotRef
 	Sessions      int
 	EndedSessions int // that are remembered
@@ -79,7 +80,7 @@ func (g *Group) publishStatus(ticked bool) {
 	st := &GroupStatus{
 		Group: g.key, Replica: g.self, Role: g.roleName(), IsLeader: g.isLeader(), Failed: g.failure != nil,
 		Subscriptions: len(g.subs), Interactive: len(g.subs) > 0, DiskFull: g.stalled, Quiet: g.quietness.quiet, QuorumLost: g.quorumLost, Alone: !g.lonely.alone.IsZero(), LastError: g.lastError,
-		Waits: g.leader.care.waits,
+		Waits: g.leader.care.waits, Missing: g.leader.care.missed,
 	}
 	if st.Waits == "" && !st.IsLeader && g.host.leaving.Load() {
 		st.Waits = g.heldBy

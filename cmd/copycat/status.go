@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"text/tabwriter"
@@ -197,15 +198,40 @@ func printStructure(out io.Writer, g nodestatus.Structure) {
 			if m.Lag != nil {
 				lag = strconv.FormatUint(*m.Lag, 10)
 			}
-			alive := ""
-			if !m.Alive {
-				alive = "DEAD"
-			}
-			fmt.Fprintf(w, "  %s\treplica %d\t%s\t%s\tlag %s\t%s\n", known(dc), m.Replica, m.NodeID, kind, lag, alive)
+			fmt.Fprintf(w, "  %s\treplica %d\t%s\t%s\tlag %s\t%s\n", known(dc), m.Replica, m.NodeID, kind, lag, health(m))
 		}
 	}
 	_ = w.Flush()
 }
+
+// health says whether a member is there, and if not, what comes of it. Only the
+// leader knows the latter.
+func health(m nodestatus.Member) string {
+	text := ""
+	switch {
+	case !m.Alive:
+		text = "DEAD"
+	case m.Missing > 0:
+		text = fmt.Sprintf("silent for %s", seconds(m.Missing))
+	}
+	switch {
+	case m.Lost:
+		text += ", lost"
+	case m.ReplacedIn > 0 && m.Fate != "":
+		text += ", given up in " + seconds(m.ReplacedIn)
+	case m.ReplacedIn > 0 && m.Voter:
+		text += ", replaced in " + seconds(m.ReplacedIn)
+	case m.ReplacedIn > 0:
+		text += ", removed in " + seconds(m.ReplacedIn)
+	}
+	if m.Fate != "" {
+		text += ": " + m.Fate
+	}
+	return text
+}
+
+// seconds rounds up: what is left is not over.
+func seconds(s float64) string { return fmt.Sprintf("%.0f s", math.Ceil(s)) }
 
 func known(place string) string {
 	if place == "" {

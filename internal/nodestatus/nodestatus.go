@@ -110,6 +110,13 @@ type Member struct {
 	Leader     bool    `json:"leader,omitempty"`
 	Alive      bool    `json:"alive"`
 	Lag        *uint64 `json:"lag,omitempty"` // entries behind the leader's commit; absent: only the leader knows
+	// Of a member of which the leader does not hear: for how many seconds it has not,
+	// after how many it is given up (absent: it is not to be, or is, which lost says),
+	// and what comes of it then, for people.
+	Missing    float64 `json:"missing_seconds,omitempty"`
+	ReplacedIn float64 `json:"replaced_in_seconds,omitempty"`
+	Lost       bool    `json:"lost,omitempty"`
+	Fate       string  `json:"fate,omitempty"`
 }
 
 // Server answers on the socket of a data directory.
