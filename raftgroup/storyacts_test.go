@@ -11,6 +11,7 @@ import (
 	"github.com/cockroachdb/datadriven"
 	"go.etcd.io/raft/v3/raftpb"
 
+	"github.com/copycat-replication/copycat/id"
 	"github.com/copycat-replication/copycat/pb/grouppb"
 )
 
@@ -174,7 +175,7 @@ func sentinel(err error) error {
 //	inject request NAME           a snapshot by that session, of this place
 //	inject announce NAME [made=N] an announcement of another file for the newest snapshot's place
 //	inject sessions N             so many, each of which ends the one before
-//	inject voters N N …           a joint change that makes voters of these replicas
+//	inject voters N -N …          a joint change that makes voters of these replicas, and removes those
 func (tl *teller) inject(t testing.TB, d *datadriven.TestData, w []string) error {
 	s := tl.s
 	leader := s.leader()
@@ -211,12 +212,16 @@ func (tl *teller) inject(t testing.TB, d *datadriven.TestData, w []string) error
 		case "voters":
 			cc := &raftpb.ConfChangeV2{}
 			for _, r := range w[1:] {
-				n, err := strconv.ParseUint(r, 10, 64)
+				typ := raftpb.ConfChangeAddNode
+				if strings.HasPrefix(r, "-") {
+					typ = raftpb.ConfChangeRemoveNode
+				}
+				n, err := strconv.ParseUint(strings.TrimPrefix(r, "-"), 10, 64)
 				if err != nil {
 					failed = err
 					return
 				}
-				cc.Changes = append(cc.Changes, &raftpb.ConfChangeSingle{Type: raftpb.ConfChangeAddNode.Enum(), NodeId: new(n)})
+				cc.Changes = append(cc.Changes, single(typ, id.Replica(n)))
 			}
 			failed = g.proposeConf(cc, [16]byte{})
 		default:
