@@ -147,7 +147,9 @@ type CopyCat interface {
 	// The error channel hands out *ProposalError for proposals that were not
 	// committed, or may not have been, and warnings. It is closed after the
 	// commit channel. When it is not read, the oldest warnings are dropped;
-	// errors about proposals are kept, and fill the propose channel's window.
+	// errors about proposals are kept, and fill the propose channel's window;
+	// kept is also why the subscription ended (ErrDeleted, ErrRebuilt), and that
+	// not all was delivered (ErrUndelivered). Shutdown waits for no reader.
 	//
 	// When the structure is deleted, the error channel says ErrDeleted, and both
 	// close, the error channel last; sending on the propose channel after that

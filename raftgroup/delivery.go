@@ -134,7 +134,7 @@ func (d *deliverer) drained() bool {
 func (d *deliverer) end() step {
 	s := d.sub
 	if owed, come := s.owed.Load(), d.come(); come < owed {
-		s.report(fmt.Errorf("structure %s: %w: the last is entry %d, delivery ended at %d", s.cfg.Structure, ErrUndelivered, owed, come))
+		s.errs.end(fmt.Errorf("structure %s: %w: the last is entry %d, delivery ended at %d", s.cfg.Structure, ErrUndelivered, owed, come))
 	}
 	return stepEnd
 }

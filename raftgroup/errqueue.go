@@ -15,13 +15,16 @@ const (
 
 // errorQueue feeds the error channel. Errors about proposals are never dropped
 // while the subscription lives: each holds its place in the proposer's window
-// until it is handed over. Of warnings the oldest go when nobody reads.
+// until it is handed over. Why the subscription ends, and that something was not
+// delivered, is never dropped either: that is one error each. Of warnings the
+// oldest go when nobody reads.
 type errorQueue struct {
 	out  chan error
 	done chan struct{} // closed: run has ended
 
 	mu        sync.Mutex
 	proposals []proposalErr
+	ends      []error // at most two
 	warnings  []error
 	dropped   uint64
 	sealed    bool
@@ -45,6 +48,14 @@ func newErrorQueue() *errorQueue {
 func (q *errorQueue) proposal(err error, read func()) {
 	q.mu.Lock()
 	q.proposals = append(q.proposals, proposalErr{err, read})
+	q.mu.Unlock()
+	q.signal()
+}
+
+// end queues an error that a subscription has once in its life.
+func (q *errorQueue) end(err error) {
+	q.mu.Lock()
+	q.ends = append(q.ends, err)
 	q.mu.Unlock()
 	q.signal()
 }
@@ -77,6 +88,9 @@ func (q *errorQueue) next() (e proposalErr, ok, last bool) {
 		e, ok = q.proposals[0], true
 		q.proposals[0] = proposalErr{}
 		q.proposals = q.proposals[1:]
+	case len(q.ends) > 0:
+		e, ok = proposalErr{err: q.ends[0]}, true
+		q.ends = q.ends[1:]
 	case len(q.warnings) > 0:
 		e, ok = proposalErr{err: q.warnings[0]}, true
 		q.warnings = q.warnings[1:]
@@ -136,5 +150,5 @@ func (q *errorQueue) finish(stop <-chan struct{}) uint64 {
 	close(q.out)
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.dropped + uint64(len(q.proposals)+len(q.warnings))
+	return q.dropped + uint64(len(q.proposals)+len(q.ends)+len(q.warnings))
 }

@@ -139,3 +139,42 @@ func TestSealReturnsAtOnceIfAllIsRead(t *testing.T) {
 		}
 	})
 }
+
+// TestWhyItEndedIsKept: a consumer that is slow for long, and a program that looks at
+// the error channel only in the end. Whatever warnings it has missed, it learns
+// why the subscription ended, and that not all was delivered.
+func TestWhyItEndedIsKept(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSubscription(nil, SubscriptionConfig{}.withDefaults())
+		go s.errs.run()
+		warn := func() {
+			for range errorBuffer + maxWarnings + 10 {
+				s.report(ErrSlowConsumer)
+			}
+			synctest.Wait()
+		}
+		warn()
+		s.dismiss(ErrDeleted, 7)
+		s.owed.Store(7)
+		warn()
+		d := &deliverer{sub: s}
+		if st := d.end(); st != stepEnd {
+			t.Fatal(st)
+		}
+		warn()
+		s.errs.seal()
+		finished := make(chan struct{})
+		go func() { s.errs.finish(nil); close(finished) }()
+		var got []error
+		for err := range s.errs.out {
+			if !errors.Is(err, ErrSlowConsumer) {
+				got = append(got, err)
+			}
+		}
+		<-finished
+		if len(got) != 2 || !errors.Is(got[0], ErrDeleted) || !errors.Is(got[1], ErrUndelivered) {
+			t.Errorf("beside warnings: %v", got)
+		}
+	})
+}

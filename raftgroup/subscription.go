@@ -485,7 +485,7 @@ func (s *Subscription) dismiss(cause error, index uint64) {
 	}
 	s.mu.Unlock()
 	if first {
-		s.report(cause)
+		s.errs.end(cause)
 		s.drained(index)
 	}
 }
