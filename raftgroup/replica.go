@@ -156,7 +156,8 @@ func (h *Host) newGroup(local uint64, meta grouppb.Replica, genesis Genesis) *Gr
 }
 
 // register makes a group known to the host, and attaches the subscriptions
-// that waited for it.
+// that waited for it. Of two replicas of one group, the one that was made last
+// counts: see twinLocked.
 func (h *Host) register(g *Group) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -169,9 +170,11 @@ func (h *Host) register(g *Group) {
 	}
 	delete(h.prepared, g.genesis.Token)
 	h.awake(g)
-	h.groups[g.key] = g
-	if cur := h.current[g.key.Structure]; cur == nil || cur.key.Incarnation.Less(g.key.Incarnation) {
-		h.current[g.key.Structure] = g
+	if cur := h.groups[g.key]; cur == nil || cur.self <= g.self {
+		h.groups[g.key] = g
+	}
+	if cur := h.current[g.key.Structure]; cur == nil || cur.key.Incarnation.Less(g.key.Incarnation) || cur.key == g.key {
+		h.current[g.key.Structure] = h.groups[g.key]
 	}
 	still := h.waiting[g.key.Structure][:0]
 	for _, s := range h.waiting[g.key.Structure] {
@@ -423,13 +426,31 @@ func (h *Host) drop(g *Group) {
 	if h.prepared[g.genesis.Token].group == g {
 		delete(h.prepared, g.genesis.Token)
 	}
+	twin := h.twinLocked(g)
 	if h.groups[g.key] == g {
-		delete(h.groups, g.key)
+		if delete(h.groups, g.key); twin != nil {
+			h.groups[g.key] = twin
+		}
 	}
 	if h.current[g.key.Structure] == g {
-		delete(h.current, g.key.Structure)
+		if delete(h.current, g.key.Structure); twin != nil && !twin.Status().Deleted {
+			h.current[g.key.Structure] = twin
+		}
 	}
 	h.changed = true
+}
+
+// twinLocked finds another started replica of a group, the one that was made
+// last. There is one only if the log of a replica could not be removed, the node
+// got another one, and has started again since: both are found. The group has
+// removed one of them, and that one goes when it asks for its standing.
+func (h *Host) twinLocked(g *Group) (twin *Group) {
+	for _, o := range h.ordered {
+		if o != g && o.key == g.key && h.prepared[o.genesis.Token].group != o && (twin == nil || twin.self < o.self) {
+			twin = o
+		}
+	}
+	return twin
 }
 
 // requeue has a subscription wait for a replica again.
