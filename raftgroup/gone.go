@@ -165,7 +165,9 @@ type haste struct {
 	again    time.Time  // when it asks next
 }
 
-// doubtRefused gives up a leader whose node refuses connections, once in a term.
+// doubtRefused gives up a leader whose node refuses connections, once in a term,
+// and not in one in which this replica has voted for somebody else: that one may
+// be elected as soon as the votes are on disk, and another bid would depose it.
 func (g *Group) doubtRefused() {
 	h := &g.haste
 	if g.rn == nil || g.failure != nil || g.stalled || h.led == 0 || h.led == g.self || !g.host.refusals.some.Load() {
@@ -173,6 +175,9 @@ func (g *Group) doubtRefused() {
 	}
 	st := g.rn.BasicStatus()
 	if h.term == st.GetTerm() || st.Lead != raft.None && st.Lead != uint64(h.led) || st.RaftState == raft.StateLeader {
+		return
+	}
+	if v := st.GetVote(); v != raft.None && v != uint64(h.led) {
 		return
 	}
 	node, known := g.nodeOf(h.led)

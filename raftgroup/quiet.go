@@ -120,7 +120,8 @@ func (d *leaderDuties) settled(g *Group, nodes []Node) bool {
 			return false // it may come back, or have to be replaced
 		}
 	}
-	if len(d.missing) > 0 || d.changePending(g.now) {
+	// As of these nodes: those that the last duty has looked at may be others.
+	if d.expireSessions(g, nodes); len(d.missing) > 0 || d.changePending(g.now) {
 		return false
 	}
 	if st.request != nil || d.snapshotWanted || st.snapshotDue() {
@@ -233,7 +234,9 @@ func (g *Group) awaken(doubted id.Node) {
 	if q.quiet {
 		q.quiet, q.calmAt, g.statusDirty = false, time.Time{}, true
 		g.log.Debug("awake", "doubted", doubted.String())
-		g.host.watch.wake(g)
+		if d := g.host.watch.wake(g); doubted.IsZero() {
+			doubted = d
+		}
 		g.host.awake(g)
 	}
 	if doubted.IsZero() || g.isLeader() || g.lead == raft.None {

@@ -86,6 +86,8 @@ func (g *Group) becomeSuperseded(by id.Incarnation) {
 	g.host.drop(g)
 	g.host.keep(g.key)
 	g.retire()
+	g.host.watch.wake(g)
+	g.host.asleep(g)
 }
 
 // keep notes a replica that is kept and not used.

@@ -32,8 +32,10 @@ const (
 // leader's, of a leader all members') are pinged with every tick. One that is
 // silent for an election time-out, which follows the round trip to it (pace.go),
 // that answers as another process, or whose connection breaks wakes all groups
-// that rely on it, some hundred with each tick. Each ping also names some of the groups that its receiver is believed
-// to lead, in turn; it answers with those that it does not lead.
+// that rely on it, some hundred with each tick. Each ping also names some of the
+// groups, in turn: those that its receiver is believed to lead, and those that are
+// led here and of which it is believed to have a replica. It answers with those of
+// which that is not so: a process that stood still, and goes on, believes what was.
 //
 // It has a lock of its own, which is held over no call of anybody else's.
 type nodeWatch struct {
@@ -108,13 +110,21 @@ func (w *nodeWatch) rest(g *Group, relies []id.Node, by quietLed) bool {
 	return true
 }
 
-// wake notes that a group is awake, or gone.
-func (w *nodeWatch) wake(g *Group) {
+// wake notes that a group is awake, or gone. If it stood in line for that, it does
+// no more, and the doubt for which it stood there is returned: later it would
+// meet a leader that has been heard again.
+func (w *nodeWatch) wake(g *Group) (doubted id.Node) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.queued[g] {
+		at := slices.IndexFunc(w.due, func(d dueWake) bool { return d.g == g })
+		doubted = w.due[at].doubted
+		w.due = slices.Delete(w.due, at, at+1)
+		delete(w.queued, g)
+	}
 	r := w.rests[g]
 	if r == nil {
-		return
+		return doubted
 	}
 	delete(w.rests, g)
 	w.quiet.Store(int64(len(w.rests)))
@@ -133,6 +143,7 @@ func (w *nodeWatch) wake(g *Group) {
 			w.peers = slices.DeleteFunc(w.peers, func(q *watchedPeer) bool { return q == p })
 		}
 	}
+	return doubted
 }
 
 func (w *nodeWatch) peer(node id.Node, add bool) *watchedPeer {
@@ -188,8 +199,8 @@ func (w *nodeWatch) heard(node id.Node, incarnation uint64) {
 
 // pingDue is a ping that is to be sent.
 type pingDue struct {
-	to  id.Node
-	led []*grouppb.Led
+	to   id.Node
+	asks grouppb.NodePing
 }
 
 // impatient lists the nodes of which is to be decided how long they may be
@@ -224,7 +235,7 @@ func (w *nodeWatch) next() (pings []pingDue, wakes []dueWake) {
 			w.wakeAllLocked(p.groups, p.node)
 		}
 		p.silent++
-		pings = append(pings, pingDue{to: p.node, led: w.auditLocked(p)})
+		pings = append(pings, pingDue{to: p.node, asks: w.auditLocked(p)})
 	}
 	n := min(len(w.due), wakesPerTick)
 	wakes = slices.Clone(w.due[:n])
@@ -235,9 +246,9 @@ func (w *nodeWatch) next() (pings []pingDue, wakes []dueWake) {
 	return pings, wakes
 }
 
-// auditLocked lists the next groups that p is believed to lead.
-func (w *nodeWatch) auditLocked(p *watchedPeer) []*grouppb.Led {
-	var led []*grouppb.Led
+// auditLocked asks about the next groups that p is believed to lead, or to have a
+// replica of.
+func (w *nodeWatch) auditLocked(p *watchedPeer) (asks grouppb.NodePing) {
 	for range min(len(p.groups), auditPerPing) {
 		if p.cursor >= len(p.groups) {
 			p.cursor = 0
@@ -245,10 +256,12 @@ func (w *nodeWatch) auditLocked(p *watchedPeer) []*grouppb.Led {
 		g := p.groups[p.cursor]
 		p.cursor++
 		if r := w.rests[g]; r.led {
-			led = append(led, encodeLed(g.key, r.term, g.self))
+			asks.Led = append(asks.Led, encodeLed(g.key, r.term, g.self))
+		} else if on, member := g.status.Load().on(p.node); member {
+			asks.Leads = append(asks.Leads, encodeLed(g.key, r.term, on))
 		}
 	}
-	return led
+	return asks
 }
 
 // nodesChanged counts a tick, and tells now and then whether the nodes are
@@ -313,7 +326,7 @@ func (h *Host) tickWatch() {
 	}
 	pings, wakes := w.next()
 	for _, p := range pings {
-		h.sendNode(p.to, wirePing, &grouppb.NodePing{Led: p.led})
+		h.sendNode(p.to, wirePing, &p.asks)
 	}
 	if len(pings) > 0 {
 		h.net.Flush() // no worker does it for the ticker
@@ -382,10 +395,11 @@ func (h *Host) handleNode(from id.Node, payload []byte) error {
 	return fmt.Errorf("%w: kind %d from host to host", ErrNewerFormat, payload[0])
 }
 
-// answerPing says that this process is here, and what it does not lead. One
-// whose log takes no writes leads nothing that others should wait for. To a
-// replica that was removed it does not lead either: one whose process stood still
-// meanwhile rests, and nobody else would ever wake it. A host whose log has failed
+// answerPing says that this process is here, what it does not lead, and whom it
+// does not follow. One whose log takes no writes leads nothing that others should
+// wait for. To a replica that was removed it does not lead either: one whose
+// process stood still meanwhile rests, and nobody else would ever wake it. So does
+// a leader that stood still while the others elected another one. A host whose log has failed
 // for good is not here: see tickFailedLog.
 func (h *Host) answerPing(from id.Node, m *grouppb.NodePing) error {
 	if h.logIsGone() {
@@ -403,6 +417,18 @@ func (h *Host) answerPing(from id.Node, m *grouppb.NodePing) error {
 				if st := g.status.Load(); st.IsLeader && st.Term == l.Term && st.has(id.Replica(l.Replica)) {
 					continue
 				}
+			}
+		}
+		pong.Refused = append(pong.Refused, l)
+	}
+	for _, l := range m.Leads {
+		key, err := decodeLed(l)
+		if err != nil {
+			return err
+		}
+		if g := h.replica(key); g != nil {
+			if st := g.status.Load(); st.Term <= l.Term && uint64(st.Replica) == l.Replica && !st.Failed {
+				continue
 			}
 		}
 		pong.Refused = append(pong.Refused, l)
@@ -427,9 +453,21 @@ func (st *GroupStatus) has(r id.Replica) bool {
 	return voter || learner || r == 0
 }
 
-func encodeLed(key id.Group, term uint64, self id.Replica) *grouppb.Led {
+// on finds the replica on a node.
+func (st *GroupStatus) on(node id.Node) (r id.Replica, found bool) {
+	for _, members := range []map[id.Replica]id.Node{st.Voters, st.Learners} {
+		for m, n := range members {
+			if n == node && m > r { // the newest, should there ever be two
+				r, found = m, true
+			}
+		}
+	}
+	return r, found
+}
+
+func encodeLed(key id.Group, term uint64, replica id.Replica) *grouppb.Led {
 	return &grouppb.Led{
-		Structure: key.Structure[:], Birth: key.Incarnation.Birth, Recovery: key.Incarnation.Recovery, Term: term, Replica: uint64(self),
+		Structure: key.Structure[:], Birth: key.Incarnation.Birth, Recovery: key.Incarnation.Recovery, Term: term, Replica: uint64(replica),
 	}
 }
 
