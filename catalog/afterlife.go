@@ -295,8 +295,9 @@ func (s *Service) inquire(a *afterlife, g id.Group) error {
 	case err != nil:
 		return err
 	case born == g.Incarnation.Birth && rec.Lives() && g.Incarnation.Less(rec.Incarnation):
-		// The leader of what was rebuilt has told the catalog of it.
-		return s.cfg.Engine.Supersede(ctx, g, rec.Incarnation)
+		// The leader of what was rebuilt has told the catalog of it, once: all that
+		// there was of that life may be lost, and this be a later rebuilding.
+		return s.yieldTo(ctx, g, rec)
 	case born > g.Incarnation.Birth && born-g.Incarnation.Birth >= recoveryGap/2:
 		// Half of it, since a birth in the part of the log that was lost is later
 		// than the survivor's end, from which the gap was counted. The catalog was rebuilt in between, and may have lost that this one
@@ -305,6 +306,27 @@ func (s *Service) inquire(a *afterlife, g id.Group) error {
 	case born > g.Incarnation.Birth, born == g.Incarnation.Birth && rec.Deleted != 0:
 		return s.removeEnded(ctx, g)
 	}
+	return nil
+}
+
+// yieldTo sets a replica here aside if one of the nodes where the catalog's record
+// of a later life places it says that it runs that, or a later one.
+func (s *Service) yieldTo(ctx context.Context, g id.Group, rec Record) error {
+	var errs []error
+	for _, node := range rec.Nodes() {
+		if node == s.cfg.Node || ctx.Err() != nil {
+			continue
+		}
+		found, err := s.cfg.Engine.Lives(ctx, node, g.Structure)
+		switch {
+		case err != nil:
+			errs = append(errs, err)
+		case found.Birth == g.Incarnation.Birth && g.Incarnation.Less(found):
+			return s.cfg.Engine.Supersede(ctx, g, found)
+		}
+	}
+	s.log.Warn("a replica without a leader is kept in use: the catalog has a later life of its group, and no node that runs it was found",
+		"group", g.String(), "later", rec.Incarnation.String(), "error", errors.Join(errs...))
 	return nil
 }
 

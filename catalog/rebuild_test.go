@@ -3,6 +3,7 @@ package catalog_test
 import (
 	"crypto/rand"
 	"errors"
+	"io"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -17,6 +18,12 @@ import (
 
 // rebuild rebuilds a group from a stopped node's replica.
 func (w *world) rebuild(i int, s id.Structure) raftgroup.Rebuild {
+	w.t.Helper()
+	return w.rebuildWith(i, s, rand.Reader)
+}
+
+// rebuildWith is rebuild with the randomness given.
+func (w *world) rebuildWith(i int, s id.Structure, random io.Reader) raftgroup.Rebuild {
 	w.t.Helper()
 	n := w.c.Nodes[i]
 	l, err := wal.Open(wal.Options{FS: n.FS, Dir: "wal", SegmentSize: 4 << 20, Cold: n.Cold})
@@ -47,7 +54,7 @@ func (w *world) rebuild(i int, s id.Structure) raftgroup.Rebuild {
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		u, r, err := raftgroup.PlanRebuild(st, term, n.ID, commit, time.Now(), "the others burned", rand.Reader)
+		u, r, err := raftgroup.PlanRebuild(st, term, raftgroup.RebuildOrder{Node: n.ID, Commit: commit, At: time.Now(), Reason: "the others burned"}, random)
 		if err != nil {
 			w.t.Fatal(err)
 		}

@@ -46,8 +46,8 @@ type Rebuild struct {
 
 // recoveryTag is how many of the low bits of a recovery number are random; the
 // ones above count. So if two operators rebuild the same group from two
-// replicas, there are two incarnations, of which the lesser gives way, and not
-// two histories under one name.
+// replicas and know nothing of each other, there are two incarnations, of which
+// the lesser gives way, and not two histories under one name.
 const recoveryTag = 16
 
 // nextRecovery is the recovery number after another.
@@ -56,15 +56,35 @@ func nextRecovery(old uint32, random io.Reader) (uint32, error) {
 	if _, err := io.ReadFull(random, tag[:]); err != nil {
 		return 0, fmt.Errorf("recovery number: %w", err)
 	}
-	return (old>>recoveryTag+1)<<recoveryTag | uint32(tag[0])<<8 | uint32(tag[1]), nil
+	count := old >> recoveryTag
+	if count == 1<<(32-recoveryTag)-1 {
+		return 0, fmt.Errorf("%w: there is no recovery number beyond %d", ErrNotRebuildable, count)
+	}
+	return (count+1)<<recoveryTag | uint32(tag[0])<<8 | uint32(tag[1]), nil
+}
+
+// RebuildOrder is what an operator decides of a rebuilding.
+type RebuildOrder struct {
+	Node   id.Node // in whose log store the replica is
+	At     time.Time
+	Reason string
+	// Commit, if it is not nil, is committed as a change right behind, by a
+	// session of its own.
+	Commit []byte
+	// Beyond is the greatest recovery number of the group, with the same birth,
+	// that is known of from anywhere: the new life is later than it, and than the
+	// replica's own. Of two lives the later one wins, so it is to be complete.
+	Beyond uint32
+	// Superseded also allows a replica that was set aside because the group had
+	// been rebuilt from another one, of which nothing may be left by now.
+	Superseded bool
 }
 
 // PlanRebuild makes the one update that rebuilds a group from a replica, and
-// tells what it will have been. st is the replica's state in the log store of
-// node, and lastTerm the term of its last entry. If commit is not nil, it is
-// committed as a change right behind, by a session of its own. The update is to
-// be submitted to the same log store, while no host uses it.
-func PlanRebuild(st wal.GroupState, lastTerm uint64, node id.Node, commit []byte, now time.Time, reason string, random io.Reader) (wal.Update, Rebuild, error) {
+// tells what it will have been. st is the replica's state in the log store, and
+// lastTerm the term of its last entry. The update is to be submitted to the same
+// log store, while no host uses it.
+func PlanRebuild(st wal.GroupState, lastTerm uint64, how RebuildOrder, random io.Reader) (wal.Update, Rebuild, error) {
 	var meta grouppb.Replica
 	if err := meta.Unmarshal(st.Meta); err != nil {
 		return wal.Update{}, Rebuild{}, fmt.Errorf("%w: replica record: %w", ErrNotRebuildable, err)
@@ -76,15 +96,18 @@ func PlanRebuild(st wal.GroupState, lastTerm uint64, node id.Node, commit []byte
 	if err != nil {
 		return wal.Update{}, Rebuild{}, fmt.Errorf("%w: replica record: %w", ErrNotRebuildable, err)
 	}
+	if how.Superseded && meta.Phase == grouppb.Replica_SUPERSEDED {
+		meta.Version, meta.Phase = firstVersion, grouppb.Replica_STARTED
+	}
 	if meta.Phase != grouppb.Replica_STARTED {
 		return wal.Update{}, Rebuild{}, fmt.Errorf("%w: group %s: it was %s", ErrNotRebuildable, genesis.Group, phaseName(meta.Phase))
 	}
 	if st.LastIndex == 0 {
 		return wal.Update{}, Rebuild{}, fmt.Errorf("%w: group %s: it has no log", ErrNotRebuildable, genesis.Group)
 	}
-	r := Rebuild{From: genesis.Group.Incarnation, To: genesis.Group.Incarnation, Replica: id.Replica(meta.Replica), Node: node, At: now, Reason: reason}
-	if r.To.Recovery, err = nextRecovery(r.From.Recovery, random); err != nil {
-		return wal.Update{}, Rebuild{}, err
+	r := Rebuild{From: genesis.Group.Incarnation, To: genesis.Group.Incarnation, Replica: id.Replica(meta.Replica), Node: how.Node, At: how.At, Reason: how.Reason}
+	if r.To.Recovery, err = nextRecovery(max(r.From.Recovery, how.Beyond), random); err != nil {
+		return wal.Update{}, Rebuild{}, fmt.Errorf("group %s: %w", genesis.Group, err)
 	}
 	genesis.Group.Incarnation = r.To
 	meta.Genesis = genesis.encode()
@@ -97,16 +120,16 @@ func PlanRebuild(st wal.GroupState, lastTerm uint64, node id.Node, commit []byte
 		if err != nil {
 			return err
 		}
-		stampClock(data, now.UnixNano())
+		stampClock(data, how.At.UnixNano())
 		index := st.LastIndex + 1 + uint64(len(u.Entries))
 		u.Entries = append(u.Entries, &raftpb.Entry{Type: raftpb.EntryNormal.Enum(), Term: new(term), Index: new(index), Data: data})
 		return nil
 	}
 	err = add(encodeRecord(KindRebuilt, &grouppb.Rebuilt{
-		Recovery: r.To.Recovery, OldRecovery: r.From.Recovery, Replica: meta.Replica, Node: node[:], At: now.UnixNano(), Reason: reason,
+		Recovery: r.To.Recovery, OldRecovery: r.From.Recovery, Replica: meta.Replica, Node: how.Node[:], At: how.At.UnixNano(), Reason: how.Reason,
 	}))
-	if err == nil && commit != nil {
-		err = addCommit(st.LastIndex+2, node, commit, random, add)
+	if err == nil && how.Commit != nil {
+		err = addCommit(st.LastIndex+2, how.Node, how.Commit, random, add)
 	}
 	if err != nil {
 		return wal.Update{}, Rebuild{}, fmt.Errorf("group %s: %w", genesis.Group, err)

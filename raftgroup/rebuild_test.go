@@ -94,7 +94,7 @@ func TestPlanRebuild(t *testing.T) {
 		return data
 	}
 	st := wal.GroupState{Group: 3, Meta: marshal(), LastIndex: 10, HardState: &raftpb.HardState{Term: new(uint64(4)), Vote: new(uint64(1)), Commit: new(uint64(8))}}
-	u, r, err := PlanRebuild(st, 5, nodeN(2), []byte("first"), time.Unix(9, 0), "why", rand.Reader)
+	u, r, err := PlanRebuild(st, 5, RebuildOrder{Node: nodeN(2), Commit: []byte("first"), At: time.Unix(9, 0), Reason: "why"}, rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,19 +112,35 @@ func TestPlanRebuild(t *testing.T) {
 	if err != nil || err2 != nil || err3 != nil || same == other || later <= max(same, other) {
 		t.Errorf("%x, %x, then %x", same, other, later)
 	}
+	if _, r, err := PlanRebuild(st, 5, RebuildOrder{Node: nodeN(2), At: time.Now(), Beyond: 3<<recoveryTag | 0xffff}, rand.Reader); err != nil || r.To.Recovery>>recoveryTag != 4 {
+		t.Errorf("beyond another life: %+v, %v", r, err)
+	}
+	if _, _, err := PlanRebuild(st, 5, RebuildOrder{Node: nodeN(2), At: time.Now(), Beyond: 0xffff_0000}, rand.Reader); !errors.Is(err, ErrNotRebuildable) {
+		t.Errorf("beyond the last number: %v", err)
+	}
 	for name, change := range map[string]func(){
 		"prepared":                        func() { meta.Phase = grouppb.Replica_PREPARED },
 		"set aside by another rebuilding": func() { meta.Phase = grouppb.Replica_SUPERSEDED },
 	} {
 		change()
 		st.Meta = marshal()
-		if _, _, err := PlanRebuild(st, 5, nodeN(2), nil, time.Now(), "", rand.Reader); !errors.Is(err, ErrNotRebuildable) {
+		if _, _, err := PlanRebuild(st, 5, RebuildOrder{Node: nodeN(2), At: time.Now()}, rand.Reader); !errors.Is(err, ErrNotRebuildable) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	meta.Version, meta.Phase = supersededVersion, grouppb.Replica_SUPERSEDED
+	st.Meta = marshal()
+	// With the operator's word what was set aside is used again, later than what it was set aside for.
+	u, r, err = PlanRebuild(st, 5, RebuildOrder{Node: nodeN(2), At: time.Now(), Beyond: 1<<recoveryTag | 7, Superseded: true}, rand.Reader)
+	if err != nil || r.To.Recovery>>recoveryTag != 2 {
+		t.Fatalf("of what was set aside: %+v, %v", r, err)
+	}
+	if rec, err := DecodeReplica(u.Meta); err != nil || rec.Phase != PhaseStarted || rec.Version != firstVersion || rec.Group.Incarnation != r.To {
+		t.Errorf("of what was set aside: %+v, %v", rec, err)
+	}
 	meta.Phase, st.LastIndex = grouppb.Replica_STARTED, 0
 	st.Meta = marshal()
-	if _, _, err := PlanRebuild(st, 0, nodeN(2), nil, time.Now(), "", rand.Reader); !errors.Is(err, ErrNotRebuildable) {
+	if _, _, err := PlanRebuild(st, 0, RebuildOrder{Node: nodeN(2), At: time.Now()}, rand.Reader); !errors.Is(err, ErrNotRebuildable) {
 		t.Errorf("without a log: %v", err)
 	}
 }

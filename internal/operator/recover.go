@@ -281,7 +281,7 @@ func rebuildOne(l *wal.Log, c Case, reason string, now time.Time) (Record, error
 			return Record{}, err
 		}
 	}
-	u, r, err := raftgroup.PlanRebuild(st, term, node, commit, now, reason, rand.Reader)
+	u, r, err := raftgroup.PlanRebuild(st, term, raftgroup.RebuildOrder{Node: node, Commit: commit, At: now, Reason: reason}, rand.Reader)
 	if err != nil {
 		return Record{}, err
 	}
