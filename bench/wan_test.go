@@ -21,16 +21,7 @@ func TestWANSmoke(t *testing.T) {
 	}
 	for _, mode := range []wan.Mode{wan.Namespaces, wan.Proxies} {
 		t.Run(string(mode), func(t *testing.T) {
-			probe, err := wan.New(wan.Config{Centers: []wan.Center{{Name: "probe", Hosts: 1}}, Mode: mode})
-			if errors.Is(err, wan.ErrUnsupported) || errors.Is(err, netproxy.ErrUnsupported) {
-				t.Skip(err)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := probe.Close(); err != nil {
-				t.Fatal(err)
-			}
+			needEmulation(t, mode)
 			file := filepath.Join(t.TempDir(), "wan.jsonl")
 			var out, progress bytes.Buffer
 			args := []string{"-rtt", "10ms,14ms,20ms", "-nodes", "1", "-seconds", "1", "-warmup", "0.5", "-outstanding", "64", "-mode", string(mode), "-dir", t.TempDir(), "-json", file}
@@ -49,6 +40,22 @@ func TestWANSmoke(t *testing.T) {
 				t.Errorf("result %s\n%s", data, &out)
 			}
 		})
+	}
+}
+
+// needEmulation skips a test where this machine cannot emulate a network that
+// way, and says what it lacks. Any other error is one.
+func needEmulation(t *testing.T, mode wan.Mode) {
+	t.Helper()
+	probe, err := wan.New(wan.Config{Centers: []wan.Center{{Name: "probe", Hosts: 1}}, Mode: mode})
+	if errors.Is(err, wan.ErrUnsupported) || errors.Is(err, netproxy.ErrUnsupported) {
+		t.Skipf("not on this machine: %v", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := probe.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
 

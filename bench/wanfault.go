@@ -50,6 +50,9 @@ const (
 	maxStretch         = 5
 )
 
+// errNoProgress says that nothing was committed while the leader was cut off.
+var errNoProgress = errors.New("no commit without the leader's data center")
+
 // election is the shortest election time-out over the longest round trip.
 func (c *wanCase) election() time.Duration {
 	longest := slices.Max(c.rtt[:])
@@ -81,29 +84,23 @@ func (o *wanOptions) loadAndBreak(ctx context.Context, c wanCase, cluster *wanCl
 		}
 	}
 	cluster.net.ResetCounters()
-	loads := make(chan loaded, len(proposers))
 	for _, n := range proposers {
-		go func() { // ends with the load, or with the process
-			_, err := n.ask(&nodeRequest{Do: "load", Hold: true})
-			loads <- loaded{n, err}
-		}()
+		if _, err := n.ask(&nodeRequest{Do: "load", Hold: true}); err != nil {
+			return fmt.Errorf("node %s: %w", n.host.Name, err)
+		}
 	}
 	plan := o.plan(c)
 	third := time.Duration(plan.Seconds / 3 * float64(time.Second))
 	if err := pause(ctx, time.Duration(plan.Warmup*float64(time.Second))+third); err != nil {
 		return err
 	}
-	if err := o.strike(ctx, c, cluster, struck, third, idle, r, stderr); err != nil {
+	if err := o.strike(ctx, c, cluster, struck, third, r, stderr); err != nil {
 		return err
 	}
-	var failed error
-	for range proposers {
-		if l := <-loads; l.err != nil {
-			failed = errors.Join(failed, fmt.Errorf("node %s: %w", l.node.host.Name, l.err))
+	for _, n := range proposers {
+		if _, err := n.ask(&nodeRequest{Do: "await"}); err != nil {
+			return fmt.Errorf("node %s: %w", n.host.Name, err)
 		}
-	}
-	if failed != nil {
-		return failed
 	}
 	// Only now may they stop: what is left of the voters is needed until all
 	// loads are over.
@@ -135,12 +132,6 @@ func (o *wanOptions) loadAndBreak(ctx context.Context, c wanCase, cluster *wanCl
 	return errors.Join(unwell, cluster.stopWatchers(append(idle, struck), r))
 }
 
-// loaded says that a load at one node is over.
-type loaded struct {
-	node *wanNode
-	err  error
-}
-
 func pause(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -153,7 +144,7 @@ func pause(ctx context.Context, d time.Duration) error {
 }
 
 // strike does to the leader what the case says.
-func (o *wanOptions) strike(ctx context.Context, c wanCase, cluster *wanCluster, struck *wanNode, third time.Duration, idle []*wanNode, r *wanResult, stderr io.Writer) error {
+func (o *wanOptions) strike(ctx context.Context, c wanCase, cluster *wanCluster, struck *wanNode, third time.Duration, r *wanResult, stderr io.Writer) error {
 	still, err := struck.ask(&nodeRequest{Do: "status"})
 	if err != nil {
 		return err
@@ -179,14 +170,19 @@ func (o *wanOptions) strike(ctx context.Context, c wanCase, cluster *wanCluster,
 	if err := pause(ctx, third); err != nil {
 		return err
 	}
-	others := slices.DeleteFunc(slices.Clone(idle), func(n *wanNode) bool { return n.host.Center == center })
 	var reached uint64 // by those that were not cut off
-	for _, n := range others {
+	for _, n := range cluster.nodes {
+		if n.host.Center == center {
+			continue
+		}
 		a, err := n.ask(&nodeRequest{Do: "status"})
 		if err != nil {
 			return err
 		}
 		reached = max(reached, a.Status.Commits)
+	}
+	if reached <= still.Status.Commits {
+		return fmt.Errorf("%w: those that are left have committed %d changes, as many as before", errNoProgress, reached)
 	}
 	cluster.net.Heal()
 	healed := time.Now()
@@ -196,7 +192,7 @@ func (o *wanOptions) strike(ctx context.Context, c wanCase, cluster *wanCluster,
 		case err != nil:
 			return err
 		case a.Status.Commits >= reached:
-			r.Back = float64(time.Since(healed).Milliseconds())
+			r.Back = time.Since(healed).Seconds() * 1e3
 			fmt.Fprintf(stderr, "%s has caught up %.0f ms after it was back\n", struck.host.Name, r.Back)
 			return nil
 		case time.Since(healed) > askTimeout:

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,16 +21,7 @@ func TestWANFaults(t *testing.T) {
 	}
 	for _, f := range []fault{killed, cutOff} {
 		t.Run(string(f), func(t *testing.T) {
-			probe, err := wan.New(wan.Config{Centers: []wan.Center{{Name: "probe", Hosts: 1}}, Mode: wan.Namespaces})
-			if errors.Is(err, wan.ErrUnsupported) {
-				t.Skip(err)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := probe.Close(); err != nil {
-				t.Fatal(err)
-			}
+			needEmulation(t, wan.Namespaces)
 			file := filepath.Join(t.TempDir(), "wan.jsonl")
 			var out, progress bytes.Buffer
 			args := []string{"-rtt", "10ms,14ms,20ms", "-nodes", "1", "-seconds", "9", "-warmup", "0.5", "-outstanding", "16", "-fault", string(f), "-dir", t.TempDir(), "-json", file}

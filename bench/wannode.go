@@ -25,12 +25,12 @@ const nodeVariable = "COPYCAT_BENCH_NODE"
 // What a node is asked, and answers. One request at a time.
 type (
 	nodeRequest struct {
-		Do        string // start, create, subscribe, status, load, result, stop
+		Do        string // start, create, subscribe, status, load, await, result, stop
 		Start     *nodeStart
 		Structure string
 		Plan      load.Plan
 		Index     int  // of the node among the plan's nodes
-		Hold      bool // a load's result is asked for later: until then the node goes on
+		Hold      bool // the answer does not wait for a load's end, which can be awaited; the node goes on until its result is asked for
 	}
 	nodeStart struct {
 		Config struct {
@@ -69,7 +69,8 @@ type benchNode struct {
 	plan  load.Plan
 	index int
 	sub   *subscriber
-	// finish fills the result of a load that is over; nil: there is none.
+	// await waits for the end of the load, finish fills its result then; nil: there is none.
+	await  func() error
 	finish func(*nodeAnswer)
 
 	done  chan struct{}
@@ -132,8 +133,16 @@ func (n *benchNode) do(r *nodeRequest, a *nodeAnswer) error {
 		if n.finish == nil {
 			return errNoLoad
 		}
-		n.finish(a)
-		return nil
+		err := n.await()
+		if err == nil {
+			n.finish(a)
+		}
+		return err
+	case "await":
+		if n.await == nil {
+			return errNoLoad
+		}
+		return n.await()
 	case "stop":
 		n.stop()
 		if n.load != nil {
@@ -203,14 +212,20 @@ func (n *benchNode) run(hold bool, a *nodeAnswer) error {
 	var before, after measure.Usage
 	var peak uint64
 	var leader string
-	err := n.load.Run(context.Background(), n, load.Hooks{
-		Start: func() { before = measure.Read() },
-		End: func() {
-			after, peak = measure.Read(), measure.PeakMemory()
-			leader = n.leaderCenter()
-		},
-	})
-	if err != nil {
+	var err error
+	ended := make(chan struct{})
+	go func() { // ends with the load, or with the process
+		defer close(ended)
+		err = n.load.Run(context.Background(), n, load.Hooks{
+			Start: func() { before = measure.Read() },
+			End: func() {
+				after, peak = measure.Read(), measure.PeakMemory()
+				leader = n.leaderCenter()
+			},
+		})
+	}()
+	n.await = func() error {
+		<-ended
 		return err
 	}
 	n.finish = func(a *nodeAnswer) {
@@ -218,9 +233,13 @@ func (n *benchNode) run(hold bool, a *nodeAnswer) error {
 		a.LeaderCenter, a.Result.Plan = leader, n.plan
 		a.Result.Add(n.load.Outcome(), after.Since(before), after.At.Sub(before.At), peak)
 	}
-	if !hold {
-		n.finish(a)
+	if hold {
+		return nil
 	}
+	if err := n.await(); err != nil {
+		return err
+	}
+	n.finish(a)
 	return nil
 }
 

@@ -135,15 +135,15 @@ func newNamespaces(n *Net) (_ backend, err error) {
 func available(congestion string) error {
 	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrUnsupported, err)
+		return lacking(err)
 	}
 	if err := f.Close(); err != nil {
-		return fmt.Errorf("%w: %w", ErrUnsupported, err)
+		return fmt.Errorf("/dev/net/tun: %w", err)
 	}
 	const list = "/proc/sys/net/ipv4/tcp_available_congestion_control"
 	known, err := os.ReadFile(list)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrUnsupported, err)
+		return lacking(err)
 	}
 	for _, name := range strings.Fields(string(known)) {
 		if name == congestion {
@@ -153,13 +153,27 @@ func available(congestion string) error {
 	return fmt.Errorf("%w: the kernel has no congestion control %q, but %s", ErrUnsupported, congestion, strings.TrimSpace(string(known)))
 }
 
+// lacking says what this machine or this user does not have, if that is what
+// the error tells; another error is one that nobody has expected.
+func lacking(err error) error {
+	switch {
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+		return fmt.Errorf("%w: they need root: %w", ErrUnsupported, err)
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
+		return fmt.Errorf("%w: the kernel has no TUN devices, or shows none here: %w", ErrUnsupported, err)
+	case errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EINVAL):
+		return fmt.Errorf("%w: the kernel has no network namespaces: %w", ErrUnsupported, err)
+	}
+	return err
+}
+
 // enter moves the thread into a new namespace and sets that up.
 func (s *spot) enter(cfg *Config) (err error) {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("%w: unshare: %w", ErrUnsupported, err)
+		return lacking(fmt.Errorf("unshare: %w", err))
 	}
 	if s.tun, err = unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err != nil {
-		return fmt.Errorf("%w: /dev/net/tun: %w", ErrUnsupported, err)
+		return lacking(fmt.Errorf("/dev/net/tun: %w", err))
 	}
 	ifr, err := unix.NewIfreq(device)
 	if err != nil {
@@ -167,7 +181,7 @@ func (s *spot) enter(cfg *Config) (err error) {
 	}
 	ifr.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
 	if err := unix.IoctlIfreq(s.tun, unix.TUNSETIFF, ifr); err != nil {
-		return fmt.Errorf("%w: make %s: %w", ErrUnsupported, device, err)
+		return lacking(fmt.Errorf("make %s: %w", device, err))
 	}
 	if err := unix.IoctlSetInt(s.tun, unix.TUNSETOFFLOAD, unix.TUN_F_CSUM|unix.TUN_F_TSO4); err != nil {
 		return fmt.Errorf("offload: %w", err)

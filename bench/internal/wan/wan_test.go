@@ -28,7 +28,7 @@ func open(t *testing.T, cfg Config) *Net {
 	t.Helper()
 	n, err := New(cfg)
 	if errors.Is(err, ErrUnsupported) {
-		t.Skip(err)
+		t.Skipf("not on this machine: %v", err)
 	}
 	if err != nil {
 		t.Fatal(err)
