@@ -75,8 +75,10 @@ type Config struct {
 	// takes. Default one minute.
 	ReplaceAfter time.Duration
 	// SnapshotBandwidth bounds the bytes of snapshots that this node sends in a
-	// second, and those that it receives, so that healing leaves room for
-	// changes. Default 64 MiB: half of a link of 1 Gbit/s.
+	// second, those that it receives, and, while changes are written, those that
+	// it makes, so that they leave room for changes. The consumer that makes a snapshot
+	// waits until it is stored: 16 s for 1 GB at the default of 64 MiB, which
+	// is half of a link of 1 Gbit/s.
 	SnapshotBandwidth int64
 
 	// A snapshot of a structure is due after that many commits, or that many

@@ -307,6 +307,7 @@ func (g *Group) submit(a *appending) {
 // earlier one was not.
 func (g *Group) hand(a *appending) {
 	g.handed++
+	g.host.making.appends.Add(1)
 	g.host.log.Submit(a.updates[:], g.onAnswer)
 }
 

@@ -73,8 +73,8 @@ type Config struct {
 	// longer than a restart. A move for a better spread waits as long.
 	ReplaceAfter time.Duration
 	// SnapshotBandwidth bounds the bytes of snapshots that this node sends in a
-	// second, and those that it receives, so that commits have room beside them.
-	// Default 64 MiB: half of a link of 1 Gbit/s. Negative: no bound.
+	// second, those that it receives, and, while its log is being written, those
+	// that it makes, so that commits have room beside them. Default 64 MiB: half of a link of 1 Gbit/s. Negative: no bound.
 	SnapshotBandwidth int64
 }
 
@@ -141,6 +141,7 @@ type Host struct {
 	leaving           atomic.Bool // this node must not hold replicas any more
 	moves             tokens      // replicas that leaders here have others get
 	inbound, outbound pacer       // of snapshots
+	making            making      // of snapshots
 
 	randMu sync.Mutex // guards cfg.Random
 
@@ -191,7 +192,7 @@ func NewHost(cfg Config) (*Host, error) {
 	h.ready.wake = sync.NewCond(&h.ready.mu)
 	h.watch = newNodeWatch()
 	h.jobs = newJobs()
-	h.inbound.rate, h.outbound.rate = cfg.SnapshotBandwidth, cfg.SnapshotBandwidth
+	h.inbound.rate, h.outbound.rate, h.making.rate = cfg.SnapshotBandwidth, cfg.SnapshotBandwidth, cfg.SnapshotBandwidth
 	if h.tasks = cfg.Tasks; h.tasks == nil {
 		h.tasks = goTasks{&h.joins}
 	}

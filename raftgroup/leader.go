@@ -112,7 +112,7 @@ func (d *leaderDuties) requestSnapshot(g *Group, nodes []Node) {
 	}
 	if r := g.state.request; r != nil {
 		_, live, _ := g.state.sessions.last(r.session)
-		patience := g.host.cfg.SnapshotTimeout << min(r.attempt, maxBackoff)
+		patience := g.host.cfg.SnapshotTimeout<<min(r.attempt, maxBackoff) + g.host.making.takes(g.snaps.held.Size)
 		if d.seen != r.index {
 			d.seen, d.seenAt = r.index, g.now
 		}

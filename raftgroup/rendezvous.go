@@ -87,7 +87,10 @@ func (s *Subscription) makeSnapshot(r *rendezvous) ([]byte, error) {
 	if g == nil {
 		return data, nil // the replica was removed meanwhile; the log that this was made of lives on elsewhere
 	}
-	ref, err := s.host.writeSnapshot(g, r.state, r.maker, data)
+	ref, err := s.host.writeSnapshot(g, r.state, r.maker, data, !s.manual)
+	if err != nil && s.host.ctx.Err() != nil {
+		return data, nil // cut short by the shutdown: another one is made
+	}
 	if err != nil {
 		// Nothing is lost: the log is still there, and the consumer's state is
 		// the one that it has just shown us.

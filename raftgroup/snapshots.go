@@ -1,7 +1,6 @@
 package raftgroup
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"time"
@@ -352,8 +351,9 @@ func (g *Group) onSnapshotReport(from id.Replica, r *grouppb.SnapshotReport) {
 }
 
 // writeSnapshot stores what a provider returned, with the state of the cursor
-// that stands at the make. It runs on the consumer's goroutine.
-func (h *Host) writeSnapshot(g *Group, s *state, maker uint64, data []byte) (SnapshotRef, error) {
+// that stands at the make. It runs on the consumer's goroutine, and waits now and
+// then if it is to be paced.
+func (h *Host) writeSnapshot(g *Group, s *state, maker uint64, data []byte, paced bool) (SnapshotRef, error) {
 	encoded, err := s.encode()
 	if err != nil {
 		return SnapshotRef{}, err
@@ -365,9 +365,19 @@ func (h *Host) writeSnapshot(g *Group, s *state, maker uint64, data []byte) (Sna
 	if err != nil {
 		return SnapshotRef{}, err
 	}
-	if _, err := bytes.NewReader(data).WriteTo(w); err != nil {
-		w.Abort()
-		return SnapshotRef{}, err
+	for len(data) > 0 {
+		piece := data[:min(len(data), makingPiece)]
+		if paced {
+			err = h.paceMaking(len(piece))
+		}
+		if err == nil {
+			_, err = w.Write(piece)
+		}
+		if err != nil {
+			w.Abort()
+			return SnapshotRef{}, err
+		}
+		data = data[len(piece):]
 	}
 	return g.files.commit(w)
 }

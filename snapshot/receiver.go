@@ -19,12 +19,12 @@ type Receiver struct {
 	path  string
 	file  vfs.File // nil once it ended
 
-	start    int64 // where this Receiver went on
-	off      int64 // bytes taken
-	unsynced int64
-	stream   *stream
-	buf      []byte // the part of the next piece that is here
-	err      error  // for good
+	start  int64 // where this Receiver went on
+	off    int64 // bytes taken
+	back   writeBack
+	stream *stream
+	buf    []byte // the part of the next piece that is here
+	err    error  // for good
 }
 
 // Receive begins or resumes the transfer of a snapshot. ErrReceiving if another
@@ -116,6 +116,7 @@ func (r *Receiver) rescan(size int64) error {
 	}
 	st.rewind()
 	r.off, r.start = st.pos, st.pos
+	r.back = writeBack{awaited: r.off, started: r.off}
 	return nil
 }
 
@@ -169,13 +170,10 @@ func (r *Receiver) write(p []byte) (int, error) {
 	if err != nil {
 		return n, err
 	}
-	if r.unsynced += int64(n); r.unsynced >= syncEvery {
-		r.unsynced = 0
-		if err := r.file.SyncData(); err != nil {
-			// What is on the disk is unknown now, though it can still be read.
-			r.err = errors.Join(err, r.end(true))
-			return n, r.err
-		}
+	if err := r.back.grown(r.file, r.off); err != nil {
+		// What is on the disk is unknown now, though it can still be read.
+		r.err = errors.Join(err, r.end(true))
+		return n, r.err
 	}
 	return n, nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"slices"
 	"testing"
 
 	"github.com/copycat-replication/copycat/internal/vfs"
@@ -321,8 +322,13 @@ func TestReceiveFailedSync(t *testing.T) {
 	})
 	rc, err := dst.Receive(2, ref)
 	must(t, err)
-	if _, err = rc.Write(raw); !errors.Is(err, boom) {
-		t.Fatal(err)
+	for piece := range slices.Chunk(raw[:len(raw)-1], 100<<10) { // an end is not needed to notice
+		if _, err = rc.Write(piece); err != nil {
+			break
+		}
+	}
+	if !errors.Is(err, boom) || rc.Offset() > 3*writeBackPiece {
+		t.Fatal(rc.Offset(), err)
 	}
 	if err := rc.Commit(); !errors.Is(err, boom) {
 		t.Fatal(err)

@@ -10,11 +10,6 @@ import (
 	"github.com/copycat-replication/copycat/internal/vfs"
 )
 
-// syncEvery bounds what a snapshot leaves unwritten in the page cache. One
-// sync of a huge file at the end would keep the disk from the log store for
-// seconds; this way it waits for 8 MiB at most.
-const syncEvery = 8 << 20
-
 // Writer writes a new snapshot. Until Commit it has a temporary name. End it
 // with Commit or Abort; Abort after Commit does nothing, so defer it. For one
 // goroutine.
@@ -25,14 +20,14 @@ type Writer struct {
 	file  vfs.File // nil once it ended
 	head  Head
 
-	off      int64 // in the file
-	unsynced int64
-	seed     uint32
-	chunks   uint64
-	user     uint64
-	hash     hash.Hash
-	buf      []byte // a chunk header and up to maxChunk bytes
-	err      error  // for good
+	off    int64 // in the file
+	back   writeBack
+	seed   uint32
+	chunks uint64
+	user   uint64
+	hash   hash.Hash
+	buf    []byte // a chunk header and up to maxChunk bytes
+	err    error  // for good
 }
 
 // Create begins a new snapshot of a group. The head's State is written before
@@ -127,12 +122,7 @@ func (w *Writer) writeOut(b []byte) error {
 	}
 	w.hash.Write(b) // a hash never fails
 	w.off += int64(len(b))
-	w.unsynced += int64(len(b))
-	if w.unsynced >= syncEvery {
-		w.unsynced = 0
-		return w.file.SyncData()
-	}
-	return nil
+	return w.back.grown(w.file, w.off)
 }
 
 // Commit ends the file and gives it its name. When it returns without an error
