@@ -90,6 +90,32 @@ func (r *rotten) rot() {
 	r.from.Store(1)
 }
 
+// loseSnapshots takes away the snapshot files of the victim.
+func (r *rotten) loseSnapshots() {
+	r.T.Helper()
+	groups, err := r.victim.FS.List("snapshots")
+	if err != nil {
+		r.T.Fatal(err)
+	}
+	lost := 0
+	for _, g := range groups {
+		dir := path.Join("snapshots", g)
+		names, err := r.victim.FS.List(dir)
+		for _, n := range names {
+			if strings.HasSuffix(n, ".snap") {
+				lost++
+				err = errors.Join(err, r.victim.FS.Remove(path.Join(dir, n)))
+			}
+		}
+		if err = errors.Join(err, r.victim.FS.SyncDir(dir)); err != nil {
+			r.T.Fatal(err)
+		}
+	}
+	if lost == 0 {
+		r.T.Fatal("there was no snapshot to lose")
+	}
+}
+
 func (r *rotten) whole(j *journal) {
 	r.T.Helper()
 	r.Wait(2*time.Minute, "a subscriber on the node whose log is rotten has all", func() bool { return j.count() == r.first.count() })
@@ -147,30 +173,7 @@ func TestReplicaStartsBehindNewerSnapshot(t *testing.T) {
 	t.Parallel()
 	for name, damage := range map[string]func(*rotten){
 		"rotten log": func(r *rotten) { r.rot() },
-		"lost file": func(r *rotten) {
-			r.hits.Add(1)
-			groups, err := r.victim.FS.List("snapshots")
-			if err != nil {
-				r.T.Fatal(err)
-			}
-			lost := 0
-			for _, g := range groups {
-				dir := path.Join("snapshots", g)
-				names, err := r.victim.FS.List(dir)
-				for _, n := range names {
-					if strings.HasSuffix(n, ".snap") {
-						lost++
-						err = errors.Join(err, r.victim.FS.Remove(path.Join(dir, n)))
-					}
-				}
-				if err = errors.Join(err, r.victim.FS.SyncDir(dir)); err != nil {
-					r.T.Fatal(err)
-				}
-			}
-			if lost == 0 {
-				r.T.Fatal("there was no snapshot to lose")
-			}
-		},
+		"lost file":  func(r *rotten) { r.hits.Add(1); r.loseSnapshots() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -346,4 +349,68 @@ func TestProposalsAfterAReplicaWasMended(t *testing.T) {
 		<-r.first.done
 		<-j.done
 	})
+}
+
+// TestSessionOnAReplicaThatWaitsForItsSnapshot: a replica stops over damage under
+// a subscription that has a session, and when it is to go on, its snapshot file is
+// gone too: it has no state until that has been fetched. Then the subscription goes
+// on: with its session, or with another one if what it proposed meanwhile was
+// given up.
+func TestSessionOnAReplicaThatWaitsForItsSnapshot(t *testing.T) {
+	t.Parallel()
+	for name, givenUp := range map[string]bool{"the same session": false, "another session": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) { sessionOnAReplicaThatWaits(t, givenUp) })
+		})
+	}
+}
+
+func sessionOnAReplicaThatWaits(t *testing.T, givenUp bool) {
+	r := newRotten(t, raftgroup.Options{SnapshotEntries: 20})
+	for range 40 {
+		r.propose(1)
+	}
+	j := newJournal(t)
+	j.subscribe(r.victim, raftgroup.SubscriptionConfig{Structure: rig.Structure(9)})
+	j.propose("v", 1)
+	r.Wait(time.Minute, "its first change", func() bool { return j.count() == 41 })
+	g, _ := r.victim.Host.Group(rig.Structure(9))
+	r.Wait(time.Minute, "a snapshot", func() bool { return g.Status().Snapshot.Index > 0 })
+	r.loseSnapshots()
+
+	r.Net.SetLatency(5 * time.Millisecond) // it is mended, and there is time to end the rot
+	r.to.Store(math.MaxUint64)
+	r.from.Store(g.Status().Applied + 1)
+	for i := 0; !g.Status().Failed; i++ {
+		r.first.sub.Propose() <- fmt.Appendf(nil, "b-%d", i)
+		if givenUp {
+			j.sub.Propose() <- fmt.Appendf(nil, "u-%d", i)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	r.from.Store(math.MaxUint64)
+	r.Wait(time.Minute, "the replica to go on", func() bool {
+		again, here := r.victim.Host.Group(rig.Structure(9))
+		return here && again != g && again.Status().Role == "follower"
+	})
+
+	j.propose("w", 10)
+	r.Wait(time.Minute, "its changes", func() bool { return slices.Contains(j.all(), "w-9") })
+	close(j.sub.Propose())
+	ends(r.Cluster, j)
+	same(t, r.first, j)
+	told := 0
+	for _, err := range j.errors() {
+		if p := (*raftgroup.ProposalError)(nil); errors.As(err, &p) {
+			told++
+		}
+	}
+	if (told > 0) != givenUp {
+		t.Errorf("%d proposals were given up: %v", told, j.errors())
+	}
+	lead, _ := r.leader.Host.Group(rig.Structure(9))
+	r.Wait(time.Minute, "its sessions to be closed", func() bool { return lead.Status().Sessions == 1 })
+	r.StopAll()
+	<-r.first.done
 }

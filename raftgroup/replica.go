@@ -337,7 +337,8 @@ func (g *Group) repair() {
 			return
 		}
 		for _, sub := range g.subs {
-			g.maybeStartDelivery(sub)
+			g.takeOn(sub)
+			sub.notify()
 		}
 		g.host.hostedChanged()
 	})

@@ -42,12 +42,24 @@ func (g *Group) attach(sub *Subscription) {
 	if g.failure != nil {
 		sub.report(fmt.Errorf("group %s: %w", g.key, g.failure))
 	}
-	if g.state != nil && g.state.deleted {
+	if sub.nonce != ([16]byte{}) {
+		g.byNonce[sub.nonce] = sub
+	}
+	if g.state != nil { // else when it is here: see repair
+		g.takeOn(sub)
+	}
+	sub.notify()
+}
+
+// takeOn has a subscription go on, with the session that it brings, from the
+// state of a replica on which it hangs.
+func (g *Group) takeOn(sub *Subscription) {
+	if g.state.deleted {
 		g.dismiss(sub, ErrDeleted)
 		g.maybeStartDelivery(sub)
 		return
 	}
-	if s := sub.prop.session; s != 0 && g.state != nil {
+	if s := sub.prop.session; s != 0 {
 		// It came from a replica that was removed; the session is the group's. The
 		// log from which this replica starts may have shown it its opening.
 		g.bySession[s] = sub
@@ -62,9 +74,6 @@ func (g *Group) attach(sub *Subscription) {
 			g.onSessionEnd(s)
 		}
 	}
-	if sub.nonce != ([16]byte{}) {
-		g.byNonce[sub.nonce] = sub
-	}
 	g.maybeStartDelivery(sub)
 	if g.rn != nil && g.failure == nil {
 		if sub.spent != 0 {
@@ -73,12 +82,11 @@ func (g *Group) attach(sub *Subscription) {
 		}
 		g.openSession(sub)
 	}
-	sub.notify()
 }
 
 // openSession asks the group for a session, again and again until it has one.
 func (g *Group) openSession(sub *Subscription) {
-	if sub.prop.session != 0 || sub.left || g.state.deleted || (!sub.askedAt.IsZero() && g.now.Sub(sub.askedAt) < openRetry) {
+	if g.rn == nil || g.failure != nil || sub.prop.session != 0 || sub.left || g.state.deleted || (!sub.askedAt.IsZero() && g.now.Sub(sub.askedAt) < openRetry) {
 		return
 	}
 	if sub.nonce == ([16]byte{}) {
