@@ -63,18 +63,31 @@ type Plan struct {
 // candidate is a node with its draw for the structure at hand.
 type candidate struct {
 	Node
-	draw  draw
-	taken bool
+	draw draw
 }
 
 type rackName struct{ dataCenter, rack string }
 
-// chooser holds what has been chosen so far.
+// dataCenter and rack hold what has been chosen of them so far.
+type dataCenter struct {
+	name   string
+	nodes  int
+	chosen int
+}
+
+type rack struct {
+	dc     *dataCenter
+	nodes  []int // of chooser.nodes; the first chosen ones are taken
+	chosen int
+}
+
+// chooser holds the nodes that may be chosen. In a rack they are taken in the
+// order of their draws, so that the next one of each is known.
 type chooser struct {
-	nodes  []*candidate // by draw, the best first
-	inDC   map[string]int
-	inRack map[rackName]int
-	unmet  []string
+	nodes []candidate   // by draw, the best first
+	racks []*rack       // by their best draws
+	dcs   []*dataCenter // by their best draws
+	unmet []string
 }
 
 // Choose says where the replicas of a structure should be. It is a pure
@@ -83,84 +96,153 @@ type chooser struct {
 // what holds when nodes come and go.
 func Choose(structure id.Structure, nodes []Node, opt Options) Plan {
 	c := newChooser(structure, nodes, opt)
+	return c.plan(opt)
+}
+
+// Rank returns the plan of Choose, and with it all nodes where the options allow
+// a replica: in the order in which they would be taken as voters if that many
+// were wished, in any number of data centers.
+func Rank(structure id.Structure, nodes []Node, opt Options) (Plan, []id.Node) {
+	c := newChooser(structure, nodes, opt)
+	plan := c.plan(opt)
+	c.putBack()
+	order := make([]id.Node, 0, len(c.nodes))
+	for r := c.first(opt); r != nil; r = c.best(anywhere) {
+		order = append(order, c.take(r))
+	}
+	return plan, order
+}
+
+func newChooser(structure id.Structure, nodes []Node, opt Options) *chooser {
+	c := &chooser{}
+	nodes = distinct(nodes)
+	c.nodes = make([]candidate, 0, len(nodes))
+	for _, n := range nodes {
+		if len(opt.PinnedDataCenters) == 0 || slices.Contains(opt.PinnedDataCenters, n.DataCenter) {
+			c.nodes = append(c.nodes, candidate{Node: n, draw: drawOf(structure, n)})
+		}
+	}
+	slices.SortFunc(c.nodes, func(a, b candidate) int {
+		return cmp.Or(a.draw.compare(b.draw), compareIDs(a.ID, b.ID))
+	})
+	c.divide()
+	for i, name := range opt.PinnedDataCenters {
+		if c.dataCenter(name) == nil && !slices.Contains(opt.PinnedDataCenters[:i], name) {
+			c.missing("no node in data center %q, to which the structure is pinned", name)
+		}
+	}
+	return c
+}
+
+// divide notes which nodes are in which rack and data center.
+func (c *chooser) divide() {
+	racks := make(map[rackName]*rack)
+	for i := range c.nodes {
+		n := &c.nodes[i]
+		r := racks[n.place()]
+		if r == nil {
+			dc := c.dataCenter(n.DataCenter)
+			if dc == nil {
+				dc = &dataCenter{name: n.DataCenter}
+				c.dcs = append(c.dcs, dc)
+			}
+			r = &rack{dc: dc}
+			racks[n.place()] = r
+			c.racks = append(c.racks, r)
+		}
+		r.nodes = append(r.nodes, i)
+		r.dc.nodes++
+	}
+}
+
+// dataCenter finds a data center with a node that may be chosen, or nil.
+func (c *chooser) dataCenter(name string) *dataCenter {
+	for _, dc := range c.dcs {
+		if dc.name == name {
+			return dc
+		}
+	}
+	return nil
+}
+
+func (c *chooser) plan(opt Options) Plan {
 	voters := c.voters(opt)
 	plan := Plan{Voters: voters, Learners: c.learners(opt.LearnersPerDataCenter)}
 	if len(voters) > 0 {
 		plan.Leader = voters[0] // the first one taken is the first of Leaders
 	}
-	if want := opt.PreferredDataCenter; want != "" && c.inDC[want] == 0 {
-		c.missing("no node in data center %q, which the leader should be in", want)
+	if want := opt.PreferredDataCenter; want != "" {
+		if dc := c.dataCenter(want); dc == nil || dc.chosen == 0 {
+			c.missing("no node in data center %q, which the leader should be in", want)
+		}
 	}
 	plan.Unmet = strings.Join(c.unmet, "; ")
 	return plan
 }
 
-func newChooser(structure id.Structure, nodes []Node, opt Options) *chooser {
-	c := &chooser{inDC: map[string]int{}, inRack: map[rackName]int{}}
-	seen := map[string]bool{}
-	for _, n := range distinct(nodes) {
-		if len(opt.PinnedDataCenters) == 0 || slices.Contains(opt.PinnedDataCenters, n.DataCenter) {
-			c.nodes = append(c.nodes, &candidate{Node: n, draw: drawOf(structure, n)})
-			seen[n.DataCenter] = true
-		}
-	}
-	for _, dc := range opt.PinnedDataCenters {
-		if !seen[dc] {
-			seen[dc] = true
-			c.missing("no node in data center %q, to which the structure is pinned", dc)
-		}
-	}
-	slices.SortFunc(c.nodes, func(a, b *candidate) int {
-		return cmp.Or(a.draw.compare(b.draw), compareIDs(a.ID, b.ID))
-	})
-	return c
-}
-
 // distinct returns the nodes sorted by ID, each once.
 func distinct(nodes []Node) []Node {
 	nodes = slices.Clone(nodes)
-	slices.SortFunc(nodes, func(a, b Node) int {
-		return cmp.Or(compareIDs(a.ID, b.ID), cmp.Compare(a.DataCenter, b.DataCenter),
-			cmp.Compare(a.Rack, b.Rack), cmp.Compare(a.Capacity, b.Capacity))
-	})
+	slices.SortFunc(nodes, compareNodes)
 	return slices.CompactFunc(nodes, func(a, b Node) bool { return a.ID == b.ID })
+}
+
+func compareNodes(a, b Node) int {
+	return cmp.Or(compareIDs(a.ID, b.ID), cmp.Compare(a.DataCenter, b.DataCenter), cmp.Compare(a.Rack, b.Rack), cmp.Compare(a.Capacity, b.Capacity))
 }
 
 func (c *chooser) missing(format string, args ...any) {
 	c.unmet = append(c.unmet, fmt.Sprintf(format, args...))
 }
 
-// best returns the node that is next among those that are allowed, or nil: the
-// one with the fewest of the structure's replicas in its data center, then in
-// its rack, then with the best draw.
-func (c *chooser) best(allowed func(*candidate) bool) *candidate {
-	var best *candidate
-	for _, n := range c.nodes {
-		if n.taken || !allowed(n) {
+// best returns the rack whose next node is next among the data centers that are
+// allowed, or nil: the one with the fewest of the structure's replicas in its
+// data center, then in itself, then with the best draw.
+func (c *chooser) best(allowed func(*dataCenter) bool) *rack {
+	var best *rack
+	for _, r := range c.racks {
+		if r.chosen == len(r.nodes) || !allowed(r.dc) {
 			continue
 		}
-		if best == nil || c.crowd(n, best) < 0 {
-			best = n
+		if best == nil || cmp.Or(cmp.Compare(r.dc.chosen, best.dc.chosen), cmp.Compare(r.chosen, best.chosen), cmp.Compare(r.next(), best.next())) < 0 {
+			best = r
 		}
 	}
 	return best
 }
 
-// crowd compares how many replicas are in the data centers and racks of a and b.
-func (c *chooser) crowd(a, b *candidate) int {
-	return cmp.Or(cmp.Compare(c.inDC[a.DataCenter], c.inDC[b.DataCenter]), cmp.Compare(c.inRack[a.place()], c.inRack[b.place()]))
-}
+// next is the place of the rack's next node in the order of draws.
+func (r *rack) next() int { return r.nodes[r.chosen] }
 
 func (n Node) place() rackName { return rackName{n.DataCenter, n.Rack} }
 
-func (c *chooser) take(n *candidate) id.Node {
-	n.taken = true
-	c.inDC[n.DataCenter]++
-	c.inRack[n.place()]++
+// take takes the next node of a rack.
+func (c *chooser) take(r *rack) id.Node {
+	n := &c.nodes[r.next()]
+	r.chosen++
+	r.dc.chosen++
 	return n.ID
 }
 
-func anywhere(*candidate) bool { return true }
+// putBack begins anew.
+func (c *chooser) putBack() {
+	for _, r := range c.racks {
+		r.chosen, r.dc.chosen = 0, 0
+	}
+}
+
+func anywhere(*dataCenter) bool { return true }
+
+// first returns where the first node comes from: the preferred data center, if
+// it has one.
+func (c *chooser) first(opt Options) *rack {
+	if want := opt.PreferredDataCenter; want != "" {
+		if r := c.best(func(dc *dataCenter) bool { return dc.name == want }); r != nil {
+			return r
+		}
+	}
+	return c.best(anywhere)
+}
 
 // voters takes the voters, in rank order.
 func (c *chooser) voters(opt Options) []id.Node {
@@ -174,25 +256,29 @@ func (c *chooser) voters(opt Options) []id.Node {
 	}
 	allowed := anywhere
 	if dcs := c.confine(want, opt); dcs != nil {
-		allowed = func(n *candidate) bool { return dcs[n.DataCenter] }
+		allowed = func(dc *dataCenter) bool { return slices.Contains(dcs, dc) }
 	}
 	var voters []id.Node
-	if n := c.best(func(n *candidate) bool { return n.prefers(opt) }); n != nil {
-		voters = append(voters, c.take(n))
+	if dc := c.dataCenter(opt.PreferredDataCenter); opt.PreferredDataCenter != "" && dc != nil {
+		voters = append(voters, c.take(c.first(opt)))
 	}
 	for len(voters) < want {
-		n := c.best(allowed)
-		if n == nil {
-			if n = c.best(anywhere); n == nil {
+		r := c.best(allowed)
+		if r == nil {
+			if r = c.best(anywhere); r == nil {
 				c.missing("%d voters wished, %d nodes to be had", want, len(c.nodes))
 				break
 			}
 			c.missing("%d data centers wished, with too few nodes for %d voters", opt.DataCenters, want)
 			allowed = anywhere
 		}
-		voters = append(voters, c.take(n))
+		voters = append(voters, c.take(r))
 	}
-	if got := len(c.inDC); opt.DataCenters > got && got < want {
+	got := 0
+	for _, dc := range c.dcs {
+		got += min(dc.chosen, 1)
+	}
+	if opt.DataCenters > got && got < want {
 		c.missing("%d data centers wished, voters are in %d", opt.DataCenters, got)
 	}
 	return voters
@@ -202,36 +288,23 @@ func (c *chooser) voters(opt Options) []id.Node {
 // fewer than voters and fewer than there could be; nil if there is no limit. It
 // takes them by their best draws, those first that have nodes enough, and the
 // leader's before all.
-func (c *chooser) confine(voters int, opt Options) map[string]bool {
-	if opt.DataCenters <= 0 || opt.DataCenters >= voters {
-		return nil
-	}
-	size := map[string]int{}
-	var dcs []string // by their best draws
-	for _, n := range c.nodes {
-		if size[n.DataCenter]++; size[n.DataCenter] == 1 {
-			dcs = append(dcs, n.DataCenter)
-		}
-	}
-	if opt.DataCenters >= len(dcs) {
+func (c *chooser) confine(voters int, opt Options) []*dataCenter {
+	if opt.DataCenters <= 0 || opt.DataCenters >= voters || opt.DataCenters >= len(c.dcs) {
 		return nil
 	}
 	share := (voters + opt.DataCenters - 1) / opt.DataCenters
-	class := func(dc string) int {
+	class := func(dc *dataCenter) int {
 		switch {
-		case dc == opt.PreferredDataCenter:
+		case dc.name == opt.PreferredDataCenter:
 			return 0
-		case size[dc] >= share:
+		case dc.nodes >= share:
 			return 1
 		}
 		return 2
 	}
-	slices.SortStableFunc(dcs, func(a, b string) int { return cmp.Compare(class(a), class(b)) })
-	allowed := map[string]bool{}
-	for _, dc := range dcs[:opt.DataCenters] {
-		allowed[dc] = true
-	}
-	return allowed
+	dcs := slices.Clone(c.dcs)
+	slices.SortStableFunc(dcs, func(a, b *dataCenter) int { return cmp.Compare(class(a), class(b)) })
+	return dcs[:opt.DataCenters]
 }
 
 // learners takes the learners of every data center, spread over racks together
@@ -240,26 +313,19 @@ func (c *chooser) learners(perDC int) []id.Node {
 	if perDC <= 0 {
 		return nil
 	}
-	byDC := map[string]int{}
-	for _, n := range c.nodes {
-		byDC[n.DataCenter]++
-	}
-	dcs := make([]string, 0, len(byDC))
-	for dc := range byDC {
-		dcs = append(dcs, dc)
-	}
-	slices.Sort(dcs)
+	dcs := slices.Clone(c.dcs)
+	slices.SortFunc(dcs, func(a, b *dataCenter) int { return cmp.Compare(a.name, b.name) })
 	var learners []id.Node
 	for _, dc := range dcs {
-		if free := byDC[dc] - c.inDC[dc]; free < perDC {
-			c.missing("%d learners wished in data center %q, %d nodes left for them", perDC, dc, free)
+		if free := dc.nodes - dc.chosen; free < perDC {
+			c.missing("%d learners wished in data center %q, %d nodes left for them", perDC, dc.name, free)
 		}
 		for range perDC {
-			n := c.best(func(n *candidate) bool { return n.DataCenter == dc })
-			if n == nil {
+			r := c.best(func(o *dataCenter) bool { return o == dc })
+			if r == nil {
 				break
 			}
-			learners = append(learners, c.take(n))
+			learners = append(learners, c.take(r))
 		}
 	}
 	return learners

@@ -216,6 +216,24 @@ func TestPlanIsSound(t *testing.T) {
 	})
 }
 
+// TestRank: Rank gives the plan of Choose, and the order that Choose gives to
+// all nodes if so many voters are wished.
+func TestRank(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(rt *rapid.T) {
+		s, nodes, opt := drawStructure(rt), drawNodes(rt, 0, 15), drawOptions(rt)
+		opt.DataCenters = rapid.IntRange(0, 4).Draw(rt, "limit")
+		plan, order := Rank(s, nodes, opt)
+		if want := Choose(s, nodes, opt); fmt.Sprint(plan) != fmt.Sprint(want) {
+			rt.Fatalf("plan %+v, want %+v", plan, want)
+		}
+		opt.Voters, opt.DataCenters, opt.LearnersPerDataCenter = len(nodes)|1, 0, 0
+		if want := Choose(s, nodes, opt).Voters; !slices.Equal(order, want) {
+			rt.Fatalf("order %v, want %v", order, want)
+		}
+	})
+}
+
 // TestLimitKeepsToItsDataCenters: with a limit, movement is minimal as long as
 // the data centers stay the same.
 func TestLimitKeepsToItsDataCenters(t *testing.T) {

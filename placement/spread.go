@@ -22,25 +22,41 @@ type Spread struct {
 // SpreadOf measures the replicas on the given nodes. One on a node that is not
 // among nodes (dead, or unknown) does not count.
 func SpreadOf(replicas []id.Node, nodes []Node) Spread {
-	known := make(map[id.Node]Node, len(nodes))
-	for _, n := range distinct(nodes) {
-		known[n.ID] = n
-	}
-	inDC, inRack := map[string]int{}, map[rackName]int{}
 	var s Spread
+	at := make([]*Node, 0, len(replicas)) // few, so that they are compared each with each
 	for _, r := range replicas {
-		n, ok := known[r]
-		if !ok {
+		n := find(r, nodes)
+		if n == nil {
 			continue
 		}
-		s.Replicas++
-		s.PairsInDataCenter += inDC[n.DataCenter]
-		s.PairsInRack += inRack[n.place()]
-		inDC[n.DataCenter]++
-		inRack[n.place()]++
+		newDC, newRack := 1, 1
+		for _, o := range at {
+			if o.DataCenter != n.DataCenter {
+				continue
+			}
+			newDC = 0
+			s.PairsInDataCenter++
+			if o.Rack == n.Rack {
+				newRack = 0
+				s.PairsInRack++
+			}
+		}
+		at = append(at, n)
+		s.DataCenters += newDC
+		s.Racks += newRack
 	}
-	s.DataCenters, s.Racks = len(inDC), len(inRack)
+	s.Replicas = len(at)
 	return s
+}
+
+// find returns the node with an ID: of several, the one that distinct keeps.
+func find(node id.Node, nodes []Node) (found *Node) {
+	for i := range nodes {
+		if n := &nodes[i]; n.ID == node && (found == nil || compareNodes(*n, *found) < 0) {
+			found = n
+		}
+	}
+	return found
 }
 
 // Compare is positive if s is better than t: it has more replicas that are

@@ -104,12 +104,10 @@ func (v *survey) begin() {
 			v.usable = append(v.usable, placement.Node{ID: n.ID, DataCenter: n.DataCenter, Rack: n.Rack, Capacity: n.Capacity})
 		}
 	}
-	opt := v.options.Placement()
-	v.plan = placement.Choose(v.structure, v.usable, opt)
-	all := opt
-	all.Voters, all.DataCenters, all.LearnersPerDataCenter = len(v.usable)|1, 0, 0
-	v.rank = make(map[id.Node]int)
-	for i, n := range placement.Choose(v.structure, v.usable, all).Voters {
+	var order []id.Node
+	v.plan, order = placement.Rank(v.structure, v.usable, v.options.Placement())
+	v.rank = make(map[id.Node]int, len(order))
+	for i, n := range order {
 		v.rank[n] = i
 	}
 	for _, r := range v.conf.GetVoters() {
