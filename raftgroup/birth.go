@@ -42,13 +42,8 @@ func (h *Host) beginPrepare(genesis Genesis) (known bool, err error) {
 	if _, busy := h.preparing[token]; busy {
 		return false, fmt.Errorf("%w: this birth is being prepared", ErrBusy)
 	}
-	if _, known := h.prepared[token]; known {
+	if h.born[token] != nil {
 		return true, nil
-	}
-	for _, g := range h.groups {
-		if g.genesis.Token == token {
-			return true, nil
-		}
 	}
 	if err := h.joinableLocked(genesis.Group.Structure); err != nil {
 		return false, err

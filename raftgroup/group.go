@@ -108,7 +108,8 @@ type Group struct {
 	shownConf   *raftpb.ConfState // whose members it shows
 	ledTerm     uint64            // newest term in which this replica has led
 	quietness   quietness
-	tickAt      int // place among the groups that tick, guarded by the host; -1: it does not
+	listed      bool // among the host's, guarded by the host
+	tickAt      int  // place among the groups that tick, guarded by the host; -1: it does not
 
 }
 

@@ -152,7 +152,8 @@ type Host struct {
 	current   map[id.Structure]*Group          // the newest started incarnation
 	prepared  map[Token]PreparedReplica        // replicas of births that are not decided
 	preparing map[Token]struct{}               // replicas that are being made for births
-	ordered   []*Group                         // all of the above, oldest first
+	ordered   []*Group                         // all of the above, oldest first; what stands in it is never changed in place
+	born      map[Token]*Group                 // the same by their births: of several, the newest
 	subs      map[*Subscription]uint64         // how many came before it: a replay must not depend on map order
 	came      uint64                           // subscriptions so far
 	waiting   map[id.Structure][]*Subscription // subscriptions without a replica
@@ -161,6 +162,7 @@ type Host struct {
 	between   between
 	unwanted  map[id.Structure]struct{} // of joining: structures that were deleted meanwhile
 	changed   bool                      // hosted replicas are to be published
+	untold    int                       // ticks since they were
 
 	tickMu  sync.Mutex
 	ticking []*Group // those that are awake, in no order
@@ -185,6 +187,7 @@ func NewHost(cfg Config) (*Host, error) {
 		waiting:   make(map[id.Structure][]*Subscription),
 		joining:   make(map[id.Structure]*joinWish),
 		unwanted:  make(map[id.Structure]struct{}),
+		born:      make(map[Token]*Group),
 		between:   make(between),
 
 		joinSlots: make(chan struct{}, maxJoins),
@@ -301,12 +304,20 @@ func (h *Host) Resume() {
 	h.refill()
 }
 
+// publishShare is how many replicas are published in a tick, on average: the
+// list is always told whole, and while thousands are made it changes all the time.
+// With ten thousand it is told once a second then, and at once in quieter times.
+const publishShare = 1000
+
 // Tick lets a tick pass for every group that is awake, looks after those that
 // are quiet, and publishes what changed. One call at a time.
 func (h *Host) Tick() {
 	h.mu.Lock()
-	publish := h.changed
-	h.changed = false
+	h.untold++
+	publish := h.changed && h.untold > len(h.ordered)/publishShare
+	if publish {
+		h.changed, h.untold = false, 0
+	}
 	h.mu.Unlock()
 	h.tickWatch()
 	h.tickFailedLog()

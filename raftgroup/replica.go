@@ -161,9 +161,11 @@ func (h *Host) newGroup(local uint64, meta grouppb.Replica, genesis Genesis) *Gr
 func (h *Host) register(g *Group) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if !slices.Contains(h.ordered, g) {
-		h.ordered = append(slices.Clip(h.ordered), g) // Tick walks the old slice without the lock
+	if !g.listed {
+		// Others walk the slice without the lock, and never look behind its end.
+		g.listed, h.ordered = true, append(h.ordered, g)
 	}
+	h.born[g.genesis.Token] = g
 	if g.meta.Phase == grouppb.Replica_PREPARED {
 		h.prepared[g.genesis.Token] = PreparedReplica{Genesis: g.genesis, Created: time.Unix(0, g.meta.Created), group: g}
 		return
@@ -424,6 +426,9 @@ func (h *Host) drop(g *Group) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.ordered = slices.DeleteFunc(slices.Clone(h.ordered), func(o *Group) bool { return o == g })
+	if g.listed = false; h.born[g.genesis.Token] == g {
+		delete(h.born, g.genesis.Token)
+	}
 	if h.prepared[g.genesis.Token].group == g {
 		delete(h.prepared, g.genesis.Token)
 	}
