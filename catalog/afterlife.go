@@ -298,13 +298,12 @@ func (s *Service) inquire(a *afterlife, g id.Group) error {
 		// The leader of what was rebuilt has told the catalog of it, once: all that
 		// there was of that life may be lost, and this be a later rebuilding.
 		return s.yieldTo(ctx, g, rec)
-	case born > g.Incarnation.Birth && born-g.Incarnation.Birth >= recoveryGap/2:
-		// Half of it, since a birth in the part of the log that was lost is later
-		// than the survivor's end, from which the gap was counted. The catalog was rebuilt in between, and may have lost that this one
+	case rec.Ends(g.Incarnation.Birth):
+		return s.removeEnded(ctx, g)
+	case born > g.Incarnation.Birth:
+		// The catalog was rebuilt in between, and may have lost that this one
 		// lives: that another one was born is no proof of its deletion.
 		return fmt.Errorf("group %s: the catalog, which was rebuilt since, has a life of it born at %d: kept for the operator", g, born)
-	case born > g.Incarnation.Birth, born == g.Incarnation.Birth && rec.Deleted != 0:
-		return s.removeEnded(ctx, g)
 	}
 	return nil
 }

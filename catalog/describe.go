@@ -59,6 +59,7 @@ func (s *Service) tellAll(a *afterlife, groups iter.Seq[*raftgroup.GroupStatus])
 		if err := s.tell(g, d, a.unsure[g.Group.Structure]); err != nil {
 			if errors.Is(err, ErrDeleted) {
 				a.refused[g.Group] = now
+				err = s.endDeleted(g.Group, err)
 			}
 			if err = s.worthEnding(err, g.Group.Structure); err != nil {
 				return err
@@ -130,6 +131,28 @@ func (s *Service) tell(g *raftgroup.GroupStatus, d description, unsure bool) err
 	}
 	if err := s.Describe(ctx, g.Group, g.Applied, memberHint(g), g.Options); err != nil {
 		return fmt.Errorf("tell the catalog of group %s, which is led here: %w", g.Group, err)
+	}
+	return nil
+}
+
+// endDeleted commits the end of a group that is led here, if the catalog proves
+// by a commit that it was deleted. A group that ends by DeleteStructure has ended
+// before its record is marked; but one that an operator has rebuilt, from a
+// replica that had not heard of its end, lives again, and so may one of which all
+// replicas were taken for lost. refused is what the catalog said to the hint.
+func (s *Service) endDeleted(g id.Group, refused error) error {
+	ctx, cancel := s.tasks.Within(s.ctx, 2*s.cfg.CallTimeout)
+	defer cancel()
+	res, err := s.command(ctx, barrierCommand{g.Structure})
+	if err != nil {
+		return err
+	}
+	if !res.Record.Ends(g.Incarnation.Birth) {
+		return refused
+	}
+	s.log.Error("ending a group that is led here: its structure was deleted, and this replica had not heard of it", "group", g.String())
+	if err := s.cfg.Engine.EndGroup(ctx, g.Structure, g.Incarnation.Birth, s.cfg.Node); err != nil {
+		return fmt.Errorf("end group %s, which was deleted: %w", g, err)
 	}
 	return nil
 }

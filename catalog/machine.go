@@ -162,7 +162,7 @@ func (m *Machine) create(c createCommand) Outcome {
 	}
 	m.records[c.structure] = Record{
 		Structure: c.structure, Incarnation: id.Incarnation{Birth: m.index},
-		Token: c.token, Members: c.members, Options: c.options,
+		Token: c.token, Members: c.members, Options: c.options, Follows: rec.Incarnation.Birth, // which is deleted, if there is one
 	}
 	return Created
 }
@@ -186,7 +186,7 @@ func (m *Machine) delete(c deleteCommand) Outcome {
 	if rec.Token != (raftgroup.Token{}) {
 		m.abandon(rec.Token)
 	}
-	m.records[c.structure] = Record{Structure: rec.Structure, Incarnation: rec.Incarnation, Deleted: m.index}
+	m.records[c.structure] = Record{Structure: rec.Structure, Incarnation: rec.Incarnation, Deleted: m.index, Follows: rec.Follows}
 	return Deleted
 }
 
@@ -195,7 +195,11 @@ func (m *Machine) update(c updateCommand) Outcome {
 	switch {
 	case (!ok || rec.Incarnation.Birth < c.incarnation.Birth) && c.options != nil && c.incarnation.Birth <= m.index:
 		// Born in a part of the log that was lost when the catalog was rebuilt.
-		rec = Record{Structure: c.structure}
+		follows := rec.Follows
+		if rec.Deleted != 0 {
+			follows = rec.Incarnation.Birth
+		}
+		rec = Record{Structure: c.structure, Follows: follows}
 	case !ok || rec.Incarnation.Birth < c.incarnation.Birth:
 		return Unknown
 	case rec.Incarnation.Birth > c.incarnation.Birth || !rec.Lives():

@@ -379,3 +379,58 @@ func TestAdvanceNeverGoesBack(t *testing.T) {
 		t.Fatalf("recovered at %d, %v", m.Index(), err)
 	}
 }
+
+// TestRecordProvesADeletion: of the birth that it is about, if it says so; of an
+// earlier one, unless the catalog was rebuilt in between; then of the one that it
+// follows, as far as the catalog knew of that one's deletion.
+func TestRecordProvesADeletion(t *testing.T) {
+	t.Parallel()
+	m := NewMachine()
+	apply := func(c command) Result {
+		t.Helper()
+		data, err := encodeCommand(c, Nonce{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := m.Apply(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res
+	}
+	apply(advanceCommand{by: 10})
+	first := apply(create(5, 1, m.Index())).Record
+	if first.Ends(first.Incarnation.Birth) || first.Ends(first.Incarnation.Birth+1) || !first.Ends(first.Incarnation.Birth-1) {
+		t.Errorf("of what lives: %+v", first)
+	}
+	dead := apply(deleteCommand{structure: structure(5), birth: first.Incarnation.Birth}).Record
+	if !dead.Ends(first.Incarnation.Birth) {
+		t.Errorf("of what is deleted: %+v", dead)
+	}
+	apply(advanceCommand{by: recoveryGap})
+	again := create(5, 2, m.Index())
+	again.strict, again.after = true, first.Incarnation.Birth
+	next := apply(again).Record
+	if !next.Lives() || next.Follows != first.Incarnation.Birth || !next.Ends(first.Incarnation.Birth) || next.Ends(first.Incarnation.Birth+1) {
+		t.Errorf("of what it follows: %+v", next)
+	}
+	unknown := apply(create(6, 3, m.Index())).Record
+	if !unknown.Lives() || unknown.Ends(first.Incarnation.Birth) {
+		t.Errorf("of what the rebuilt catalog may have lost: %+v", unknown)
+	}
+	data, err := m.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	loaded := NewMachine()
+	if err := loaded.Restore(data); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := loaded.Record(structure(5)); got.Follows != next.Follows {
+		t.Errorf("after a snapshot it follows %d", got.Follows)
+	}
+	gone := apply(deleteCommand{structure: structure(5), birth: next.Incarnation.Birth}).Record
+	if !gone.Ends(next.Incarnation.Birth) || !gone.Ends(first.Incarnation.Birth) {
+		t.Errorf("of both: %+v", gone)
+	}
+}

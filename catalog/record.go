@@ -30,8 +30,11 @@ type Record struct {
 	Members     map[id.Replica]id.Node // the first ones
 	Options     raftgroup.Options
 	// Deleted is the index of the deletion; 0 if the structure lives. Of a
-	// deleted structure only the ID and the incarnation are kept.
+	// deleted structure only the ID, the incarnation and Follows are kept.
 	Deleted uint64
+	// Follows is the birth of the deleted incarnation that the catalog knew when
+	// this one was created; 0 if it knew of none, or if that is not known any more.
+	Follows uint64
 	// Hint is who the members are by now, as far as somebody said, as of
 	// HintAsOf in the group's own log. Nil: nobody did.
 	Hint     map[id.Replica]id.Node
@@ -40,6 +43,23 @@ type Record struct {
 
 // Lives reports whether the record is one of a structure that was not deleted.
 func (r Record) Lives() bool { return r.Incarnation.Birth != 0 && r.Deleted == 0 }
+
+// Ends reports whether the record proves that the incarnation of a birth was
+// deleted: it says so, or tells of a later birth, since an ID is free only after a
+// deletion. Where the catalog was rebuilt between the two births, it may have lost
+// the earlier one; then only a deletion that it knew of itself is a proof.
+func (r Record) Ends(birth uint64) bool {
+	// Half the gap, since a birth in the part of the log that was lost is later
+	// than the survivor's end, from which the gap was counted.
+	after := func(known uint64) bool { return known >= birth && known-birth < recoveryGap/2 }
+	switch {
+	case r.Incarnation.Birth < birth:
+		return false
+	case r.Incarnation.Birth == birth:
+		return r.Deleted != 0
+	}
+	return after(r.Incarnation.Birth) || after(r.Follows)
+}
 
 // Group names the group that the record is about.
 func (r Record) Group() id.Group {
@@ -62,7 +82,7 @@ func (r Record) Nodes() []id.Node {
 
 func (r Record) encode() *catalogpb.Record {
 	m := &catalogpb.Record{
-		Structure: r.Structure[:], Birth: r.Incarnation.Birth, Recovery: r.Incarnation.Recovery, Deleted: r.Deleted,
+		Structure: r.Structure[:], Birth: r.Incarnation.Birth, Recovery: r.Incarnation.Recovery, Deleted: r.Deleted, Follows: r.Follows,
 	}
 	if r.Deleted != 0 {
 		return m
@@ -83,7 +103,7 @@ func decodeRecord(m *catalogpb.Record) (Record, error) {
 	if err != nil {
 		return Record{}, err
 	}
-	r := Record{Structure: s, Incarnation: id.Incarnation{Birth: m.Birth, Recovery: m.Recovery}, Deleted: m.Deleted}
+	r := Record{Structure: s, Incarnation: id.Incarnation{Birth: m.Birth, Recovery: m.Recovery}, Deleted: m.Deleted, Follows: m.Follows}
 	if r.Deleted != 0 {
 		return r, nil
 	}

@@ -3,14 +3,17 @@ package catalog_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/copycat-replication/copycat/catalog"
 	"github.com/copycat-replication/copycat/id"
 	"github.com/copycat-replication/copycat/internal/rig"
 	"github.com/copycat-replication/copycat/raftgroup"
+	"github.com/copycat-replication/copycat/wal"
 )
 
 // TestSecondRecoveryOutlivesTheFirst rebuilds a structure from node 0, which
@@ -85,5 +88,115 @@ func testSecondRecovery(t *testing.T, tags [2]byte) {
 		if n.Up() && slices.Contains(n.Host.Kept(), group) {
 			t.Errorf("tags %x: node %d has set the only life aside", tags, i)
 		}
+	}
+}
+
+// TestRebuiltAfterItsDeletion deletes a structure while node 3 is away. There, an
+// operator sees a structure whose majority is gone, and rebuilds it. What lives
+// again learns of its deletion, also if the structure was created anew meanwhile:
+// it ends by its own log, its subscriber is told, and its replicas go.
+func TestRebuiltAfterItsDeletion(t *testing.T) {
+	t.Parallel()
+	for _, anew := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, 4, 1)
+			defer w.end()
+			w.found(3)
+			s := rig.Structure(5)
+			if err := w.bornOn(0, s, 1, 2, 3); err != nil {
+				t.Fatal(err)
+			}
+			w.commits(w.reader(1, s), "old")
+			w.stop(3)
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+			defer cancel()
+			if err := w.on(0).svc.DeleteStructure(ctx, s); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+			var next catalog.Record
+			if anew {
+				next = w.born(s, raftgroup.Options{})
+			}
+			undead := id.Group{Structure: s, Incarnation: w.rebuild(3, s).To}
+			w.c.Nodes[3].Start()
+			late := w.reader(3, s)
+			w.c.Wait(5*time.Minute, "its subscriber is told", func() bool {
+				late.mu.Lock()
+				defer late.mu.Unlock()
+				return slices.ContainsFunc(late.errs, func(err error) bool { return errors.Is(err, raftgroup.ErrDeleted) })
+			})
+			w.gone(undead)
+			got, err := w.on(0).svc.Confirm(ctx, s)
+			if anew && (err != nil || got.Incarnation != next.Incarnation || !w.leads(next.Group())) {
+				t.Errorf("created anew as %s; the catalog has %s, %v", next.Incarnation, got.Incarnation, err)
+			}
+			if !anew && !errors.Is(err, catalog.ErrDeleted) {
+				t.Errorf("the catalog has %s, %v", got.Incarnation, err)
+			}
+		})
+	}
+}
+
+// TestLateHolderAfterTheCatalogWasRebuilt deletes a structure while node 3 is
+// away, rebuilds the catalog, and creates the structure anew. When node 3 is back,
+// its replica of the old life goes, though the catalog was rebuilt since: the new
+// record says which deletion it followed. Its subscriber is told.
+func TestLateHolderAfterTheCatalogWasRebuilt(t *testing.T) {
+	t.Parallel()
+	for _, rebuilt := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, 4, 1)
+			defer w.end()
+			w.found(3)
+			s := rig.Structure(5)
+			if err := w.bornOn(0, s, 1, 2, 3); err != nil {
+				t.Fatal(err)
+			}
+			g, ok := w.c.Nodes[3].Host.Group(s)
+			if !ok {
+				t.Fatal("no replica on node 3")
+			}
+			old := g.Key()
+			w.commits(w.reader(1, s), "old")
+			w.stop(3)
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+			defer cancel()
+			if err := w.on(0).svc.DeleteStructure(ctx, s); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+			if rebuilt {
+				for i := range 3 {
+					w.stop(i)
+				}
+				w.rebuild(0, catalog.ID)
+				for i := range 3 {
+					w.c.Nodes[i].Start()
+				}
+				time.Sleep(time.Minute)
+			}
+			next := w.born(s, raftgroup.Options{})
+			w.c.Nodes[3].Start()
+			late := w.reader(3, s)
+			w.c.Wait(5*time.Minute, "the subscriber on the late node is told, or served", func() bool {
+				late.mu.Lock()
+				defer late.mu.Unlock()
+				return slices.ContainsFunc(late.errs, func(err error) bool { return errors.Is(err, raftgroup.ErrDeleted) })
+			})
+			w.c.Wait(time.Minute, "its old replica is gone", func() bool {
+				return !slices.ContainsFunc(w.c.Nodes[3].Log.Groups(), func(st wal.GroupState) bool {
+					rec, err := raftgroup.DecodeReplica(st.Meta)
+					return err != nil || rec.Group == old
+				})
+			})
+			if !w.leads(next.Group()) {
+				t.Errorf("%s, born after it, is not led", next.Group())
+			}
+			if err := w.on(3).Join(s, id.Node{}); err != nil {
+				t.Fatal(err)
+			}
+			w.commits(w.reader(3, s), "new")
+		})
 	}
 }
