@@ -44,6 +44,7 @@ type process struct {
 	dieLate atomic.Bool  // the step at which it dies has its effect first
 	dead    atomic.Bool
 	died    chan struct{}
+	script  atomic.Pointer[script] // of a story; nil: none
 }
 
 var errDead = errors.New("this process has died")
@@ -236,8 +237,12 @@ func (p *process) die() {
 	}
 }
 
-// step carries out one step, unless the process dies at it.
-func (p *process) step(do func() error) error {
+// step carries out one step, unless the process dies at it. A story's script
+// knows it by what it does and to which node.
+func (p *process) step(what string, to id.Node, do func() error) error {
+	if sc := p.script.Load(); sc != nil {
+		return sc.step(p, what, to, do)
+	}
 	n := p.steps.Add(1)
 	mine := n == p.dieAt.Load()
 	if mine && !p.dieLate.Load() {
@@ -262,7 +267,11 @@ type deadlyNetwork struct {
 }
 
 func (d deadlyNetwork) Call(ctx context.Context, to id.Node, method uint16, request []byte) (answer []byte, err error) {
-	err = d.p.step(func() error {
+	what := catalog.StepOf(method, request)
+	err = d.p.step(what, to, func() error {
+		if sc := d.p.script.Load(); sc != nil && sc.holds(d.p, what) {
+			return sc.hold(ctx, func(late context.Context) { _, _ = d.Network.Call(late, to, method, request) })
+		}
 		answer, err = d.Network.Call(ctx, to, method, request)
 		return err
 	})
@@ -275,21 +284,21 @@ type deadlyEngine struct {
 }
 
 func (d deadlyEngine) Prepare(ctx context.Context, g raftgroup.Genesis) error {
-	return d.p.step(func() error { return d.Engine.Prepare(ctx, g) })
+	return d.p.step("prepare", d.p.node.ID, func() error { return d.Engine.Prepare(ctx, g) })
 }
 
 func (d deadlyEngine) StartPrepared(ctx context.Context, t raftgroup.Token, born id.Incarnation) error {
-	return d.p.step(func() error { return d.Engine.StartPrepared(ctx, t, born) })
+	return d.p.step("start", d.p.node.ID, func() error { return d.Engine.StartPrepared(ctx, t, born) })
 }
 
 func (d deadlyEngine) DiscardPrepared(ctx context.Context, t raftgroup.Token) error {
-	return d.p.step(func() error { return d.Engine.DiscardPrepared(ctx, t) })
+	return d.p.step("discard", d.p.node.ID, func() error { return d.Engine.DiscardPrepared(ctx, t) })
 }
 
 func (d deadlyEngine) EndGroup(ctx context.Context, s id.Structure, birth uint64, hints ...id.Node) error {
-	return d.p.step(func() error { return d.Engine.EndGroup(ctx, s, birth, hints...) })
+	return d.p.step("end", d.p.node.ID, func() error { return d.Engine.EndGroup(ctx, s, birth, hints...) })
 }
 
 func (d deadlyEngine) RemoveEnded(ctx context.Context, g id.Group) error {
-	return d.p.step(func() error { return d.Engine.RemoveEnded(ctx, g) })
+	return d.p.step("remove", d.p.node.ID, func() error { return d.Engine.RemoveEnded(ctx, g) })
 }
