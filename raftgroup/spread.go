@@ -125,7 +125,7 @@ func (v *survey) move(d *decision) bool {
 	switch {
 	case !v.caughtUp[l] || !v.sound(next, false):
 	case old == v.self && len(v.voters) > 1:
-		d.transfer, d.why = v.successor(0), what
+		d.transfer, d.why = v.successor(v.good), what
 	default:
 		d.swap(old, l, what)
 	}

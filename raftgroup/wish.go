@@ -39,7 +39,7 @@ type survey struct {
 	// Derived by begin.
 	voters []id.Replica
 	good   []id.Replica // voters that stay
-	bad    []id.Replica // voters to be replaced, the worst first, and the leader last
+	bad    []id.Replica // voters to be replaced, the worst first, and of those that are as bad the leader last
 	where  map[id.Node]Node
 	usable []placement.Node // may hold a replica
 	rank   map[id.Node]int  // of those that may hold one by the structure's options
@@ -83,7 +83,7 @@ func (v *survey) decide() decision {
 		return d
 	}
 	v.begin()
-	_ = v.stepAside(&d) || v.replace(&d) || v.grow(&d) || v.shrink(&d) || v.move(&d)
+	_ = v.stepAside(&d) || v.shrink(&d) || v.replace(&d) || v.grow(&d) || v.move(&d)
 	v.addLearners(&d)
 	v.dismiss(&d)
 	d.open = d.open || v.avoids()
@@ -121,16 +121,18 @@ func (v *survey) begin() {
 			v.bad = append(v.bad, r)
 		}
 	}
-	// The leader comes last: it cannot be replaced before one that stays can lead.
-	leads := func(r id.Replica) int {
-		if r == v.self {
-			return 1
-		}
-		return 0
-	}
+	// Of two that are as bad the leader comes last: it cannot be replaced before
+	// another one can lead. Where it is the worst, one less bad leads first.
 	slices.SortStableFunc(v.bad, func(a, b id.Replica) int {
-		return cmp.Or(cmp.Compare(leads(a), leads(b)), cmp.Compare(v.badness(b), v.badness(a)))
+		return cmp.Or(cmp.Compare(v.badness(b), v.badness(a)), cmp.Compare(v.leads(a), v.leads(b)))
 	})
+}
+
+func (v *survey) leads(r id.Replica) int {
+	if r == v.self {
+		return 1
+	}
+	return 0
 }
 
 // badness says how much a voter is to be replaced; 0: it stays.
@@ -194,12 +196,12 @@ func (v *survey) sound(next []id.Replica, fewer bool) bool {
 	return margin >= 0 && (fewer || margin >= slack(v.voters))
 }
 
-// successor picks who should lead instead of this replica: a voter that stays,
-// and has what has been committed.
-func (v *survey) successor(except id.Replica) id.Replica {
-	for _, node := range placement.Leaders(v.structure, v.nodesOf(v.good), v.usable, v.options.Placement()) {
-		for _, r := range v.good {
-			if r != v.self && r != except && v.members[r] == node && v.caughtUp[r] {
+// successor picks who should lead instead of this replica: one of those voters,
+// which has what has been committed.
+func (v *survey) successor(of []id.Replica) id.Replica {
+	for _, node := range placement.Leaders(v.structure, v.nodesOf(of), v.usable, v.options.Placement()) {
+		for _, r := range of {
+			if r != v.self && v.members[r] == node && v.caughtUp[r] {
 				return r
 			}
 		}
@@ -207,14 +209,23 @@ func (v *survey) successor(except id.Replica) id.Replica {
 	return 0
 }
 
-// stepAside hands the lead over before this node leaves.
+// stepAside hands the lead over before this replica has to go: to a voter that
+// stays; without one, to one that has to go less than this one does.
 func (v *survey) stepAside(d *decision) bool {
-	if v.badness(v.self) == 0 {
-		return false
+	for least := range v.badness(v.self) {
+		var of []id.Replica
+		for _, r := range v.voters {
+			if v.badness(r) == least {
+				of = append(of, r)
+			}
+		}
+		if d.transfer = v.successor(of); d.transfer != 0 {
+			d.why = "this node is not to hold the replica any more"
+			d.waits, d.open = v.fault(v.self)+": it is handing over the lead", true
+			return true
+		}
 	}
-	d.transfer = v.successor(0)
-	d.why = "this node is not to hold the replica any more"
-	return d.transfer != 0
+	return false
 }
 
 // replace has a voter that is gone, or has to go, replaced by a new one.
@@ -250,7 +261,7 @@ func (v *survey) replace(d *decision) bool {
 		return true
 	}
 	if old == v.self && len(v.voters) > 1 {
-		d.waits = what + ": it leads, and nobody else can at present"
+		d.waits, d.open = what+": it leads, and nobody else can at present", true
 		return true
 	}
 	d.swap(old, l, what)
@@ -328,85 +339,5 @@ func (v *survey) grow(d *decision) bool {
 		}
 		d.why = "the group can have more voters"
 	}
-	return true
-}
-
-// shrink lowers the number of voters where an operator wished for fewer. There
-// is no hurry: like a move it waits, and a mistake can be undone.
-func (v *survey) shrink(d *decision) bool {
-	want := wished(v.options)
-	if len(v.voters) <= want || len(v.bad) > 0 {
-		return false
-	}
-	d.better = true
-	return v.mayMove && v.lower(d, want, "fewer voters are wished")
-}
-
-// leave lowers the number of voters when a node leaves in order and nobody can
-// take its place. Only that: as long as another voter is lost, it waits. Where
-// few would be left, that must have been so for a while: gossip may have lost
-// sight of a spare node for a moment, and one voter loses everything with its node.
-func (v *survey) leave(d *decision) bool {
-	for _, r := range v.bad {
-		if v.badness(r) != 2 {
-			return false
-		}
-	}
-	if len(v.good) == 0 {
-		return false
-	}
-	want, why := placement.VoterTarget(len(v.good), wished(v.options)), "a node leaves, and no other can take its place"
-	if want < fewVoters && want < len(v.voters) {
-		if d.alone = true; !v.settled {
-			d.waits, d.open = why+"; waiting for one that may come", true
-			return true
-		}
-	}
-	return v.lower(d, want, why)
-}
-
-// lower keeps want of the good voters, makes learners of the others, and
-// removes those that are not to be there.
-func (v *survey) lower(d *decision, want int, why string) bool {
-	for _, r := range v.good {
-		if _, live := v.where[v.members[r]]; !live || !v.active[r] {
-			d.waits = fmt.Sprintf("%s; waiting for replica %d", why, r)
-			return true
-		}
-	}
-	if v.badness(v.self) != 0 {
-		d.waits = why + "; another replica has to lead first"
-		return true
-	}
-	keep := []id.Replica{v.self}
-	for len(keep) < want {
-		var best id.Replica
-		for _, r := range v.good {
-			if slices.Contains(keep, r) {
-				continue
-			}
-			spread := func(r id.Replica) placement.Spread {
-				return placement.SpreadOf(append(v.nodesOf(keep), v.members[r]), v.usable)
-			}
-			if best == 0 || v.prefer(v.members[r], v.members[best], spread(r), spread(best)) {
-				best = r
-			}
-		}
-		keep = append(keep, best)
-	}
-	if !v.sound(keep, true) {
-		d.waits = why + "; the voters that stay are not all there"
-		return true
-	}
-	for _, r := range v.voters {
-		switch {
-		case slices.Contains(keep, r):
-		case slices.Contains(v.good, r):
-			d.change = append(d.change, single(raftpb.ConfChangeAddLearnerNode, r))
-		default:
-			d.change = append(d.change, single(raftpb.ConfChangeRemoveNode, r))
-		}
-	}
-	d.why, d.waits = why, why
 	return true
 }

@@ -27,6 +27,9 @@ type scene struct {
 	away  map[id.Replica]bool // not active, within the grace
 	slow  map[id.Replica]bool // has not caught up
 	busy  map[id.Node]bool
+	deny  map[id.Node]bool // refuses replicas
+	asked map[id.Node]int  // for how many rests it has done so
+	rests map[id.Node]bool // and is left alone therefore
 	opt   Options
 	next  id.Replica
 	lead  id.Replica
@@ -43,7 +46,8 @@ func sceneNode(n int) (out id.Node) {
 func newScene(t *testing.T, seed uint64, nodes, voters int, opt Options) *scene {
 	s := &scene{
 		t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 7)), dead: map[id.Node]bool{}, lost: map[id.Replica]bool{}, away: map[id.Replica]bool{},
-		slow: map[id.Replica]bool{}, busy: map[id.Node]bool{}, opt: opt.withDefaults(), lead: 1, on: map[id.Replica]id.Node{},
+		slow: map[id.Replica]bool{}, busy: map[id.Node]bool{},
+		deny: map[id.Node]bool{}, asked: map[id.Node]int{}, rests: map[id.Node]bool{}, opt: opt.withDefaults(), lead: 1, on: map[id.Replica]id.Node{},
 		conf: &raftpb.ConfState{AutoLeave: new(false)},
 	}
 	for i := range nodes {
@@ -61,7 +65,10 @@ func (s *scene) survey() *survey {
 	v := &survey{
 		structure: id.Structure{1, byte(s.seed)}, self: s.lead, conf: s.conf, members: s.on, options: s.opt, lost: s.lost, busy: s.busy,
 		active: map[id.Replica]bool{}, caughtUp: map[id.Replica]bool{}, mayMove: true, settled: true, idle: map[id.Replica]bool{}, stray: map[id.Replica]bool{},
-		away: map[id.Replica]bool{},
+		away: map[id.Replica]bool{}, avoided: s.rests, hopeless: map[id.Node]bool{}, refusals: map[id.Node]string{},
+	}
+	for n, times := range s.asked {
+		v.hopeless[n], v.refusals[n] = times >= maxRests, "no"
 	}
 	for _, n := range s.nodes {
 		if !s.dead[n.ID] {
@@ -94,6 +101,11 @@ func (s *scene) step() bool {
 	for _, n := range d.place {
 		if i := slices.IndexFunc(v.nodes, func(o Node) bool { return o.ID == n }); i < 0 || v.nodes[i].Leaving {
 			s.fail("placed on a node that is dead or leaves")
+		}
+		if s.deny[n] {
+			s.asked[n]++
+			s.rests[n] = true
+			continue
 		}
 		s.on[s.next] = n
 		s.slow[s.next] = s.rng.IntN(2) == 0
@@ -195,11 +207,23 @@ func (s *scene) settle() {
 	for range 100 {
 		s.slow = map[id.Replica]bool{}
 		s.elect()
-		if !s.step() {
+		if !s.step() && !s.rested() {
 			return
 		}
 	}
 	s.fail("no end of changes")
+}
+
+// rested ends the rest of a node that has refused a replica, as often as a
+// leave waits for it.
+func (s *scene) rested() (again bool) {
+	for n := range s.rests {
+		if s.asked[n] < maxRests {
+			delete(s.rests, n)
+			again = true
+		}
+	}
+	return again
 }
 
 // Random deaths, returns, ghosts, leaves, new nodes and options; the rules hold
@@ -288,94 +312,6 @@ func (s *scene) disturb() {
 			s.opt.Voters = 1 + 2*uint32(s.rng.IntN(3))
 		}
 		s.busy[n.ID] = !s.busy[n.ID]
-	}
-}
-
-// TestDecideStories tells what is decided in the cases that users meet.
-func TestDecideStories(t *testing.T) {
-	t.Parallel()
-	voters := func(s *scene) (out []int) {
-		for _, r := range s.conf.Voters {
-			n := s.on[id.Replica(r)]
-			out = append(out, int(binary.BigEndian.Uint64(n[8:])))
-		}
-		slices.Sort(out)
-		return out
-	}
-	for _, c := range []struct {
-		name     string
-		nodes    int
-		voters   int
-		opt      Options
-		prepare  func(*scene)
-		want     []int
-		learners int
-		waits    string
-	}{
-		{"three nodes grow to three voters", 3, 1, Options{}, func(*scene) {}, []int{1, 2, 3}, 0, ""},
-		{"two nodes: a voter and a learner", 2, 1, Options{}, func(*scene) {}, []int{1}, 1, "too few nodes"},
-		{"a lost voter is replaced", 4, 3, Options{}, func(s *scene) { s.dead[sceneNode(2)], s.lost[2] = true, true }, []int{1, 3, 4}, 0, ""},
-		{"a voter that died just now is not", 4, 3, Options{}, func(s *scene) { s.dead[sceneNode(2)] = true }, []int{1, 2, 3}, 0, ""},
-		{"a lost voter without a candidate stays", 3, 3, Options{}, func(s *scene) { s.dead[sceneNode(2)], s.lost[2] = true, true }, []int{1, 2, 3}, 0, "no node can take its place"},
-		{"a ghost is replaced on its own node", 3, 3, Options{}, func(s *scene) { s.lost[2] = true }, []int{1, 2, 3}, 0, ""},
-		{"two of five lost", 7, 5, Options{Voters: 5}, func(s *scene) {
-			for _, n := range []int{2, 4} {
-				s.dead[sceneNode(n)], s.lost[id.Replica(n)] = true, true
-			}
-		}, []int{1, 3, 5, 6, 7}, 0, ""},
-		{"a leaving node is replaced", 4, 3, Options{}, func(s *scene) { s.nodes[1].Leaving = true }, []int{1, 3, 4}, 0, ""},
-		{"the leader's node leaves", 4, 3, Options{}, func(s *scene) { s.nodes[0].Leaving = true }, []int{2, 3, 4}, 0, ""},
-		{"three nodes, one leaves: one voter, one learner", 3, 3, Options{}, func(s *scene) { s.nodes[2].Leaving = true }, []int{1}, 1, "too few nodes"},
-		{"five voters, one leaves: three and a learner", 5, 5, Options{Voters: 5}, func(s *scene) { s.nodes[4].Leaving = true }, []int{1, 2, 3}, 1, "too few nodes"},
-		{"one leaves while one is dead: the number stays", 3, 3, Options{}, func(s *scene) {
-			s.nodes[2].Leaving, s.dead[sceneNode(2)] = true, true
-		}, []int{1, 2, 3}, 0, "waiting for replica 2"},
-		{"a lone voter leaves", 2, 1, Options{Voters: 1}, func(s *scene) { s.nodes[0].Leaving = true }, []int{2}, 0, ""},
-		{"the last node leaves", 1, 1, Options{}, func(s *scene) { s.nodes[0].Leaving = true }, []int{1}, 0, "no node can take its place"},
-		{"the nodes of all voters leave", 6, 3, Options{}, func(s *scene) {
-			for i := range 3 {
-				s.nodes[i].Leaving = true
-			}
-		}, []int{4, 5, 6}, 0, ""},
-		{"an operator has it moved elsewhere", 6, 3, Options{}, func(s *scene) {
-			for i := range 3 {
-				s.nodes[i].DataCenter = "old"
-			}
-			s.opt.PinnedDataCenters = []string{"dc0", "dc1", "dc2"}
-		}, []int{4, 5, 6}, 0, ""},
-		{"an operator wishes for fewer", 5, 5, Options{Voters: 5}, func(s *scene) { s.opt.Voters = 3 }, []int{1, 3, 5}, 0, ""},
-		{"a better spread is used", 6, 3, Options{}, func(s *scene) {
-			for i := range 3 {
-				s.nodes[i].DataCenter = "dc0"
-			}
-		}, nil, 0, ""},
-		{"a learner that nobody needs goes", 4, 3, Options{}, func(s *scene) {
-			s.on[4], s.next = s.nodes[3].ID, 5
-			s.conf.Learners = []uint64{4}
-		}, []int{1, 2, 3}, 0, ""},
-		{"a learner that somebody uses stays", 4, 3, Options{}, func(s *scene) {
-			s.on[4], s.next, s.busy[s.nodes[3].ID] = s.nodes[3].ID, 5, true
-			s.conf.Learners = []uint64{4}
-		}, []int{1, 2, 3}, 1, ""},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			s := newScene(t, 3, c.nodes, c.voters, c.opt)
-			c.prepare(s)
-			s.settle()
-			d := s.survey().decide()
-			if got := voters(s); c.want != nil && !slices.Equal(got, c.want) {
-				s.fail("voters on %v, want %v", got, c.want)
-			}
-			if c.want == nil {
-				if spread := placement.SpreadOf(s.voterNodes(), s.places()); spread.PairsInDataCenter > 0 {
-					s.fail("spread %s", spread)
-				}
-			}
-			if len(s.conf.Learners) != c.learners || !strings.Contains(d.waits, c.waits) || (c.waits == "") != (d.waits == "") {
-				s.fail("%d learners, want %d; waits %q, want %q", len(s.conf.Learners), c.learners, d.waits, c.waits)
-			}
-		})
 	}
 }
 
