@@ -5,6 +5,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -52,6 +53,19 @@ func TestAllMeasures(t *testing.T) {
 		t.Skip("the short form is TestSmoke alone")
 	}
 	smoke.All(t, command(), *long)
+}
+
+// TestRecoveryOfSnapshot closes the nodes when all have a snapshot of a state
+// that is larger than what a structure may begin with.
+func TestRecoveryOfSnapshot(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the short form is TestSmoke alone")
+	}
+	const state = 33 << 20
+	r := smoke.Run(t.Context(), t, command(), "-measure", "recovery", "-fill", "200000", "-outstanding", "32", "-state", strconv.Itoa(state), "-snapshot-entries", "1000", "-seconds", "0.2")
+	if r.Recovery == nil || r.Recovery.FirstCommit <= 0 || r.Recovery.Disk < 3*state || r.Errors.Any() {
+		t.Errorf("recovery %+v, errors %+v", r.Recovery, r.Errors)
+	}
 }
 
 // TestBeside has a structure in trouble beside those that are measured.

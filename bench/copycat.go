@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -314,6 +315,17 @@ func (c *cluster) Leader(structure int) (int, error) {
 		}
 	}
 	return 0, fmt.Errorf("structure %s: no node leads it", c.ids[structure])
+}
+
+// Kept looks at the statuses of all nodes.
+func (c *cluster) Kept(structure int) bool {
+	for _, node := range c.nodes {
+		st := node.Status()
+		if !slices.ContainsFunc(st.Structures, func(s copycat.StructureStatus) bool { return s.ID == *c.ids[structure] && s.Snapshot > 0 }) {
+			return false
+		}
+	}
+	return true
 }
 
 // Propose sends on the subscription's propose channel.

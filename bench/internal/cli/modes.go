@@ -179,6 +179,9 @@ func (m *measurement) recovery(ctx context.Context) error {
 	began := time.Now()
 	err = l.Fill(ctx, sys, uint64(m.o.fill)/uint64(m.o.plan.Payload))
 	filled := time.Since(began)
+	if err == nil && m.o.plan.State > 0 {
+		err = m.awaitSnapshots(ctx, sys)
+	}
 	if cerr := sys.Close(); err == nil && cerr != nil {
 		err = fmt.Errorf("close %s: %w", m.command.Name, cerr)
 	}
@@ -217,6 +220,41 @@ func (m *measurement) recovery(ctx context.Context) error {
 	m.result.Add(o, w.after.Since(w.before), w.after.At.Sub(w.before.At), w.peak)
 	m.result.Recovery = &report.Recovery{Filled: m.o.fill, Disk: size, Fill: filled.Seconds(), Open: opened.Seconds(), FirstCommit: o.First.Seconds()}
 	return nil
+}
+
+const (
+	// snapshotPatience bounds the wait for the snapshots of a state on all nodes.
+	snapshotPatience = 5 * time.Minute
+	snapshotLook     = time.Second
+)
+
+var errNoSnapshot = errors.New("not every node has a snapshot")
+
+// awaitSnapshots waits until every node has a snapshot of the state: what is
+// closed before that comes back with its log alone.
+func (m *measurement) awaitSnapshots(ctx context.Context, sys load.System) error {
+	began, last := time.Now(), int64(-1)
+	for time.Since(began) < snapshotPatience {
+		if k, ok := sys.(load.Keeper); ok {
+			if k.Kept(0) {
+				return nil
+			}
+		} else { // they are there when they take their room, and nothing grows any more
+			size, err := diskUse(m.dir)
+			if err != nil {
+				return err
+			}
+			if size >= int64(m.o.plan.Nodes)*m.o.plan.State && size == last {
+				return nil
+			}
+			last = size
+		}
+		fmt.Fprintf(m.window.stderr, "%5.0f s  waiting for snapshots\n", time.Since(began).Seconds())
+		if err := pause(ctx, snapshotLook.Seconds()); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("%w of %d bytes after %v", errNoSnapshot, m.o.plan.State, snapshotPatience)
 }
 
 // diskUse adds up what the files under a directory take, as far as they have

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -188,9 +189,14 @@ func (c *Consumer) Failed(payload []byte, err error) {
 	}
 }
 
-// Snapshot serializes the state, for systems that ask for it.
+// Snapshot serializes the state, for systems that ask for it. Before anything
+// was applied it is small: what a structure begins with may be bounded.
 func (c *Consumer) Snapshot() []byte {
-	b := make([]byte, 0, max(int64(8*len(c.last)), c.load.plan.State))
+	size := int64(8 * len(c.last))
+	if slices.Max(c.last) > 0 {
+		size = max(size, c.load.plan.State)
+	}
+	b := make([]byte, 0, size)
 	for _, n := range c.last {
 		b = binary.LittleEndian.AppendUint64(b, n)
 	}
@@ -203,7 +209,7 @@ func (c *Consumer) Snapshot() []byte {
 // Restore replaces the state by a snapshot. What the snapshot holds of this
 // node's own proposals has been applied by it.
 func (c *Consumer) Restore(b []byte) error {
-	if int64(len(b)) != max(int64(8*len(c.last)), c.load.plan.State) {
+	if n := int64(8 * len(c.last)); int64(len(b)) != n && int64(len(b)) != max(n, c.load.plan.State) {
 		return fmt.Errorf("snapshot of structure %d has %d bytes, not those of %d nodes and %d of state", c.structure, len(b), len(c.last), c.load.plan.State)
 	}
 	for n := range c.last {

@@ -34,6 +34,12 @@ type Killer interface {
 	Kill(node int) error
 }
 
+// Keeper is a System that tells of its snapshots.
+type Keeper interface {
+	// Kept reports whether every node has a snapshot of a structure on its disk.
+	Kept(structure int) bool
+}
+
 // ErrUnsupported says that a system has nothing like what the plan asks for.
 var ErrUnsupported = errors.New("the system cannot do that")
 

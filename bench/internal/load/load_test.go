@@ -228,6 +228,10 @@ func TestRestoreSettles(t *testing.T) {
 		ln.sent.Store(seq)
 	}
 	other := l.Consumer(2, 0)
+	l.plan.State = 1000
+	if n := len(other.Snapshot()); n != 24 {
+		t.Errorf("%d bytes of state before anything is applied", n)
+	}
 	for seq := uint64(1); seq <= 6; seq++ {
 		other.Applied(binary.LittleEndian.AppendUint64(nil, ln.tag|seq)) // too short: counted as broken
 		payload := make([]byte, p.Payload)
@@ -236,6 +240,9 @@ func TestRestoreSettles(t *testing.T) {
 	}
 	if other.broken != 6 {
 		t.Errorf("%d broken, want the 6 of a wrong size", other.broken)
+	}
+	if n := len(other.Snapshot()); n != 1000 {
+		t.Errorf("%d bytes of state", n)
 	}
 	if err := c.Restore(other.Snapshot()); err != nil {
 		t.Fatal(err)
