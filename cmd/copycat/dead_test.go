@@ -17,24 +17,8 @@ import (
 func TestStatusOfADeadVoter(t *testing.T) {
 	t.Parallel()
 	cfgs := []*copycat.Config{config(t, "berlin"), config(t, "lisbon"), config(t, "paris"), config(t, "rome")}
-	var nodes []copycat.CopyCat
-	begin := func(c *copycat.Config) {
-		if len(nodes) > 0 {
-			c.PeersToContact = []string{nodes[0].Status().GossipAddress}
-		}
-		nodes = append(nodes, start(t, c))
-	}
-	for _, c := range cfgs[:3] {
-		begin(c)
-	}
-	await(t, nodes[0], "a catalog of three voters", calm(3, 1))
-	id, err := nodes[0].AllocateNewDataStructure(copycat.WithDataCenterReplicas(3))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, n := range nodes {
-		await(t, n, "three voters of both groups", calm(3, 2))
-	}
+	nodes, id := three(t, cfgs[:3])
+	settled(t, nodes)
 	nodes[2].Shutdown()
 	// of the structure, on the node that leads it
 	dead := func(want *regexp.Regexp) {
@@ -60,7 +44,8 @@ func TestStatusOfADeadVoter(t *testing.T) {
 		}
 	}
 	dead(regexp.MustCompile(`paris +replica \d+ +\w+ +voter +lag \d+ +DEAD, given up in [1-9]\d? s: no node can take its place\n`))
-	begin(cfgs[3])
+	cfgs[3].PeersToContact = []string{nodes[0].Status().GossipAddress}
+	start(t, cfgs[3])
 	dead(regexp.MustCompile(`paris +replica \d+ +\w+ +voter +lag \d+ +DEAD, replaced in [1-9]\d? s\n`))
 }
 

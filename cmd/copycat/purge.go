@@ -1,13 +1,11 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"strings"
 	"time"
 
 	"github.com/copycat-replication/copycat/id"
@@ -42,12 +40,8 @@ func purge(_ context.Context, flags *flag.FlagSet, args []string, in io.Reader, 
 	}
 	if !*sure {
 		fmt.Fprintf(out, "\nThis cannot be undone. To remove these %d replicas, type the ID of the node (%s): ", len(chosen), node)
-		line, err := bufio.NewReader(in).ReadString('\n')
-		if err != nil && err != io.EOF {
+		if err := confirm(in, node); err != nil {
 			return err
-		}
-		if strings.TrimSpace(line) != node {
-			return errNotConfirmed
 		}
 	}
 	err = operator.Purge(dirs[0], chosen, *reason, time.Now(), func(r operator.PurgeRecord) {

@@ -97,24 +97,13 @@ func checkPurges(t *testing.T, dir string, n int, reason string) {
 func TestPurgeSetAside(t *testing.T) {
 	t.Parallel()
 	cfgs := []*copycat.Config{config(t, "berlin"), config(t, "lisbon"), config(t, "paris")}
-	nodes := []copycat.CopyCat{start(t, cfgs[0])}
-	for _, c := range cfgs[1:] {
-		c.PeersToContact = []string{nodes[0].Status().GossipAddress}
-		nodes = append(nodes, start(t, c))
-	}
-	await(t, nodes[0], "a catalog of three voters", calm(3, 1))
-	s, err := nodes[0].AllocateNewDataStructure(copycat.WithDataCenterReplicas(3))
-	if err != nil {
-		t.Fatal(err)
-	}
+	nodes, s := three(t, cfgs)
 	sub := subscribe(t, nodes[0], s)
 	for i := range 20 {
 		sub.propose <- fmt.Appendf(nil, "line-%d", i)
 		sub.await(t, fmt.Sprintf("line-%d", i)) // one batch each
 	}
-	for _, n := range nodes {
-		await(t, n, "three voters of both groups", calm(3, 2))
-	}
+	settled(t, nodes)
 	dir, node := cfgs[1].CopyCatDataDir, nodes[1].Status().NodeID
 	nodes[1].Shutdown()
 	flip(t, dir, "line-7")

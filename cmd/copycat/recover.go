@@ -18,6 +18,18 @@ import (
 
 var errNotConfirmed = errors.New("not confirmed, nothing was changed")
 
+// confirm reads a line, which must be the word that was asked for.
+func confirm(in io.Reader, word string) error {
+	line, err := bufio.NewReader(in).ReadString('\n')
+	if err != nil && err != io.EOF {
+		return err
+	}
+	if strings.TrimSpace(line) != word {
+		return errNotConfirmed
+	}
+	return nil
+}
+
 // rebuild rebuilds groups from one replica, when their quorum is lost for good.
 func rebuild(_ context.Context, flags *flag.FlagSet, args []string, in io.Reader, out io.Writer) error {
 	which := flags.String("structure", "", "ID of the structure, \"catalog\", or \"all\": each group that has lost its quorum and has its best replica in DIR")
@@ -56,12 +68,8 @@ func rebuild(_ context.Context, flags *flag.FlagSet, args []string, in io.Reader
 		default:
 			fmt.Fprint(out, "\nTo rebuild it, type the ID of the structure: ")
 		}
-		line, err := bufio.NewReader(in).ReadString('\n')
-		if err != nil && err != io.EOF {
+		if err := confirm(in, word); err != nil {
 			return err
-		}
-		if strings.TrimSpace(line) != word {
-			return errNotConfirmed
 		}
 	}
 	err = operator.Rebuild(dirs[0], cases, *reason, time.Now(), func(r operator.Record) {

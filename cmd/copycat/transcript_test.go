@@ -213,13 +213,9 @@ func calm(n, structures int) func(copycat.Status) bool {
 	}
 }
 
-// TestTranscript loses two of three nodes for good, with a structure that has
-// voters on all three, looks at what is left, and brings structure and catalog
-// back from the third. One of the lost comes back after all: what it had is
-// superseded, and is removed from it.
-func TestTranscript(t *testing.T) {
-	t.Parallel()
-	cfgs := []*copycat.Config{config(t, "berlin"), config(t, "lisbon"), config(t, "paris")}
+// three starts three nodes, and has them hold a structure.
+func three(t *testing.T, cfgs []*copycat.Config) ([]copycat.CopyCat, *copycat.ID) {
+	t.Helper()
 	nodes := []copycat.CopyCat{start(t, cfgs[0])}
 	for _, c := range cfgs[1:] {
 		c.PeersToContact = []string{nodes[0].Status().GossipAddress}
@@ -230,14 +226,31 @@ func TestTranscript(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return nodes, id
+}
+
+// settled waits until three nodes hold, and have applied, all of the catalog and a structure.
+func settled(t *testing.T, nodes []copycat.CopyCat) {
+	t.Helper()
+	for _, n := range nodes {
+		await(t, n, "three voters of both groups", calm(3, 2))
+	}
+}
+
+// TestTranscript loses two of three nodes for good, with a structure that has
+// voters on all three, looks at what is left, and brings structure and catalog
+// back from the third. One of the lost comes back after all: what it had is
+// superseded, and is removed from it.
+func TestTranscript(t *testing.T) {
+	t.Parallel()
+	cfgs := []*copycat.Config{config(t, "berlin"), config(t, "lisbon"), config(t, "paris")}
+	nodes, id := three(t, cfgs)
 	sub := subscribe(t, nodes[0], id)
 	for i := range 20 {
 		sub.propose <- fmt.Appendf(nil, "line-%d", i)
 	}
 	sub.await(t, "line-19")
-	for _, n := range nodes {
-		await(t, n, "three voters of both groups", calm(3, 2))
-	}
+	settled(t, nodes)
 	tr := &transcript{t: t, names: map[string]string{
 		cfgs[0].CopyCatDataDir: "/var/lib/berlin", cfgs[1].CopyCatDataDir: "/var/lib/lisbon", cfgs[2].CopyCatDataDir: "/var/lib/paris",
 	}}

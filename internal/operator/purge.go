@@ -1,11 +1,9 @@
 package operator
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path"
 	"slices"
 	"time"
@@ -89,45 +87,26 @@ type PurgeRecord struct {
 // and what was removed before that stays so.
 func Purge(dir string, some []Leftover, reason string, now time.Time, done func(PurgeRecord)) (err error) {
 	fsys := vfs.OS{}
-	lock, err := fsys.Lock(path.Join(dir, "LOCK"))
-	if err != nil {
-		return fmt.Errorf("%s: %w", dir, err)
-	}
-	defer func() { err = errors.Join(err, lock.Close()) }()
 	r := Report{Dir: dir}
 	if r.readIdentity(fsys); r.Identity == nil {
 		return fmt.Errorf("%s: %w: no identity: %v", dir, ErrKept, r.Damage)
 	}
-	silent := slog.New(slog.DiscardHandler)
-	l, err := wal.Open(wal.Options{FS: fsys, Dir: path.Join(dir, "wal"), Logger: silent})
+	node, err := openStopped(dir, PurgeFile)
 	if err != nil {
 		return err
 	}
-	l.Start()
-	defer func() { err = errors.Join(err, l.Close()) }()
-	snaps, err := snapshot.OpenStore(snapshot.Options{FS: fsys, Dir: path.Join(dir, "snapshots"), Logger: silent})
+	defer func() { err = errors.Join(err, node.close()) }()
+	snaps, err := snapshot.OpenStore(snapshot.Options{FS: fsys, Dir: path.Join(dir, "snapshots"), Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, snaps.Close()) }()
-	record, err := os.OpenFile(path.Join(dir, PurgeFile), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, record.Close()) }()
 	for _, o := range some {
-		if err := purgeOne(l, o); err != nil {
+		if err := purgeOne(node.log, o); err != nil {
 			return fmt.Errorf("log number %d: %w", o.Group.Local, err)
 		}
 		rec := PurgeRecord{At: now.UTC(), NodeID: r.Identity.NodeID, Reason: reason, What: o}
-		line, err := json.Marshal(rec)
-		if err == nil {
-			_, err = record.Write(append(line, '\n'))
-		}
-		if err == nil {
-			err = record.Sync()
-		}
-		if err != nil {
+		if err := node.tell(rec); err != nil {
 			return fmt.Errorf("the log of replica %d of %s was removed, and %s does not tell: %w", o.Group.Replica, o.Group.Structure, PurgeFile, err)
 		}
 		if err := snaps.RemoveGroup(o.Group.Local); err != nil {
@@ -135,7 +114,7 @@ func Purge(dir string, some []Leftover, reason string, now time.Time, done func(
 		}
 		done(rec)
 	}
-	return fsys.SyncDir(dir)
+	return node.sync()
 }
 
 // purgeOne removes a replica from the log, if that still keeps it as it was shown.

@@ -3,19 +3,14 @@ package operator
 import (
 	"cmp"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
-	"os"
-	"path"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/copycat-replication/copycat/catalog"
 	"github.com/copycat-replication/copycat/id"
-	"github.com/copycat-replication/copycat/internal/vfs"
 	"github.com/copycat-replication/copycat/raftgroup"
 	"github.com/copycat-replication/copycat/wal"
 )
@@ -221,41 +216,22 @@ type Record struct {
 // in RecordFile before done hears of it; an error ends it, and what was rebuilt
 // before that stays so.
 func Rebuild(dir string, cases []Case, reason string, now time.Time, done func(Record)) (err error) {
-	fsys := vfs.OS{}
-	lock, err := fsys.Lock(path.Join(dir, "LOCK"))
-	if err != nil {
-		return fmt.Errorf("%s: %w", dir, err)
-	}
-	defer func() { err = errors.Join(err, lock.Close()) }()
-	l, err := wal.Open(wal.Options{FS: fsys, Dir: path.Join(dir, "wal"), Logger: slog.New(slog.DiscardHandler)})
+	node, err := openStopped(dir, RecordFile)
 	if err != nil {
 		return err
 	}
-	l.Start()
-	defer func() { err = errors.Join(err, l.Close()) }()
-	record, err := os.OpenFile(path.Join(dir, RecordFile), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, record.Close()) }()
+	defer func() { err = errors.Join(err, node.close()) }()
 	for _, c := range cases {
-		r, err := rebuildOne(l, c, reason, now)
+		r, err := rebuildOne(node.log, c, reason, now)
 		if err != nil {
 			return fmt.Errorf("structure %s: %w", c.Structure, err)
 		}
-		line, err := json.Marshal(r)
-		if err == nil {
-			_, err = record.Write(append(line, '\n'))
-		}
-		if err == nil {
-			err = record.Sync()
-		}
-		if err != nil {
+		if err := node.tell(r); err != nil {
 			return fmt.Errorf("structure %s was rebuilt as %s, and %s does not tell: %w", c.Structure, r.To, RecordFile, err)
 		}
 		done(r)
 	}
-	return fsys.SyncDir(dir)
+	return node.sync()
 }
 
 func rebuildOne(l *wal.Log, c Case, reason string, now time.Time) (Record, error) {

@@ -1,0 +1,66 @@
+package operator
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path"
+
+	"github.com/copycat-replication/copycat/internal/vfs"
+	"github.com/copycat-replication/copycat/wal"
+)
+
+// stopped is the directory of a node that does not run, with its lock held, its
+// log open, and a file beside it that records what is done here, a line of JSON
+// for each thing.
+type stopped struct {
+	dir    string
+	lock   io.Closer
+	log    *wal.Log
+	record *os.File
+}
+
+// openStopped opens a directory: vfs.ErrLocked if a node runs on it.
+func openStopped(dir, recordFile string) (_ *stopped, err error) {
+	fsys, s := vfs.OS{}, &stopped{dir: dir}
+	if s.lock, err = fsys.Lock(path.Join(dir, "LOCK")); err != nil {
+		return nil, fmt.Errorf("%s: %w", dir, err)
+	}
+	if s.log, err = wal.Open(wal.Options{FS: fsys, Dir: path.Join(dir, "wal"), Logger: slog.New(slog.DiscardHandler)}); err != nil {
+		return nil, errors.Join(err, s.close())
+	}
+	s.log.Start()
+	if s.record, err = os.OpenFile(path.Join(dir, recordFile), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640); err != nil {
+		return nil, errors.Join(err, s.close())
+	}
+	return s, nil
+}
+
+// tell adds a line to the record, durably; the record's name is once sync is called.
+func (s *stopped) tell(what any) error {
+	line, err := json.Marshal(what)
+	if err == nil {
+		_, err = s.record.Write(append(line, '\n'))
+	}
+	if err == nil {
+		err = s.record.Sync()
+	}
+	return err
+}
+
+// sync makes the record's name durable.
+func (s *stopped) sync() error { return vfs.OS{}.SyncDir(s.dir) }
+
+// close lets go of the directory.
+func (s *stopped) close() (err error) {
+	if s.record != nil {
+		err = s.record.Close()
+	}
+	if s.log != nil {
+		err = errors.Join(err, s.log.Close())
+	}
+	return errors.Join(err, s.lock.Close())
+}
