@@ -1,9 +1,12 @@
 package copycat
 
 import (
+	"net"
 	"slices"
+	"strconv"
 	"time"
 
+	"github.com/copycat-replication/copycat/catalog"
 	"github.com/copycat-replication/copycat/id"
 	"github.com/copycat-replication/copycat/raftgroup"
 )
@@ -130,4 +133,48 @@ func publicOptions(o raftgroup.Options) Options {
 		PinnedDataCenters: slices.Clone(o.PinnedDataCenters), PreferredDataCenter: o.PreferredDataCenter,
 		SnapshotEntries: o.SnapshotEntries, SnapshotBytes: o.SnapshotBytes,
 	}
+}
+
+// Status implements CopyCat.
+func (n *node) Status() Status {
+	self := n.dir.get()
+	s := Status{
+		NodeID: self.NodeID, ClusterID: self.ClusterID, Incarnation: self.Incarnation,
+		CopyCatAddress: net.JoinHostPort(n.cfg.Hostname, strconv.Itoa(self.CopyCatPort)),
+		GossipAddress:  net.JoinHostPort(n.cfg.Hostname, strconv.Itoa(self.GossipPort)),
+		DataDir:        n.cfg.CopyCatDataDir, DataCenter: n.cfg.DataCenter, Rack: n.cfg.Rack, Storage: n.wal.Health(),
+		Leaving: n.leaving.Load(),
+	}
+	for _, o := range n.gossip.Load().Nodes() {
+		s.Nodes = append(s.Nodes, NodeStatus{
+			NodeID: o.ID.String(), CopyCatAddress: o.Transport, GossipAddress: o.Address,
+			DataCenter: o.DataCenter, Rack: o.Rack, Alive: o.Alive, Leaving: o.Left, Since: o.Since,
+		})
+	}
+	for _, g := range n.host.Load().Groups() {
+		one := structureStatus(g)
+		one.describeMembers(g, s.Nodes, systemClock{}.Now())
+		s.Structures = append(s.Structures, one)
+	}
+	for _, a := range n.host.Load().Aside() {
+		s.SetAside = append(s.SetAside, SetAsideStatus{ID: a.Group.Structure, ReplicaID: uint64(a.Replica), Why: a.Why, File: a.File, Offset: a.Offset})
+	}
+	for _, k := range n.host.Load().Kept() {
+		s.Superseded = append(s.Superseded, SupersededStatus{ID: k.Structure, Incarnation: k.Incarnation})
+	}
+	return s
+}
+
+func structureStatus(g raftgroup.GroupStatus) StructureStatus {
+	s := StructureStatus{
+		ID: g.Group.Structure, Incarnation: g.Group.Incarnation, Catalog: g.Group.Structure == catalog.ID,
+		Role: g.Role, Interactive: g.Interactive, Quiet: g.Quiet, Options: publicOptions(g.Options), QuorumLost: g.QuorumLost,
+		Commit: g.Commit, Applied: g.Applied, Commits: g.Commits, Snapshot: g.Snapshot.Commits, Sessions: g.Sessions,
+		LastError: g.LastError, Waits: g.Waits,
+	}
+	if !g.LeaderNode.IsZero() {
+		s.Leader = g.LeaderNode.String()
+	}
+	s.Voters, s.Learners = nodeNames(g.Voters), nodeNames(g.Learners)
+	return s
 }

@@ -1,7 +1,6 @@
 package raftgroup
 
 import (
-	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -57,19 +56,6 @@ func (c SubscriptionConfig) withDefaults() SubscriptionConfig {
 	}
 	return c
 }
-
-const (
-	// proposeBuffer lets a burst of senders go on without a switch of
-	// goroutines for each, and so into one batch: measured with 256 proposals
-	// under way, 32 places give batches of 32 at three times the allocations and
-	// twice the processor's time for each proposal. What lies there is not in
-	// the window yet, so it is bounded by number, and by MaxProposal.
-	proposeBuffer = 256
-	// pumpBatch is how many proposals the pump hands over at once.
-	pumpBatch = 256
-	// proposalOverhead is what a proposal costs beside its bytes.
-	proposalOverhead = 64
-)
 
 // Subscription is one user of a data structure on this node: it owns the three
 // channels, closes them, and runs the goroutines that serve them. Proposals
@@ -187,36 +173,6 @@ func (s *Subscription) run() {
 	close(s.ended)
 }
 
-// unhook takes the subscription off its group and the host. Proposals that are
-// left (a shutdown leaves some, and the want of a replica) are reported.
-func (s *Subscription) unhook() {
-	s.mu.Lock()
-	s.gone = true // an attach may still be on its way: it must not touch what is ours from here on
-	g := s.group.Load()
-	s.mu.Unlock()
-	s.host.unqueue(s)
-	gone := make(chan struct{})
-	if g != nil && g.call(func() { g.detach(s); close(gone) }) {
-		select {
-		case <-gone:
-		case <-s.host.idle: // the workers have ended: nobody steps the group any more
-		}
-	}
-	s.giveUpRest()
-}
-
-// giveUpRest reports what nobody will propose any more.
-func (s *Subscription) giveUpRest() {
-	s.mu.Lock()
-	rest := s.inbox
-	s.inbox = nil
-	s.mu.Unlock()
-	s.prop.abandon(s.settle)
-	for _, p := range rest {
-		s.errs.proposal(&ProposalError{Structure: s.cfg.Structure, Proposal: p, Err: fmt.Errorf("%w: %w", ErrNeverCommitted, s.why())}, nil)
-	}
-}
-
 // join notes which group has taken the subscription on; not after its end.
 func (s *Subscription) join(g *Group) bool {
 	s.mu.Lock()
@@ -225,192 +181,6 @@ func (s *Subscription) join(g *Group) bool {
 		s.group.Store(g)
 	}
 	return !s.gone
-}
-
-// leave notes that its group was removed; false after the subscription's end.
-// Runs in that group's last step.
-func (s *Subscription) leave() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.group.Store(nil)
-	s.pends = len(s.prop.window) > 0
-	s.drainAdriftLocked()
-	s.notify()
-	return !s.gone
-}
-
-// drainAdriftLocked has a subscription without a group that was unsubscribed, and
-// whose proposals are all settled, drain: what is owed to it is known. What is
-// not settled is settled by the next group that it gets.
-func (s *Subscription) drainAdriftLocked() {
-	if s.sealed && len(s.inbox) == 0 && !s.pends && s.cause == nil {
-		s.drained(s.owed.Load())
-	}
-}
-
-// isGone reports whether no group may take the subscription on any more.
-func (s *Subscription) isGone() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.gone
-}
-
-// hopeless reports whether a subscription that ends, and has no replica that
-// runs, cannot count on another one: its structure is gone, none is got for its
-// sake, or this node's log takes none any more. Until then one is got for it as
-// for any other.
-func (s *Subscription) hopeless() bool {
-	s.mu.Lock()
-	leaves, gone := s.sealed || s.cause != nil || s.stopped, s.cause != nil || s.stopped
-	s.mu.Unlock()
-	return leaves && (gone || s.cfg.Passive || s.host.logIsGone())
-}
-
-// pump moves proposals from the channel into the inbox, as many at a time as
-// there are.
-func (s *Subscription) pump() {
-	defer close(s.pumped)
-	batch := make([][]byte, 0, pumpBatch)
-	for {
-		select {
-		case p, ok := <-s.proposeCh:
-			if !ok {
-				s.seal()
-				return
-			}
-			batch = s.admit(batch[:0], p)
-		case <-s.halt:
-			s.refuseRest()
-			return
-		}
-	more:
-		for len(batch) < pumpBatch {
-			select {
-			case p, ok := <-s.proposeCh:
-				if !ok {
-					s.put(batch)
-					s.seal()
-					return
-				}
-				batch = s.admit(batch, p)
-			default:
-				break more
-			}
-		}
-		s.put(batch)
-	}
-}
-
-// admit checks a proposal and waits for room in the window, letting go of what
-// was collected before it waits.
-func (s *Subscription) admit(batch [][]byte, p []byte) [][]byte {
-	switch {
-	case p == nil:
-		s.refuse(nil, ErrNilProposal)
-		return batch
-	case len(p) > s.cfg.MaxProposal:
-		err := fmt.Errorf("%w: %d bytes, the limit is %d", ErrProposalTooLarge, len(p), s.cfg.MaxProposal)
-		s.refuse(p, err)
-		return batch
-	}
-	cost := int64(len(p) + proposalOverhead)
-	if !s.credit.take(cost) {
-		s.put(batch)
-		batch = batch[:0]
-		if !s.credit.wait(cost, s.halt) {
-			s.refuse(p, fmt.Errorf("%w: %w", ErrNeverCommitted, s.why()))
-			return batch
-		}
-	}
-	return append(batch, p)
-}
-
-// refuse reports a proposal that never left; its error holds room in the
-// window until it is read, so that errors are bounded too.
-func (s *Subscription) refuse(p []byte, err error) {
-	cost := int64(len(p) + proposalOverhead)
-	s.credit.force(cost)
-	s.errs.proposal(&ProposalError{Structure: s.cfg.Structure, Proposal: p, Err: err}, func() { s.credit.give(cost) })
-	s.credit.block(s.halt)
-}
-
-func (s *Subscription) put(batch [][]byte) {
-	if len(batch) == 0 {
-		return
-	}
-	s.mu.Lock()
-	s.inbox = append(s.inbox, batch...)
-	s.mu.Unlock()
-	if g := s.group.Load(); g != nil {
-		g.wake()
-	}
-}
-
-// seal notes that the user closed the propose channel.
-func (s *Subscription) seal() {
-	s.mu.Lock()
-	s.sealed = true
-	g := s.group.Load()
-	if g == nil {
-		s.drainAdriftLocked()
-		s.notify()
-	}
-	s.mu.Unlock()
-	if g != nil {
-		g.wake()
-	}
-}
-
-// refuseRest reports what the end of the subscription finds in the channel.
-func (s *Subscription) refuseRest() {
-	for {
-		select {
-		case p, ok := <-s.proposeCh:
-			if !ok {
-				return
-			}
-			s.errs.proposal(&ProposalError{Structure: s.cfg.Structure, Proposal: p, Err: fmt.Errorf("%w: %w", ErrNeverCommitted, s.why())}, nil)
-		default:
-			return
-		}
-	}
-}
-
-// takeInbox moves the inbox into the window. Runs in the step.
-func (s *Subscription) takeInbox(now time.Time) {
-	s.mu.Lock()
-	inbox := s.inbox
-	s.inbox, s.spare = s.spare, nil
-	s.mu.Unlock()
-	if inbox == nil {
-		return
-	}
-	var deadline time.Time
-	if s.cfg.ProposalTimeout > 0 {
-		deadline = now.Add(s.cfg.ProposalTimeout)
-	}
-	for _, p := range inbox {
-		s.prop.add(p, deadline)
-	}
-	clear(inbox)
-	if cap(inbox) <= 4*proposeBuffer {
-		s.mu.Lock()
-		s.spare = inbox[:0]
-		s.mu.Unlock()
-	}
-}
-
-// draining reports whether the propose channel was closed and all of it taken.
-func (s *Subscription) draining() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.sealed && len(s.inbox) == 0
-}
-
-// drained tells delivery where its last commit is.
-func (s *Subscription) drained(index uint64) {
-	s.drainAt.Store(index + 1)
-	s.notify()
 }
 
 // settle hears of a proposal's fate. Runs in the step, and must not block.
@@ -457,63 +227,4 @@ func (s *Subscription) wantBase() {
 	case s.baseDue <- struct{}{}:
 	default:
 	}
-}
-
-// shut begins the end of a subscription whose host shuts down.
-func (s *Subscription) shut() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.stopped {
-		s.stopped = true
-		close(s.stop)
-		if s.cause == nil {
-			close(s.halt)
-		}
-	}
-}
-
-// dismiss ends a subscription whose structure is gone: no proposal is taken any
-// more, and delivery ends behind index.
-func (s *Subscription) dismiss(cause error, index uint64) {
-	s.mu.Lock()
-	first := s.cause == nil
-	if first {
-		s.cause = cause
-		if !s.stopped {
-			close(s.halt)
-		}
-	}
-	s.mu.Unlock()
-	if first {
-		s.errs.end(cause)
-		s.drained(index)
-	}
-}
-
-func (s *Subscription) dismissed() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.cause != nil
-}
-
-// why says why proposals are not taken any more.
-func (s *Subscription) why() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.cause != nil {
-		return s.cause
-	}
-	return ErrClosed
-}
-
-// stranger is not nil if a group is of another life of the structure than the
-// one that the subscription began with.
-func (s *Subscription) stranger(g id.Group) error {
-	switch {
-	case s.life == id.Incarnation{} || s.life == g.Incarnation:
-		return nil
-	case s.life.Birth == g.Incarnation.Birth:
-		return ErrRebuilt
-	}
-	return ErrDeleted
 }
