@@ -36,9 +36,9 @@ var (
 		{File: "wal/format.go", Old: "formatMinor = 0", New: "formatMinor = 1"},
 		{File: "snapshot/format.go", Old: "minorVersion = 0", New: "minorVersion = 1"},
 		{File: "transport/record.go", Old: "versionMinor = 0", New: "versionMinor = 1"},
-		{File: "raftgroup/host.go", Old: "import (", New: `import (
+		{File: "raftgroup/config.go", Old: "import (", New: `import (
 	"os"`},
-		{File: "raftgroup/host.go", Old: "setDefault(&c.SessionTimeout, time.Minute)", New: `if d, err := time.ParseDuration(os.Getenv("` + sessionVariable + `")); err == nil {
+		{File: "raftgroup/config.go", Old: "setDefault(&c.SessionTimeout, time.Minute)", New: `if d, err := time.ParseDuration(os.Getenv("` + sessionVariable + `")); err == nil {
 		c.SessionTimeout = d
 	}
 	setDefault(&c.SessionTimeout, time.Minute)`},
