@@ -72,7 +72,9 @@ type TownFigures struct {
 	Slowest   time.Duration // leave
 	Settled   int           // times that it was
 
-	first    map[id.Group]time.Time // when groups were first seen
+	first    map[id.Group]time.Time             // when groups were first seen
+	amiss    map[id.Group]time.Time             // since when something that must be well is not
+	newest   map[id.Group]raftgroup.GroupStatus // of all that any node has shown, also of those that are down now
 	whole    time.Duration
 	well     bool
 	seen     time.Time // what was steady at the last look
@@ -91,7 +93,8 @@ const (
 )
 
 func newTown(s *Sim) *town {
-	return &town{Sim: s, delays: make(map[[2]string]time.Duration), cuts: make(map[[2]int]int), life: TownFigures{first: make(map[id.Group]time.Time), voters: make(map[id.Group]electorate)}}
+	return &town{Sim: s, delays: make(map[[2]string]time.Duration), cuts: make(map[[2]int]int), life: TownFigures{
+		first: make(map[id.Group]time.Time), amiss: make(map[id.Group]time.Time), newest: make(map[id.Group]raftgroup.GroupStatus), voters: make(map[id.Group]electorate)}}
 }
 
 // found makes the first node, and the catalog on it.

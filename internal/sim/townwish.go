@@ -30,6 +30,9 @@ const (
 	// wholeBound is the grace, 30 s until everybody believes in the death and has
 	// elected, and two minutes for a hundred groups to move, a few at a time.
 	wholeBound = graceTime + 30*time.Second + 2*time.Minute
+	// brief is how long what must be well may be amiss all the same: a move for a
+	// better spread begins when it may, and takes a moment.
+	brief = 15 * time.Second
 	// spreadBound has a grace more for each of two moves.
 	spreadBound = wholeBound + 2*(graceTime+30*time.Second)
 	// idleTime is how long a learner that nobody needs may stay.
@@ -42,7 +45,9 @@ type standing struct {
 	leader *node // of the newest term; nil: nobody leads
 }
 
-// standingOf looks at a structure's group on all nodes that run.
+// standingOf looks at a structure's group on all nodes that run. Who its members
+// are, those may know best that are down: a group of which the newest members are
+// gone for a while has no majority, whatever an older replica says.
 func (t *town) standingOf(st id.Structure) (g standing, ok bool) {
 	term := uint64(0)
 	for _, n := range t.nodes {
@@ -60,6 +65,10 @@ func (t *town) standingOf(st id.Structure) (g standing, ok bool) {
 		if s.IsLeader && s.Term >= term && !n.paused {
 			g.leader, term = n, s.Term
 		}
+	}
+	if s := t.life.newest[g.Group]; ok && s.Applied > g.Applied {
+		g.Voters, g.Learners, g.Options = s.Voters, s.Learners, s.Options
+		g.Joint = g.Joint || s.Joint // who has not heard of a change's end needs both majorities
 	}
 	return g, ok
 }
@@ -265,8 +274,14 @@ func (t *town) observe() {
 		}
 		whole, spread := t.judge(g, sides)
 		lasted := t.now.Sub(since)
+		amiss, known := t.life.amiss[g.Group]
+		if whole == "" {
+			delete(t.life.amiss, g.Group)
+		} else if !known {
+			t.life.amiss[g.Group], amiss = t.now, t.now
+		}
 		switch {
-		case whole != "" && lasted > wholeBound:
+		case whole != "" && lasted > wholeBound && t.now.Sub(amiss) > brief:
 			t.complain(g, lasted, whole)
 		case spread != "" && lasted > spreadBound:
 			t.complain(g, lasted, spread)

@@ -283,6 +283,9 @@ func (w *watch) status(n *node) {
 		w.shown[key] = st
 		if w.s.town != nil {
 			w.s.town.membership(st)
+			if w.s.town.life.newest[st.Group].Applied < st.Applied {
+				w.s.town.life.newest[st.Group] = st
+			}
 		}
 		if !st.Joint {
 			w.sawConf(st.Group, st.Applied, confOf(replicas(st.Voters), replicas(st.Learners), nil))
