@@ -27,6 +27,9 @@ func (g *Group) append(m *raftpb.Message) {
 	}
 	if n := len(m.GetEntries()); n > 0 {
 		g.last = m.GetEntries()[n-1].GetIndex()
+		if g.leader.leading && g.leader.changed == 0 {
+			g.leader.changed = g.last // its first entry, and perhaps some of others before it
+		}
 	}
 	if m.GetSnapshot() != nil {
 		mustWrite = true

@@ -43,6 +43,7 @@ type leaderDuties struct {
 	requested      time.Time
 	seen           uint64 // index of the request that waits for its maker
 	seenAt         time.Time
+	changed        uint64    // the membership is as of here or before, and what is behind it was sent by this leader; 0: see append
 	changing       time.Time // a membership change was proposed then, and nothing was heard of it
 	care           care
 	missing        map[uint64]time.Time // sessions whose node is not seen, since when

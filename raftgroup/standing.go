@@ -164,10 +164,53 @@ func (g *Group) standingStep(req *grouppb.ReplicaRequest, reply func(protoMessag
 			g.refuseReplica(req.Replica, "its node leaves", func(_ protoMessage, err error) {
 				reply(nil, fmt.Errorf("group %s: %w: it is being given up: %w", g.key, ErrBusy, err))
 			})
+		case standing == grouppb.StandingResponse_REMOVED:
+			g.confirmChange(func(err error) {
+				if err != nil {
+					reply(nil, err)
+					return
+				}
+				reply(&grouppb.StandingResponse{Standing: standing}, nil)
+			})
 		default:
 			reply(&grouppb.StandingResponse{Standing: standing, Waits: g.leader.care.waits}, nil)
 		}
 	})
+}
+
+// confirmChange calls done, in a step, once a majority of the voters has on disk
+// that the newest membership change is over, or with an error. Until then the
+// replicas that it has removed may be needed: what commits is kept in memory until
+// the next write, so that voters which crash may go on amid the joint change, and
+// then need a majority of the voters of before it too.
+//
+// An entry that this leader has proposed after it has applied the change travels
+// with a commit index that covers the change, and each voter writes the two
+// together. So the change is safe once such an entry is committed. If there is
+// none, an empty one is proposed.
+func (g *Group) confirmChange(done func(error)) {
+	behind := g.leader.changed
+	if behind > 0 && g.state.index > behind {
+		done(nil)
+		return
+	}
+	if behind == 0 || len(g.reads) >= maxReads {
+		done(fmt.Errorf("group %s: %w: too early, or too many questions", g.key, ErrBusy))
+		return
+	}
+	if g.last == behind {
+		if err := g.rn.Propose(nil); err != nil {
+			done(fmt.Errorf("group %s: propose: %w", g.key, err))
+			return
+		}
+	}
+	term := g.term()
+	g.reads = append(g.reads, &reading{until: g.now.Add(g.host.cfg.CallTimeout), index: behind + 1, done: func(err error) {
+		if err == nil && g.term() != term {
+			err = fmt.Errorf("group %s: %w: it was not, for a while", g.key, ErrNotLeader)
+		}
+		done(err)
+	}})
 }
 
 // standing says what a replica is, as of this state. That it was removed is
@@ -347,6 +390,7 @@ func (g *Group) noteMembers(o *outcome) {
 	if !g.isLeader() {
 		return
 	}
+	g.leader.changed = g.last
 	g.leader.care.onMembers(g)
 	if isJoint(g.state.conf) {
 		return
