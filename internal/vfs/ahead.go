@@ -17,10 +17,12 @@ const (
 	// to aheadMost, so that a file with writes of both kinds grows little more
 	// than it is used.
 	aheadFirst = 64 << 10
-	aheadMost  = 256 << 10
-	// aheadPiece is a page. Linux keeps what one call writes as one piece, and
-	// counts all of it as written for each later write into it.
-	aheadPiece = 4 << 10
+	aheadMost  = 1 << 20
+	// aheadPiece is how much of them one call writes. Linux keeps that as one
+	// piece in the page cache, and counts the whole piece as written by the process
+	// for each later write into it, though the disk gets only what changed: large
+	// pieces are cheap to write, and spoil the count.
+	aheadPiece = 16 << 10
 )
 
 var aheadZeros [aheadPiece]byte
