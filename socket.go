@@ -1,20 +1,38 @@
 package copycat
 
 import (
+	"context"
 	"fmt"
 
+	"github.com/copycat-replication/copycat/id"
 	"github.com/copycat-replication/copycat/internal/nodestatus"
 )
 
 // serveStatus answers the command copycat on a socket in the data directory. A
 // node that cannot do so runs all the same.
 func (n *node) serveStatus(self identity) {
-	s, err := nodestatus.Serve(n.cfg.CopyCatDataDir, self.NodeID, func() nodestatus.Status { return publicStatus(n.Status()) })
+	s, err := nodestatus.Serve(n.cfg.CopyCatDataDir, self.NodeID, func() nodestatus.Status { return publicStatus(n.Status()) }, n.record)
 	if err != nil {
 		n.log.Warn("copycat status will not reach this node", "error", err)
 		return
 	}
 	n.socket = s
+}
+
+// record says what the catalog has of a structure, by a commit.
+func (n *node) record(ctx context.Context, structure string) (nodestatus.Record, error) {
+	s, err := id.ParseStructure(structure)
+	if err != nil {
+		return nodestatus.Record{}, err
+	}
+	svc := n.catalog.Load()
+	if svc == nil {
+		return nodestatus.Record{}, fmt.Errorf("the node is starting: %w", ErrCatalogUnavailable)
+	}
+	ctx, cancel := n.within(ctx)
+	defer cancel()
+	r, err := svc.Record(ctx, s)
+	return nodestatus.Record{Birth: r.Incarnation.Birth, Recovery: r.Incarnation.Recovery, Deleted: r.Deleted, Follows: r.Follows}, err
 }
 
 // publicStatus is a Status as the command gets it.

@@ -40,6 +40,13 @@ func (s *Service) Confirm(ctx context.Context, structure id.Structure) (Record, 
 	return living(structure, now.Record)
 }
 
+// Record is Confirm of whatever the catalog has: also the record of what was
+// deleted, and its zero if there never was such a structure.
+func (s *Service) Record(ctx context.Context, structure id.Structure) (Record, error) {
+	now, err := s.command(ctx, barrierCommand{structure})
+	return now.Record, err
+}
+
 // living returns a record of a structure that lives, or says why there is none.
 func living(structure id.Structure, rec Record) (Record, error) {
 	switch {

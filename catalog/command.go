@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/copycat-replication/copycat/id"
 	"github.com/copycat-replication/copycat/pb/catalogpb"
@@ -242,9 +243,21 @@ func unmarshal(magic, version byte, data []byte, m protoMessage) error {
 // cluster has four billion births that the survivor has not heard of.
 const recoveryGap = 1 << 32
 
+// recoveryEpoch is from when recoveries count seconds: the start of 2026.
+const recoveryEpoch = 1_767_225_600
+
 // RecoveryCommand is what is to be committed first in a catalog that is rebuilt
-// from a survivor: births after it are later than any that the lost part may
-// have given out.
-func RecoveryCommand() ([]byte, error) {
-	return encodeCommand(advanceCommand{by: recoveryGap}, Nonce{})
+// from a survivor, which has come to index: births after it are later than any
+// that the lost part may have given out. So are those after a second recovery,
+// later by the operators' clocks, also from a survivor that knows nothing of the
+// first one: each second has a range of its own, as wide as the gap. An index that
+// is not known may be given as 0.
+func RecoveryCommand(index uint64, now time.Time) ([]byte, error) {
+	by := uint64(recoveryGap)
+	if seconds := now.Unix() - recoveryEpoch; seconds > 0 {
+		if to := min(uint64(seconds), 1<<30) * recoveryGap; to > index {
+			by = max(by, to-index)
+		}
+	}
+	return encodeCommand(advanceCommand{by: by}, Nonce{})
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/copycat-replication/copycat/id"
 	"github.com/copycat-replication/copycat/raftgroup"
@@ -272,7 +273,7 @@ func TestAdvanceForgetsCreatesUnderWay(t *testing.T) {
 	t.Parallel()
 	m := NewMachine()
 	mustApply(t, m, barrierCommand{})
-	data, err := RecoveryCommand()
+	data, err := RecoveryCommand(0, time.Time{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"math"
 	"reflect"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -370,7 +371,7 @@ func TestAdvanceNeverGoesBack(t *testing.T) {
 			t.Fatalf("from %d by %d to %d, %v", before, by, m.Index(), err)
 		}
 	}
-	data, err := RecoveryCommand()
+	data, err := RecoveryCommand(0, time.Time{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -432,5 +433,40 @@ func TestRecordProvesADeletion(t *testing.T) {
 	gone := apply(deleteCommand{structure: structure(5), birth: next.Incarnation.Birth}).Record
 	if !gone.Ends(next.Incarnation.Birth) || !gone.Ends(first.Incarnation.Birth) {
 		t.Errorf("of both: %+v", gone)
+	}
+}
+
+// TestTwoRecoveriesGiveOutNoBirthTwice: a catalog is rebuilt from a survivor, and
+// gives out births; then from another one, that is behind and knows nothing of the
+// first time. No birth comes twice, and the later recovery's births are later.
+func TestTwoRecoveriesGiveOutNoBirthTwice(t *testing.T) {
+	t.Parallel()
+	rebuilt := func(index uint64, at time.Time) *Machine {
+		m := NewMachine()
+		data, err := encodeCommand(advanceCommand{index - 1}, Nonce{})
+		if err == nil {
+			_, err = m.Apply(data)
+		}
+		if err == nil {
+			data, err = RecoveryCommand(m.Index(), at)
+		}
+		if err == nil {
+			_, err = m.Apply(data)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	at := time.Date(2026, 11, 21, 22, 0, 0, 0, time.UTC)
+	first := rebuilt(1000, at)
+	second := rebuilt(900, at.Add(time.Second))
+	if second.Index() < first.Index()+recoveryGap/2 {
+		t.Errorf("births from %d on, and then from %d on", first.Index(), second.Index())
+	}
+	// And again from the first one: the gap holds, whatever the clock says.
+	third := rebuilt(first.Index(), at.Add(-time.Hour))
+	if third.Index() < first.Index()+recoveryGap {
+		t.Errorf("births from %d on, and then from %d on", first.Index(), third.Index())
 	}
 }

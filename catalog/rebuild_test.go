@@ -38,7 +38,7 @@ func (w *world) rebuildWith(i int, s id.Structure, random io.Reader) raftgroup.R
 	}()
 	var commit []byte
 	if s == catalog.ID {
-		if commit, err = catalog.RecoveryCommand(); err != nil {
+		if commit, err = catalog.RecoveryCommand(0, time.Now()); err != nil {
 			w.t.Fatal(err)
 		}
 	}

@@ -11,6 +11,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -69,6 +71,35 @@ func (a Incarnation) String() string {
 		return fmt.Sprintf("%d.%d", a.Birth, a.Recovery)
 	}
 	return fmt.Sprintf("%d.%d-%04x", a.Birth, a.Recovery>>16, a.Recovery&0xffff)
+}
+
+// ParseIncarnation reads what String prints.
+func ParseIncarnation(text string) (Incarnation, error) {
+	fail := func(err error) (Incarnation, error) {
+		return Incarnation{}, fmt.Errorf("incarnation %q: %w", text, err)
+	}
+	birth, recovery, rebuilt := strings.Cut(text, ".")
+	a := Incarnation{}
+	var err error
+	if a.Birth, err = strconv.ParseUint(birth, 10, 64); err != nil || !rebuilt {
+		if err != nil {
+			return fail(err)
+		}
+		return a, nil
+	}
+	count, tag, tagged := strings.Cut(recovery, "-")
+	n, err := strconv.ParseUint(count, 10, 16)
+	if err != nil {
+		return fail(err)
+	}
+	if a.Recovery = uint32(n); tagged {
+		t, err := strconv.ParseUint(tag, 16, 16)
+		if err != nil {
+			return fail(err)
+		}
+		a.Recovery = uint32(n)<<16 | uint32(t)
+	}
+	return a, nil
 }
 
 // String prints "structure@incarnation".

@@ -61,3 +61,18 @@ func TestIncarnationOrder(t *testing.T) {
 		t.Fatalf("printed %s and %s", c, b)
 	}
 }
+
+// TestParseIncarnation: what String prints, and nothing else.
+func TestParseIncarnation(t *testing.T) {
+	t.Parallel()
+	for _, a := range []Incarnation{{Birth: 1}, {Birth: 1 << 40, Recovery: 7}, {Birth: 17, Recovery: 1<<16 | 0xa3f2}, {Birth: 2, Recovery: 1<<32 - 1}} {
+		if got, err := ParseIncarnation(a.String()); err != nil || got != a {
+			t.Errorf("%s: %+v, %v", a, got, err)
+		}
+	}
+	for _, text := range []string{"", "x", "1.", "1.x", "1.1-", "1.1-fffff", "1.70000-0000", "-1"} {
+		if got, err := ParseIncarnation(text); err == nil {
+			t.Errorf("%q is read as %s", text, got)
+		}
+	}
+}

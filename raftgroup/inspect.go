@@ -2,6 +2,7 @@ package raftgroup
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -72,6 +73,24 @@ const readStep = 4 << 20
 // state is that in the head of the replica's snapshot, nil if it has none;
 // entries reads the log, as wal.Log.Entries does.
 func ReadLog(r ReplicaRecord, state []byte, to uint64, entries func(lo, hi, maxBytes uint64) ([]*raftpb.Entry, error)) (LogView, error) {
+	return readLog(r, state, to, entries, nil)
+}
+
+// Changes are what ReadChanges hands out, from one goroutine and in the order of
+// the log. The bytes belong to the receiver; an error ends the reading with it.
+type Changes struct {
+	Base   func(base []byte) error             // what the group was founded with
+	Change func(n uint64, change []byte) error // with its N
+}
+
+// ReadChanges is ReadLog, and hands out what a subscriber would get behind the
+// replica's snapshot. Where that was made within an entry, changes that it holds
+// come too: their N is not above that of the snapshot.
+func ReadChanges(r ReplicaRecord, state []byte, to uint64, entries func(lo, hi, maxBytes uint64) ([]*raftpb.Entry, error), changes Changes) (LogView, error) {
+	return readLog(r, state, to, entries, &changes)
+}
+
+func readLog(r ReplicaRecord, state []byte, to uint64, entries func(lo, hi, maxBytes uint64) ([]*raftpb.Entry, error), changes *Changes) (LogView, error) {
 	s := newState(r.Group, r.First, r.Options)
 	if state != nil {
 		var err error
@@ -93,12 +112,31 @@ func ReadLog(r ReplicaRecord, state []byte, to uint64, entries func(lo, hi, maxB
 			if err != nil {
 				return s.view(rebuilt), err
 			}
+			if changes != nil {
+				if err := changes.hand(o); err != nil {
+					return s.view(rebuilt), err
+				}
+			}
 			if o.kind == KindRebuilt {
 				rebuilt = append(rebuilt, rebuildOf(e.GetData()))
 			}
 		}
 	}
 	return s.view(rebuilt), nil
+}
+
+func (c *Changes) hand(o outcome) error {
+	switch {
+	case o.kind == KindBase && o.ok:
+		return c.Base(slices.Clone(o.base))
+	case o.kind == KindBatch && o.verdict == verdictCounts:
+		for i, change := range copyPayloads(&o.batch, o.from) {
+			if err := c.Change(o.firstN+uint64(i), change); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // rebuildOf reads an entry that the state has applied.

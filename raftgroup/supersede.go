@@ -63,11 +63,16 @@ func (g *Group) supersede(by id.Incarnation, done func(error)) {
 		done(err)
 		return
 	}
+	// From here on, not from the answer: a snapshot that is adopted meanwhile
+	// writes the record too, behind this.
+	was := g.meta
+	g.meta.Version, g.meta.Phase = meta.Version, meta.Phase
 	g.host.log.Submit([]wal.Update{{Group: g.local, Meta: data}}, func(err error) {
 		g.call(func() {
 			if err == nil {
-				g.meta = meta
 				g.becomeSuperseded(by)
+			} else {
+				g.meta.Version, g.meta.Phase = was.Version, was.Phase
 			}
 			done(err)
 		})

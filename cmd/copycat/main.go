@@ -32,7 +32,8 @@ var errUsage = errors.New("usage")
 const usage = `usage:
   copycat status [-json] DIR
   copycat inspect [-json] [-verify] DIR
-  copycat recover -structure ID|catalog|all [-reason TEXT] [-yes] [-force] DIR [OTHERDIR ...]
+  copycat recover -structure ID|catalog|all [-reason TEXT] [-ask RUNNINGDIR] [-beyond LIFE]
+                  [-superseded] [-deleted] [-yes] [-force] DIR [OTHERDIR ...]
   copycat purge -structure ID|catalog|unknown|all [-reason TEXT] [-yes] [-force] DIR
 
 DIR is a node's data directory (CopyCatDataDir). copycat COMMAND -h tells more.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/copycat-replication/copycat/id"
 	"github.com/copycat-replication/copycat/internal/operator"
+	"github.com/copycat-replication/copycat/raftgroup"
 )
 
 var errNotConfirmed = errors.New("not confirmed, nothing was changed")
@@ -31,11 +32,15 @@ func confirm(in io.Reader, word string) error {
 }
 
 // rebuild rebuilds groups from one replica, when their quorum is lost for good.
-func rebuild(_ context.Context, flags *flag.FlagSet, args []string, in io.Reader, out io.Writer) error {
+func rebuild(ctx context.Context, flags *flag.FlagSet, args []string, in io.Reader, out io.Writer) error {
 	which := flags.String("structure", "", "ID of the structure, \"catalog\", or \"all\": each group that has lost its quorum and has its best replica in DIR")
 	reason := flags.String("reason", "", "why, for the record")
 	sure := flags.Bool("yes", false, "do not ask")
-	force := flags.Bool("force", false, "even if another directory has more of the log, or the directories are a majority")
+	force := flags.Bool("force", false, "even if another directory has more of the log, the directories are a majority, or a later life is known of")
+	deleted := flags.Bool("deleted", false, "even if the catalog says that the structure was deleted")
+	superseded := flags.Bool("superseded", false, "also from a replica that was set aside because its group had been rebuilt from another one")
+	beyond := flags.String("beyond", "", "a life of the structure that DIRs do not tell of, as status prints it, such as 1.1-c448: the new one is to be later")
+	running := flags.String("ask", "", "data directory of a node of the cluster that runs on this machine, to ask it what the catalog says")
 	flags.Usage = func() {
 		fmt.Fprint(flags.Output(), "copycat recover rebuilds groups from the replicas in DIR, whose node must be stopped, after\n"+
 			"a majority of their voters was lost for good. OTHERDIRs are those of other nodes that are\nleft: they are compared, and not changed.\n")
@@ -45,7 +50,13 @@ func rebuild(_ context.Context, flags *flag.FlagSet, args []string, in io.Reader
 	if err != nil {
 		return err
 	}
-	cases, elsewhere, err := choose(*which, dirs, *force, out)
+	q := question{which: *which, dirs: dirs, superseded: *superseded, running: *running, over: operator.Overrule{Lesser: *force, Deleted: *deleted}}
+	if *beyond != "" {
+		if q.beyond, err = id.ParseIncarnation(*beyond); err != nil {
+			return err
+		}
+	}
+	cases, elsewhere, err := q.choose(ctx, out)
 	if err != nil {
 		return err
 	}
@@ -86,14 +97,28 @@ func rebuild(_ context.Context, flags *flag.FlagSet, args []string, in io.Reader
 	return nil
 }
 
+// question is what is to be rebuilt, and what is said to it.
+type question struct {
+	which      string
+	dirs       []string
+	superseded bool
+	beyond     id.Incarnation
+	running    string // the directory of a node to ask; empty: none
+	over       operator.Overrule
+}
+
 // choose picks what to rebuild, and shows what the survivors have of it.
-func choose(which string, dirs []string, force bool, out io.Writer) ([]operator.Case, []operator.Elsewhere, error) {
-	all, reports, err := operator.Cases(dirs)
-	if err != nil {
-		return nil, nil, err
-	}
+func (q *question) choose(ctx context.Context, out io.Writer) ([]operator.Case, []operator.Elsewhere, error) {
+	which := q.which
 	if which == "" {
 		return nil, nil, errors.New("which structure? -structure ID, -structure catalog, or -structure all")
+	}
+	if q.beyond.Birth != 0 && which == "all" {
+		return nil, nil, errors.New("-beyond is about one structure: -structure ID")
+	}
+	all, reports, err := operator.Cases(q.dirs, q.superseded)
+	if err != nil {
+		return nil, nil, err
 	}
 	if which != "all" && which != "catalog" {
 		s, err := id.ParseStructure(which)
@@ -107,9 +132,17 @@ func choose(which string, dirs []string, force bool, out io.Writer) ([]operator.
 		if which != "all" && which != c.Structure && !(which == "catalog" && c.Catalog) {
 			continue
 		}
+		c.LearnLife(q.beyond)
+		if q.running != "" && !c.Catalog {
+			fact, err := operator.Ask(ctx, q.running, c.Structure)
+			if err != nil {
+				return nil, nil, fmt.Errorf("-ask: %w", err)
+			}
+			c.Learn(fact)
+		}
 		printCase(out, c)
-		switch err := c.Check(); {
-		case err == nil || (force && c.Survivors[0].Unfit == ""):
+		switch err := c.Check(q.over); {
+		case err == nil:
 			chosen = append(chosen, c)
 		case which != "all":
 			return nil, nil, err
@@ -118,7 +151,10 @@ func choose(which string, dirs []string, force bool, out io.Writer) ([]operator.
 		}
 	}
 	if len(chosen) == 0 && which != "all" {
-		return nil, nil, fmt.Errorf("%s holds no replica of %s", dirs[0], which)
+		if !q.superseded && operator.KeepsSuperseded(reports[0], which) {
+			return nil, nil, fmt.Errorf("%s holds no replica of %s that is in use, and one that was superseded: -superseded rebuilds from it, if that is all there is", q.dirs[0], which)
+		}
+		return nil, nil, fmt.Errorf("%s holds no replica of %s", q.dirs[0], which)
 	}
 	return chosen, operator.NotIn(reports), nil
 }
@@ -142,6 +178,9 @@ func printCase(out io.Writer, c operator.Case) {
 		}
 		if i == 0 {
 			mark = "* "
+		}
+		if g.Phase == raftgroup.PhaseSuperseded {
+			kind = "superseded"
 		}
 		if s.Unfit != "" {
 			kind = "UNFIT"
@@ -174,6 +213,18 @@ func printLoss(out io.Writer, c operator.Case) {
 	fmt.Fprintln(out, "  it were perhaps never acknowledged, and are committed by this.")
 	if len(c.Missing) > 0 {
 		fmt.Fprintln(out, "  Lost: what the missing voters acknowledged beyond that, if anything. Nobody can tell how much.")
+	}
+	fmt.Fprintf(out, "  Its newest entry is of %s: who got a replica later than that, it cannot tell. If the group\n", c.LastWritten().UTC().Format("2006-01-02 15:04:05Z"))
+	fmt.Fprintln(out, "  has moved since, it lives elsewhere, and what was committed there is lost by this.")
+	if c.Later != "" {
+		fmt.Fprintf(out, "  LATER LIFE: %s. What it holds is lost by this.\n", c.Later)
+	}
+	if c.Ended != "" {
+		fmt.Fprintf(out, "  DELETED: %s. It is ended and removed again when it reaches the catalog.\n", c.Ended)
+	}
+	if !c.Catalog && !c.IsKnown() {
+		fmt.Fprintln(out, "  Not known: whether it was deleted, or rebuilt elsewhere, since these directories were written. If the")
+		fmt.Fprintln(out, "  cluster runs, ask it: -ask with the data directory of one of its nodes.")
 	}
 	fmt.Fprintln(out, "  Replicas elsewhere will be set aside, and not used any more, when their nodes learn of it.")
 }

@@ -2,7 +2,7 @@
 // copycat: JSON over HTTP, on a socket in the node's data directory that only
 // its owner may open.
 //
-// GET /status answers with a [Status]. The socket is DIR/status.sock; where that
+// GET /status answers with a [Status], GET /record?structure=ID with a [Record]. The socket is DIR/status.sock; where that
 // path is too long for a socket's name (some 100 bytes, by the operating
 // system), it is in the directory for temporary files, and DIR/status.addr
 // holds its path. Fields are only added; Version grows when one changes its meaning.
@@ -17,6 +17,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -31,6 +32,9 @@ const (
 	addressName = "status.addr"
 	// maxSocketPath is what fits into a socket's name on all systems.
 	maxSocketPath = 100
+	// recordTimeout is a little less than a connection may take: an answer is a
+	// commit of the catalog, which may have to elect a leader first.
+	recordTimeout = 20 * time.Second
 )
 
 // ErrNotRunning says that no node serves a data directory.
@@ -61,6 +65,14 @@ type Kept struct {
 	Incarnation string `json:"incarnation,omitempty"`
 	Replica     uint64 `json:"replica,omitempty"`
 	Why         string `json:"why,omitempty"`
+}
+
+// Record is what the catalog says of a structure: all zero if it knows of none.
+type Record struct {
+	Birth    uint64 `json:"birth"`
+	Recovery uint32 `json:"recovery,omitempty"`
+	Deleted  uint64 `json:"deleted,omitempty"` // index of the deletion
+	Follows  uint64 `json:"follows,omitempty"` // birth of the deleted incarnation before
 }
 
 // Node is one node as gossip sees it.
@@ -127,9 +139,9 @@ type Server struct {
 }
 
 // Serve opens the socket of a data directory and answers with what status
-// returns. The caller holds the directory's lock: what an earlier process left
-// is removed. name makes the socket's name where the directory's path is too long.
-func Serve(dir, name string, status func() Status) (*Server, error) {
+// and record return; record may take recordTimeout. The caller holds the
+// directory's lock: what an earlier process left is removed. name makes the socket's name where the directory's path is too long.
+func Serve(dir, name string, status func() Status, record func(ctx context.Context, structure string) (Record, error)) (*Server, error) {
 	path, extra, err := place(dir, name)
 	if err != nil {
 		return nil, err
@@ -156,6 +168,17 @@ func Serve(dir, name string, status func() Status) (*Server, error) {
 		w.Header().Set("Content-Type", "application/json")
 		// An error here is that of a client that has gone.
 		_ = json.NewEncoder(w).Encode(status())
+	})
+	mux.HandleFunc("GET /record", func(w http.ResponseWriter, req *http.Request) {
+		ctx, cancel := context.WithTimeout(req.Context(), recordTimeout)
+		defer cancel()
+		rec, err := record(ctx, req.URL.Query().Get("structure"))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(rec)
 	})
 	s := &Server{
 		http:   &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 1 << 14},
@@ -199,9 +222,29 @@ func (s *Server) Close() error {
 
 // Ask asks the node that runs on a data directory. ErrNotRunning says that there is none.
 func Ask(ctx context.Context, dir string) (Status, error) {
+	var s Status
+	if err := get(ctx, dir, "/status", &s); err != nil {
+		return Status{}, err
+	}
+	if s.Version > Version {
+		return Status{}, fmt.Errorf("node on %s: its answer is of version %d, this command knows %d", dir, s.Version, Version)
+	}
+	return s, nil
+}
+
+// AskRecord asks the node that runs on a data directory what the catalog says of
+// a structure, as of now. ErrNotRunning says that there is no node.
+func AskRecord(ctx context.Context, dir, structure string) (Record, error) {
+	var r Record
+	err := get(ctx, dir, "/record?structure="+url.QueryEscape(structure), &r)
+	return r, err
+}
+
+// get asks for one thing.
+func get(ctx context.Context, dir, what string, answer any) error {
 	path, err := find(dir)
 	if err != nil {
-		return Status{}, err
+		return err
 	}
 	var d net.Dialer
 	client := &http.Client{Transport: &http.Transport{
@@ -210,30 +253,26 @@ func Ask(ctx context.Context, dir string) (Status, error) {
 			return d.DialContext(ctx, "unix", path)
 		},
 	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://node/status", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://node"+what, nil)
 	if err != nil {
-		return Status{}, err
+		return err
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return Status{}, fmt.Errorf("%w: %s: %w", ErrNotRunning, dir, err)
+		return fmt.Errorf("%w: %s: %w", ErrNotRunning, dir, err)
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return Status{}, fmt.Errorf("node on %s: %s", dir, resp.Status)
-	}
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return Status{}, fmt.Errorf("node on %s: %w", dir, err)
+		return fmt.Errorf("node on %s: %w", dir, err)
 	}
-	var s Status
-	if err := json.Unmarshal(body, &s); err != nil {
-		return Status{}, fmt.Errorf("node on %s: %w", dir, err)
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("node on %s: %s: %s", dir, resp.Status, strings.TrimSpace(string(body)))
 	}
-	if s.Version > Version {
-		return Status{}, fmt.Errorf("node on %s: its answer is of version %d, this command knows %d", dir, s.Version, Version)
+	if err := json.Unmarshal(body, answer); err != nil {
+		return fmt.Errorf("node on %s: %w", dir, err)
 	}
-	return s, nil
+	return nil
 }
 
 func find(dir string) (string, error) {

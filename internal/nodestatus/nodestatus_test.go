@@ -1,6 +1,7 @@
 package nodestatus
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -33,7 +34,12 @@ func TestServe(t *testing.T) {
 			t.Errorf("%s: left behind: %v", name, err)
 		}
 		want := Status{Version: Version, NodeID: name, Structures: []Structure{{ID: "s"}}}
-		s, err := Serve(dir, unique, func() Status { return want })
+		s, err := Serve(dir, unique, func() Status { return want }, func(_ context.Context, structure string) (Record, error) {
+			if structure != "a b" {
+				return Record{}, errors.New("no such text")
+			}
+			return Record{Birth: 7, Recovery: 1 << 16, Deleted: 9, Follows: 3}, nil
+		})
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -43,6 +49,12 @@ func TestServe(t *testing.T) {
 		got, err := Ask(t.Context(), dir)
 		if err != nil || got.NodeID != name || len(got.Structures) != 1 {
 			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+		if rec, err := AskRecord(t.Context(), dir, "a b"); err != nil || rec != (Record{Birth: 7, Recovery: 1 << 16, Deleted: 9, Follows: 3}) {
+			t.Errorf("%s: record %+v, %v", name, rec, err)
+		}
+		if _, err := AskRecord(t.Context(), dir, "x"); err == nil || !strings.Contains(err.Error(), "no such text") {
+			t.Errorf("%s: record of another: %v", name, err)
 		}
 		want.Version = Version + 1
 		if _, err := Ask(t.Context(), dir); err == nil {

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -40,6 +41,8 @@ type Report struct {
 	Segments []Segment `json:"segments"`
 	Groups   []Group   `json:"groups"`
 	Extra    []string  `json:"extra,omitempty"` // files that nothing names
+
+	catalogs []*catalog.Machine // of each replica of the catalog here, to the end of its log
 }
 
 // Identity is the content of node.json.
@@ -90,6 +93,8 @@ type Group struct {
 	key  id.Group
 	self id.Replica
 	view raftgroup.LogView
+
+	catalogIndex uint64 // of the catalog: where its machine is at the end of the log; 0: not known
 }
 
 // Member is one member of a group.
@@ -273,9 +278,13 @@ func (in *inspection) read(g *Group, rec raftgroup.ReplicaRecord, state []byte) 
 	if rec.Snapshot.Index != 0 && state == nil {
 		err = errors.New("the snapshot that the log begins behind cannot be read")
 	} else {
-		g.view, err = raftgroup.ReadLog(rec, state, max(g.Last, rec.Snapshot.Index), func(lo, hi, n uint64) ([]*raftpb.Entry, error) {
-			return in.log.Entries(g.Local, lo, hi, n)
-		})
+		entries := func(lo, hi, n uint64) ([]*raftpb.Entry, error) { return in.log.Entries(g.Local, lo, hi, n) }
+		to := max(g.Last, rec.Snapshot.Index)
+		if g.Catalog {
+			err = in.readCatalog(g, rec, state, to, entries)
+		} else {
+			g.view, err = raftgroup.ReadLog(rec, state, to, entries)
+		}
 	}
 	if err != nil {
 		g.Incomplete = err.Error()
@@ -293,6 +302,41 @@ func (in *inspection) read(g *Group, rec raftgroup.ReplicaRecord, state []byte) 
 		r.From.Birth, r.To.Birth = g.key.Incarnation.Birth, g.key.Incarnation.Birth
 		g.Rebuilt = append(g.Rebuilt, Rebuilt{From: r.From.String(), To: r.To.String(), Node: r.Node.String(), At: r.At.UTC(), Reason: r.Reason})
 	}
+}
+
+// readCatalog reads a replica of the catalog to the end of its log, and keeps
+// what it says of the structures if that can be read whole. What nobody has
+// committed counts too, which an operator who rebuilds from it would commit.
+func (in *inspection) readCatalog(g *Group, rec raftgroup.ReplicaRecord, state []byte, to uint64, entries func(lo, hi, n uint64) ([]*raftpb.Entry, error)) error {
+	m := catalog.NewMachine()
+	if rec.Snapshot.Index != 0 {
+		r, err := in.snaps.Open(g.Local, rec.Snapshot)
+		if err != nil {
+			return err
+		}
+		data, err := io.ReadAll(r)
+		if err = errors.Join(err, r.Close()); err == nil {
+			err = m.Restore(data)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	var err error
+	g.view, err = raftgroup.ReadChanges(rec, state, to, entries, raftgroup.Changes{
+		Base: m.Restore,
+		Change: func(n uint64, change []byte) error {
+			if n <= rec.Snapshot.Commits {
+				return nil
+			}
+			_, err := m.Apply(change)
+			return err
+		},
+	})
+	if err == nil {
+		in.r.catalogs, g.catalogIndex = append(in.r.catalogs, m), m.Index()
+	}
+	return err
 }
 
 // snapshots describes the files of a group, and returns the state in the newest

@@ -38,11 +38,23 @@ type Case struct {
 	Survivors []Survivor `json:"survivors"`
 	Voters    []Member   `json:"voters"`            // as the first survivor knows them
 	Missing   []Member   `json:"missing,omitempty"` // those of them that no survivor is
+	Ended     string     `json:"ended,omitempty"`   // who says that the structure was deleted
+	Later     string     `json:"later,omitempty"`   // who says that it has a later life than the first survivor's
+
+	facts  []Fact
+	beyond uint32 // the greatest recovery number of this birth that is known of
+}
+
+// Overrule is what an operator says although it is refused else.
+type Overrule struct {
+	Lesser  bool // another directory has more of the log, or the directories are a majority, or there is a later life
+	Deleted bool // the catalog says that the structure was deleted
 }
 
 // Cases reads what the directories hold, and pairs it up: one case for each
-// group of which the first directory has a replica that was started.
-func Cases(dirs []string) ([]Case, []Report, error) {
+// group of which the first directory has a replica that was started; if
+// superseded is set, of those too that were set aside for a later life.
+func Cases(dirs []string, superseded bool) ([]Case, []Report, error) {
 	reports := make([]Report, 0, len(dirs))
 	for _, dir := range dirs {
 		r, err := Inspect(dir, false)
@@ -54,20 +66,28 @@ func Cases(dirs []string) ([]Case, []Report, error) {
 		}
 		reports = append(reports, r)
 	}
+	usable := func(g Group) bool {
+		return g.Phase == raftgroup.PhaseStarted || (superseded && g.Phase == raftgroup.PhaseSuperseded)
+	}
 	var out []Case
 	for _, g := range reports[0].Groups {
-		if g.Phase != raftgroup.PhaseStarted {
+		if !usable(g) {
 			continue
 		}
 		c := Case{Structure: g.Structure, Catalog: g.Catalog}
 		for i, r := range reports {
 			for _, other := range r.Groups {
-				if other.key.Structure == g.key.Structure && (i > 0 || other.Local == g.Local) && other.Phase == raftgroup.PhaseStarted {
-					c.Survivors = append(c.Survivors, Survivor{Dir: dirs[i], NodeID: r.Identity.NodeID, Group: other, Unfit: unfit(other)})
+				if other.key.Structure == g.key.Structure && (i > 0 || other.Local == g.Local) && usable(other) {
+					c.Survivors = append(c.Survivors, Survivor{Dir: dirs[i], NodeID: r.Identity.NodeID, Group: other, Unfit: unfit(other, r.Groups)})
 				}
 			}
 		}
 		c.findMissing()
+		c.findLives(reports)
+		if !c.Catalog {
+			c.facts = known(reports, g.key.Structure)
+		}
+		c.judge()
 		out = append(out, c)
 	}
 	return out, reports, nil
@@ -105,7 +125,19 @@ func NotIn(reports []Report) []Elsewhere {
 	return out
 }
 
-func unfit(g Group) string {
+// unfit says why a group cannot be rebuilt from a replica, that is one of several
+// in its directory.
+func unfit(g Group, beside []Group) string {
+	if g.Phase == raftgroup.PhaseSuperseded {
+		for _, o := range beside {
+			if o.Structure == g.Structure && o.Local != g.Local && o.Phase == raftgroup.PhaseStarted && o.SetAside == "" {
+				return fmt.Sprintf("superseded, and its node has replica %d of %s in use", o.Replica, o.Incarnation)
+			}
+			if o.Structure == g.Structure && o.Phase == raftgroup.PhaseSuperseded && g.key.Incarnation.Less(o.key.Incarnation) {
+				return fmt.Sprintf("superseded, and so is replica %d of %s beside it, which is later", o.Replica, o.Incarnation)
+			}
+		}
+	}
 	switch {
 	case g.SetAside != "":
 		return "set aside: " + g.SetAside
@@ -131,7 +163,7 @@ func (c *Case) findMissing() {
 			m := Member{Replica: uint64(r), NodeID: n.String(), Voter: true}
 			c.Voters = append(c.Voters, m)
 			if !slices.ContainsFunc(c.Survivors, func(s Survivor) bool {
-				return s.Group.self == r && s.Group.key.Incarnation == first.key.Incarnation && s.Unfit == ""
+				return s.Group.self == r && s.Group.key.Incarnation == first.key.Incarnation && s.Unfit == "" && s.Group.Phase == first.Phase
 			}) {
 				c.Missing = append(c.Missing, m)
 			}
@@ -142,10 +174,14 @@ func (c *Case) findMissing() {
 	}
 }
 
-// HasQuorum reports whether the survivors are a majority of the voters: then
-// they are to be started, and nothing has to be rebuilt.
+// HasQuorum reports whether the survivors are a majority of the voters, as the
+// first one knows them: then they are to be started, and nothing has to be
+// rebuilt. Those that were set aside are not used, however many they are.
 func (c *Case) HasQuorum() bool {
 	first := &c.Survivors[0].Group
+	if first.Phase == raftgroup.PhaseSuperseded {
+		return false
+	}
 	for _, voters := range []map[id.Replica]id.Node{first.view.Voters, first.view.Outgoing} {
 		missing := 0
 		for r := range voters {
@@ -184,14 +220,23 @@ func (s *Survivor) ahead(o *Survivor) bool {
 	return cmp.Or(cmp.Compare(a.LastTerm, b.LastTerm), cmp.Compare(a.Last, b.Last)) > 0
 }
 
-// Check says why the group should not be rebuilt from the first survivor.
-func (c *Case) Check() error {
-	switch better := c.Better(); {
+// Check says why the group should not be rebuilt from the first survivor,
+// although an operator overrules some of it.
+func (c *Case) Check(o Overrule) error {
+	better := c.Better()
+	if o.Lesser {
+		better = nil
+	}
+	switch {
+	case c.Ended != "" && !o.Deleted:
+		return fmt.Errorf("%w: %s; rebuilt, it would be ended and removed again as soon as it reaches the catalog (-deleted overrules this)", ErrRefused, c.Ended)
 	case better != nil:
 		return fmt.Errorf("%w: %s has more of the log (index %d of term %d): rebuild from that one", ErrRefused, better.Dir, better.Group.Last, better.Group.LastTerm)
 	case c.Survivors[0].Unfit != "":
 		return fmt.Errorf("%w: %s: %s", ErrRefused, c.Survivors[0].Dir, c.Survivors[0].Unfit)
-	case c.HasQuorum():
+	case c.Later != "" && !o.Lesser:
+		return fmt.Errorf("%w: %s: if that is left anywhere, rebuild from there; if it is lost for good, say -force", ErrRefused, c.Later)
+	case c.HasQuorum() && !o.Lesser:
 		return fmt.Errorf("%w: these directories are a majority of the voters: start their nodes, and nothing is lost", ErrRefused)
 	}
 	return nil
@@ -253,11 +298,11 @@ func rebuildOne(l *wal.Log, c Case, reason string, now time.Time) (Record, error
 	}
 	var commit []byte
 	if c.Catalog {
-		if commit, err = catalog.RecoveryCommand(); err != nil {
+		if commit, err = catalog.RecoveryCommand(chosen.Group.catalogIndex, now); err != nil {
 			return Record{}, err
 		}
 	}
-	u, r, err := raftgroup.PlanRebuild(st, term, raftgroup.RebuildOrder{Node: node, Commit: commit, At: now, Reason: reason}, rand.Reader)
+	u, r, err := raftgroup.PlanRebuild(st, term, raftgroup.RebuildOrder{Node: node, Commit: commit, At: now, Reason: reason, Beyond: c.beyond, Superseded: chosen.Group.Phase == raftgroup.PhaseSuperseded}, rand.Reader)
 	if err != nil {
 		return Record{}, err
 	}

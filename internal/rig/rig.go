@@ -67,6 +67,8 @@ func New(t testing.TB, n int, seed uint64) *Cluster {
 // Add makes another node.
 func (c *Cluster) Add(dataCenter string) *Node {
 	n := &Node{Cluster: c, DataCenter: dataCenter, FS: vfs.NewMem(), Cold: wal.NewMemCold()}
+	c.mu.Lock() // the directories of nodes that run read it; only the test's goroutine changes it
+	defer c.mu.Unlock()
 	binary.BigEndian.PutUint64(n.ID[8:], uint64(len(c.Nodes)+1))
 	c.Nodes = append(c.Nodes, n)
 	return n
