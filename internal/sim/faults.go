@@ -2,6 +2,7 @@ package sim
 
 import (
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/copycat-replication/copycat/internal/vfs"
@@ -16,12 +17,15 @@ type particulars struct {
 	lasts time.Duration
 }
 
-// kinds are the faults: what begins one, and returns what ends it. Nil: it ends
+// faultKind is a fault: what begins one, and returns what ends it. Nil: it ends
 // by itself, or never, or there was nothing to break.
-var kinds = []struct {
+type faultKind struct {
 	name  string
 	begin func(*Sim, particulars) func()
-}{
+}
+
+// kinds are the faults.
+var kinds = []faultKind{
 	{"crash", func(s *Sim, p particulars) func() { p.n.crash(p.rng); return s.restart(p.n) }},
 	{"crash amid an operation", func(s *Sim, p particulars) func() {
 		if p.n.up {
@@ -85,6 +89,11 @@ var kinds = []struct {
 	}},
 }
 
+// isKind reports whether there are faults of that name.
+func isKind(name string) bool {
+	return slices.ContainsFunc(kinds, func(k faultKind) bool { return k.name == name })
+}
+
 // fault begins one fault.
 func (s *Sim) fault(f fault) {
 	if s.quiet {
@@ -94,6 +103,9 @@ func (s *Sim) fault(f fault) {
 	p := particulars{rng: rng, n: s.nodes[rng.IntN(len(s.nodes))], other: s.nodes[rng.IntN(len(s.nodes))]}
 	p.lasts = between(rng, 100*time.Millisecond, 8*time.Second)
 	k := kinds[rng.IntN(len(kinds))]
+	if i := slices.IndexFunc(kinds, func(k faultKind) bool { return k.name == s.plan.Kind }); i >= 0 {
+		k = kinds[i]
+	}
 	s.faults[k.name]++
 	s.rec.FaultStart(k.name)
 	if end := k.begin(s, p); end != nil {

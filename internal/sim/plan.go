@@ -2,6 +2,7 @@ package sim
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -20,6 +21,7 @@ type Plan struct {
 	Groups int           // 1 to 4
 	Faulty time.Duration // how long faults go on; default 30 s of virtual time
 	Faults []int         // numbers of the faults that happen; nil: all that the seed has
+	Kind   string        // all of them are of this kind, such as "clock jump"; "": of any
 	// Registers has the programs read too, and little under way, so that the
 	// map of registers can be held against a model.
 	Registers bool
@@ -41,6 +43,7 @@ func (p Plan) String() string {
 	add("nodes", p.Nodes, p.Nodes != 0)
 	add("groups", p.Groups, p.Groups != 0)
 	add("faulty", p.Faulty, p.Faulty != 0)
+	add("kind", p.Kind, p.Kind != "")
 	add("registers", p.Registers, p.Registers)
 	add("town", p.Town, p.Town)
 	if p.Faults != nil {
@@ -70,6 +73,10 @@ func Parse(text string) (Plan, error) {
 			p.Groups, err = strconv.Atoi(value)
 		case "faulty":
 			p.Faulty, err = time.ParseDuration(value)
+		case "kind":
+			if p.Kind = value; !isKind(value) {
+				err = errors.New("no such fault")
+			}
 		case "registers":
 			p.Registers, err = strconv.ParseBool(value)
 		case "town":

@@ -89,7 +89,7 @@ func TestPlanText(t *testing.T) {
 	t.Parallel()
 	for _, p := range []Plan{
 		{Seed: 7},
-		{Seed: 1 << 60, Salt: 3, Nodes: 4, Groups: 2, Faulty: 1500 * time.Millisecond, Faults: []int{0, 5, 11}, Registers: true},
+		{Seed: 1 << 60, Salt: 3, Nodes: 4, Groups: 2, Faulty: 1500 * time.Millisecond, Faults: []int{0, 5, 11}, Kind: "clock jump", Registers: true},
 		{Seed: 1, Faults: []int{}},
 	} {
 		q, err := Parse(p.String())
@@ -97,7 +97,7 @@ func TestPlanText(t *testing.T) {
 			t.Errorf("%s became %s: %v", p, q, err)
 		}
 	}
-	for _, bad := range []string{"", "seed", "seed=x", "speed=1", "seed=1,faults=a", "seed=1,faulty=1"} {
+	for _, bad := range []string{"", "seed", "seed=x", "speed=1", "seed=1,faults=a", "seed=1,faulty=1", "seed=1,kind=bad day"} {
 		if _, err := Parse(bad); err == nil {
 			t.Errorf("%q was read", bad)
 		}

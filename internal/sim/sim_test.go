@@ -96,3 +96,34 @@ func TestReplay(t *testing.T) {
 		}
 	}
 }
+
+// ofOneKind runs a few seeds in which one kind of fault happens and no other,
+// and begins again before it has ended, and checks all that is always checked.
+func ofOneKind(t *testing.T, kind string) {
+	t.Helper()
+	happened := 0
+	for seed := range min(*seeds, 2) {
+		p := Plan{Seed: *firstSeed + seed, Kind: kind}
+		r, err := Run(p, options())
+		if err := verdict(r, err); err != nil {
+			t.Fatalf("%s: %v", p, err)
+		}
+		if r.Commits == 0 || len(r.Faults) != 1 {
+			t.Errorf("%s: %d deliveries under %v", p, r.Commits, r.Faults)
+		}
+		happened += r.Faults[kind]
+	}
+	if happened == 0 {
+		t.Errorf("no %s in any run", kind)
+	}
+}
+
+// TestLossAndReordering loses up to 30 % of all messages and sends 10 % twice;
+// each message is late by itself, so that they overtake one another.
+func TestLossAndReordering(t *testing.T) { ofOneKind(t, "loss") }
+
+// TestClockJumps sets nodes' clocks forwards and backwards by up to an hour.
+func TestClockJumps(t *testing.T) { ofOneKind(t, "clock jump") }
+
+// TestSlowDisks has syncs take up to a second.
+func TestSlowDisks(t *testing.T) { ofOneKind(t, "slow disk") }
