@@ -137,8 +137,8 @@ func (h *Host) openAgain(g *Group, behind SnapshotRef) error {
 			return err
 		}
 		g.log.Warn("replica does not start again yet", "error", err)
-		if !h.sleep(pause) {
-			return err
+		if !h.sleep(pause) || !h.isRestarting(g.key, g.self) {
+			return err // the host closes, or the group has said meanwhile that it was removed
 		}
 		// The log may want what it has refused of this group first. Who starts
 		// over from the log's state does not owe that any more.
