@@ -157,7 +157,9 @@ func (g *Group) receive(from id.Node, m Message) error {
 		}
 		g.call(func() { g.onQuiet(m.From, from, &q) })
 	case wireOutsider:
-		g.call(g.onOutsider)
+		if m.To == g.self { // and not the replica that was here before
+			g.call(g.onOutsider)
+		}
 	default:
 		return fmt.Errorf("%w: kind %d", ErrNewerFormat, payload[0])
 	}
