@@ -123,6 +123,8 @@ func (p *pull) tick(g *Group, nodes []Node) {
 	case !g.leader.care.better.IsZero():
 		// The voters are to be moved, perhaps the one over there: who leads hands
 		// over before it is, and must not be handed the lead for that again.
+	case len(g.state.options.PinnedDataCenters) > 0 && !slices.Contains(g.state.options.PinnedDataCenters, to):
+		// A voter that nobody can replace would only hand it back (see stepAside).
 	case !p.tried.IsZero() && g.now.Sub(p.tried) < pullRetry:
 	default:
 		p.handOver(g, to, centers)

@@ -92,6 +92,32 @@ func TestPreferenceBeatsPull(t *testing.T) {
 	})
 }
 
+// TestPinsBeatPull pins a structure to a data center with only one of its
+// voters, and no node for the others, and has another one's node propose: the
+// lead, once where it is to be, is not handed to and fro.
+func TestPinsBeatPull(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := rig.New(t, 3, 33)
+		c.StartAll()
+		defer c.StopAll()
+		s := rig.Structure(9)
+		c.Born(s, 3, raftgroup.Options{})
+		alter(t, c.Nodes[0], raftgroup.OptionPinnedDataCenters, raftgroup.Options{PinnedDataCenters: []string{"dc1"}})
+		c.Wait(time.Minute, "the leader where it is to be", func() bool { return leads(c.Nodes[0], s) })
+		g, _ := c.Nodes[0].Host.Group(s)
+		term := g.Status().Term
+		j := subscribe(t, c.Nodes[1], raftgroup.SubscriptionConfig{Structure: s})
+		for range 1000 {
+			j.sub.Propose() <- []byte("x")
+			time.Sleep(100 * time.Millisecond)
+		}
+		if st := g.Status(); !st.IsLeader || st.Term != term {
+			t.Errorf("term %d, then %d, leads %v", term, st.Term, st.IsLeader)
+		}
+	})
+}
+
 // TestElectionsFollowRoundTrip: where round trips become three seconds, and that
 // is known, nobody elects for nothing.
 func TestElectionsFollowRoundTrip(t *testing.T) {
