@@ -2,6 +2,8 @@ package raftgroup_test
 
 import (
 	"errors"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -9,6 +11,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/copycat-replication/copycat/internal/rig"
+	"github.com/copycat-replication/copycat/internal/vfs"
 	"github.com/copycat-replication/copycat/raftgroup"
 	"github.com/copycat-replication/copycat/wal"
 )
@@ -150,5 +153,67 @@ func TestSubscribeAsTheReplicaGoes(t *testing.T) {
 		d.c.StopAll()
 		<-d.first.done
 		<-late.done
+	})
+}
+
+// TestSubscribeAsTheReplicaGoesUnasked: the same for a subscription that does not
+// ask for a replica itself, since its caller believes that there is one.
+func TestSubscribeAsTheReplicaGoesUnasked(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newDrains(t, rig.New(t, 2, 1))
+		close(d.j.gate)
+		close(d.j.sub.Propose())
+		d.whole()
+		d.remove()
+		passive := subscribe(t, d.n, raftgroup.SubscriptionConfig{Structure: d.s, Passive: true})
+		time.Sleep(10 * time.Minute)
+		if holds(d.n, d.s) {
+			t.Error("a replica was got for a subscription that only follows")
+		}
+		late := subscribe(t, d.n, raftgroup.SubscriptionConfig{Structure: d.s})
+		d.c.Wait(2*time.Minute, "a replica, and all changes", func() bool { return late.count() == behind && passive.count() == behind })
+		same(t, d.first, late, passive)
+		d.c.StopAll()
+		<-d.first.done
+		<-late.done
+		<-passive.done
+	})
+}
+
+// TestRemovalFailsHalfway: a replica was removed from its group while its node was
+// away, and of its files here one cannot be removed. The subscription on it
+// gets another replica all the same.
+func TestRemovalFailsHalfway(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := rig.New(t, 4, 11)
+		s := rig.Structure(9)
+		c.StartAll()
+		c.Born(s, 3, raftgroup.Options{})
+		n, rest := c.Nodes[2], []*rig.Node{c.Nodes[0], c.Nodes[1], c.Nodes[3]}
+		first := subscribe(t, c.Nodes[0], raftgroup.SubscriptionConfig{Structure: s})
+		j := subscribe(t, n, raftgroup.SubscriptionConfig{Structure: s})
+		first.propose("a", 10)
+		c.Wait(time.Minute, "ten", func() bool { return j.count() == 10 })
+		var failed atomic.Bool
+		n.FS.SetFault(func(op vfs.Op, name string, _, _ int64) error {
+			if op == vfs.OpRemove && strings.HasPrefix(name, "snapshots") && failed.CompareAndSwap(false, true) {
+				return errors.New("a test keeps the file")
+			}
+			return nil
+		})
+		c.Partition(rest, []*rig.Node{n})
+		c.Wait(2*time.Minute, "a voter in its place", func() bool { return onlyOn(c, s, rest...) })
+		first.propose("b", 10)
+		c.Partition(c.Nodes)
+		c.Wait(10*time.Minute, "the others' changes", func() bool { return j.count() == 20 })
+		if !failed.Load() {
+			t.Error("nothing failed")
+		}
+		same(t, first, j)
+		c.StopAll()
+		<-first.done
+		<-j.done
 	})
 }

@@ -3,8 +3,10 @@ package raftgroup
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/copycat-replication/copycat/id"
 	"github.com/copycat-replication/copycat/wal"
 )
 
@@ -13,8 +15,8 @@ import (
 const stoppedInterval = 30 * time.Second
 
 // tickStopped asks, now and then, for the replicas that have stopped: one that was
-// replaced is in the way of another on this node. And it has subscriptions that
-// wait for a replica look again whether they can hope for one.
+// replaced is in the way of another on this node. And it looks after the
+// subscriptions that wait for a replica.
 func (h *Host) tickStopped() {
 	now := h.cfg.Clock.Now()
 	if h.askedStopped.IsZero() {
@@ -23,13 +25,29 @@ func (h *Host) tickStopped() {
 	if now.Sub(h.askedStopped) >= stoppedInterval {
 		h.askedStopped = now
 		h.askForStopped()
-		h.mu.Lock()
-		for _, waiting := range h.waiting {
-			for _, s := range waiting {
-				s.notify()
-			}
+		h.tendWaiting()
+	}
+}
+
+// tendWaiting has subscriptions that wait for a replica look again whether they can
+// hope for one, and one got for those for which nobody else does: whoever took a
+// replica away looks who waits at that moment, and may fail before it has.
+func (h *Host) tendWaiting() {
+	gone := h.logIsGone()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var awaited []id.Structure
+	for structure, waiting := range h.waiting {
+		for _, s := range waiting {
+			s.notify()
 		}
-		h.mu.Unlock()
+		if h.awaitedLocked(structure) && !gone && h.joinableLocked(structure) == nil {
+			awaited = append(awaited, structure)
+		}
+	}
+	slices.SortFunc(awaited, func(a, b id.Structure) int { return slices.Compare(a[:], b[:]) }) // a replay must not depend on map order
+	for _, structure := range awaited {
+		h.beginJoinLocked(structure, id.Node{}, joinWish{wanted: true})
 	}
 }
 

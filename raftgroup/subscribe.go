@@ -12,7 +12,8 @@ import (
 // Subscribe adds a subscription. It returns at once: the subscription attaches
 // to the node's replica when there is one. Having the group born is the caller's
 // business (Prepare), and so is asking it for a replica, unless the
-// configuration says Join.
+// configuration says Join. For one that waits longer than half a minute, and is not
+// passive, the host asks by itself.
 func (h *Host) Subscribe(cfg SubscriptionConfig) (*Subscription, error) {
 	return h.subscribe(cfg, func(s *Subscription) { go s.run() }) // Close waits for ended
 }
