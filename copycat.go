@@ -152,8 +152,8 @@ type CopyCat interface {
 	// not all was delivered (ErrUndelivered). Shutdown waits for no reader.
 	//
 	// When the structure is deleted, the error channel says ErrDeleted, and both
-	// close, the error channel last; sending on the propose channel after that
-	// blocks for good, as after Shutdown.
+	// close, the error channel last; what is sent until the commit channel closes is
+	// reported, and sending after that blocks for good, as after Shutdown.
 	SubscribeToDataStructure(id *ID, provider SnapshotProvider) (chan<- []byte, <-chan []byte, <-chan error, SnapshotConsumer, error)
 
 	// SubscribeToDataStructureWithStringID is SubscribeToDataStructure with

@@ -3,6 +3,7 @@ package raftgroup_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -228,5 +229,51 @@ func TestAlterAfterCreatedAnew(t *testing.T) {
 			t.Errorf("%+v, %v", opt, err)
 		}
 		c.StopAll()
+	})
+}
+
+// TestProposedAfterTheEnd: a structure is deleted, and the consumer here is slow, so
+// that its subscription goes on for a while. What it proposes until the commit
+// channel closes is reported, each one, and sending does not block meanwhile.
+func TestProposedAfterTheEnd(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := rig.New(t, 1, 1)
+		c.StartAll()
+		defer c.StopAll()
+		s := rig.Structure(9)
+		c.Born(s, 1, raftgroup.Options{})
+		j := newJournal(t)
+		j.gate = make(chan struct{})
+		j.subscribe(c.Nodes[0], raftgroup.SubscriptionConfig{Structure: s, Window: 1 << 10})
+		first := 400 // more than lie in the commit channel
+		for i := range first {
+			j.sub.Propose() <- fmt.Appendf(nil, "a-%d", i)
+			time.Sleep(time.Millisecond)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := c.Nodes[0].Host.EndGroup(ctx, s, birth(t, c.Nodes[0], s)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		late := 1000 // more than lie in the propose channel, and in the window
+		for i := range late {
+			j.sub.Propose() <- fmt.Appendf(nil, "late-%d", i)
+		}
+		if j.over() {
+			t.Fatal("it is over before its consumer has read anything")
+		}
+		close(j.gate)
+		<-j.done
+		told := make(map[string]bool)
+		for _, err := range j.errors() {
+			if p := (*raftgroup.ProposalError)(nil); errors.As(err, &p) && errors.Is(err, raftgroup.ErrNeverCommitted) && errors.Is(err, raftgroup.ErrDeleted) {
+				told[string(p.Proposal)] = true
+			}
+		}
+		if len(told) != late || j.count() != first {
+			t.Errorf("of %d changes %d are delivered, of %d after the end %d are reported", first, j.count(), late, len(told))
+		}
 	})
 }

@@ -29,6 +29,7 @@ type errorQueue struct {
 	dropped   uint64
 	sealed    bool
 	more      chan struct{} // cap 1
+	emptied   chan struct{} // closed when all so far is handed over; nil: nobody waits for that
 	giveUp    chan struct{} // closed: nobody reads any more
 }
 
@@ -95,6 +96,10 @@ func (q *errorQueue) next() (e proposalErr, ok, last bool) {
 		e, ok = proposalErr{err: q.warnings[0]}, true
 		q.warnings = q.warnings[1:]
 	}
+	if !ok && q.emptied != nil {
+		close(q.emptied)
+		q.emptied = nil
+	}
 	return e, ok, !ok && q.sealed
 }
 
@@ -111,31 +116,44 @@ func (q *errorQueue) run() {
 			continue
 		}
 		select {
-		case q.out <- e.err:
-			if e.read != nil {
-				e.read()
+		case q.out <- e.err: // as long as there is room, whoever reads
+		default:
+			select {
+			case q.out <- e.err:
+			case <-q.giveUp:
+				q.mu.Lock()
+				q.dropped++
+				q.mu.Unlock()
+				return
 			}
-		case <-q.giveUp:
-			q.mu.Lock()
-			q.dropped++
-			q.mu.Unlock()
-			return
+		}
+		if e.read != nil {
+			e.read()
 		}
 	}
 }
 
-// seal says that nothing more comes, and waits a moment for it to be read.
-func (q *errorQueue) seal() {
+// await waits a moment for what has come so far to be read.
+func (q *errorQueue) await() {
+	emptied := make(chan struct{})
 	q.mu.Lock()
-	q.sealed = true
+	q.emptied = emptied
 	q.mu.Unlock()
 	q.signal()
 	grace := time.NewTimer(errorGrace)
 	defer grace.Stop()
 	select {
-	case <-q.done:
+	case <-emptied:
 	case <-grace.C:
 	}
+}
+
+// seal says that nothing more comes.
+func (q *errorQueue) seal() {
+	q.mu.Lock()
+	q.sealed = true
+	q.mu.Unlock()
+	q.signal()
 }
 
 // finish waits until all is read, or until the host shuts down, and closes the

@@ -93,10 +93,11 @@ func TestFinishGivesUpOnShutdown(t *testing.T) {
 		q.warn(errors.New("unread"))
 		go q.run()
 		began := time.Now()
-		q.seal()
+		q.await()
 		if waited := time.Since(began); waited != errorGrace {
-			t.Fatalf("sealing took %s", waited)
+			t.Fatalf("it waited %s", waited)
 		}
+		q.seal()
 		var lost uint64
 		finished := make(chan struct{})
 		go func() { lost = q.finish(stop); close(finished) }()
@@ -123,17 +124,18 @@ func TestFinishGivesUpOnShutdown(t *testing.T) {
 	})
 }
 
-func TestSealReturnsAtOnceIfAllIsRead(t *testing.T) {
+func TestAwaitReturnsAtOnceIfAllIsRead(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		q := newErrorQueue()
 		q.warn(errors.New("fits into the channel"))
 		go q.run()
 		began := time.Now()
-		q.seal()
+		q.await()
 		if waited := time.Since(began); waited != 0 {
-			t.Fatalf("sealing took %s", waited)
+			t.Fatalf("it waited %s", waited)
 		}
+		q.seal()
 		if n := q.finish(nil); n != 0 {
 			t.Fatalf("%d lost", n)
 		}

@@ -18,22 +18,31 @@ const (
 	proposalOverhead = 64
 )
 
-// pump moves proposals from the channel into the inbox, as many at a time as
-// there are.
+// pump serves the propose channel until the subscription's end: a consumer that is
+// slow may put that off for long after the structure has gone.
 func (s *Subscription) pump() {
-	defer close(s.pumped)
+	closed := s.take()
+	close(s.pumped)
+	if !closed {
+		s.refuseOn()
+	}
+}
+
+// take moves proposals from the channel into the inbox, as many at a time as
+// there are; true: until the user closed it, false: until none are taken any more.
+func (s *Subscription) take() (closed bool) {
 	batch := make([][]byte, 0, pumpBatch)
 	for {
 		select {
 		case p, ok := <-s.proposeCh:
 			if !ok {
 				s.seal()
-				return
+				return true
 			}
 			batch = s.admit(batch[:0], p)
 		case <-s.halt:
 			s.refuseRest()
-			return
+			return false
 		}
 	more:
 		for len(batch) < pumpBatch {
@@ -42,7 +51,7 @@ func (s *Subscription) pump() {
 				if !ok {
 					s.put(batch)
 					s.seal()
-					return
+					return true
 				}
 				batch = s.admit(batch, p)
 			default:
@@ -58,11 +67,11 @@ func (s *Subscription) pump() {
 func (s *Subscription) admit(batch [][]byte, p []byte) [][]byte {
 	switch {
 	case p == nil:
-		s.refuse(nil, ErrNilProposal)
+		s.refuse(nil, ErrNilProposal, s.halt)
 		return batch
 	case len(p) > s.cfg.MaxProposal:
 		err := fmt.Errorf("%w: %d bytes, the limit is %d", ErrProposalTooLarge, len(p), s.cfg.MaxProposal)
-		s.refuse(p, err)
+		s.refuse(p, err, s.halt)
 		return batch
 	}
 	cost := int64(len(p) + proposalOverhead)
@@ -70,7 +79,7 @@ func (s *Subscription) admit(batch [][]byte, p []byte) [][]byte {
 		s.put(batch)
 		batch = batch[:0]
 		if !s.credit.wait(cost, s.halt) {
-			s.refuse(p, fmt.Errorf("%w: %w", ErrNeverCommitted, s.why()))
+			s.refuse(p, fmt.Errorf("%w: %w", ErrNeverCommitted, s.why()), s.halt)
 			return batch
 		}
 	}
@@ -78,12 +87,13 @@ func (s *Subscription) admit(batch [][]byte, p []byte) [][]byte {
 }
 
 // refuse reports a proposal that never left; its error holds room in the
-// window until it is read, so that errors are bounded too.
-func (s *Subscription) refuse(p []byte, err error) {
+// window until it is read, so that errors are bounded too. It waits for room until
+// stop.
+func (s *Subscription) refuse(p []byte, err error, stop <-chan struct{}) {
 	cost := int64(len(p) + proposalOverhead)
 	s.credit.force(cost)
 	s.errs.proposal(&ProposalError{Structure: s.cfg.Structure, Proposal: p, Err: err}, func() { s.credit.give(cost) })
-	s.credit.block(s.halt)
+	s.credit.block(stop)
 }
 
 func (s *Subscription) put(batch [][]byte) {
@@ -113,7 +123,23 @@ func (s *Subscription) seal() {
 	}
 }
 
-// refuseRest reports what the end of the subscription finds in the channel.
+// refuseOn reports what is sent until the commit channel is closed.
+func (s *Subscription) refuseOn() {
+	for {
+		select {
+		case p, ok := <-s.proposeCh:
+			if !ok {
+				return
+			}
+			s.refuse(p, fmt.Errorf("%w: %w", ErrNeverCommitted, s.why()), s.shown)
+		case <-s.shown:
+			s.refuseRest()
+			return
+		}
+	}
+}
+
+// refuseRest reports what lies in the channel.
 func (s *Subscription) refuseRest() {
 	for {
 		select {

@@ -84,8 +84,9 @@ type Subscription struct {
 	news      chan struct{} // cap 1: the apply cursor moved, or something changed
 	stop      chan struct{} // closed: the host shuts down
 	halt      chan struct{} // closed: no proposal is taken any more
+	pumped    chan struct{} // closed: the pump takes no proposals any more, and refuses them
+	shown     chan struct{} // closed: the commit channel is closed, so that everybody can know of the end
 	ended     chan struct{} // closed: channels are closed, goroutines gone
-	pumped    chan struct{} // closed: the pump has ended
 	credit    credit
 
 	mu      sync.Mutex
@@ -129,8 +130,9 @@ func newSubscription(h *Host, cfg SubscriptionConfig) *Subscription {
 		news:      make(chan struct{}, 1),
 		stop:      make(chan struct{}),
 		halt:      make(chan struct{}),
-		ended:     make(chan struct{}),
 		pumped:    make(chan struct{}),
+		shown:     make(chan struct{}),
+		ended:     make(chan struct{}),
 		credit:    credit{limit: cfg.Window, room: make(chan struct{}, 1)},
 	}
 }
@@ -153,19 +155,23 @@ func (s *Subscription) Errors() <-chan error { return s.errs.out }
 
 // run serves the subscription until it ends.
 func (s *Subscription) run() {
-	var serving sync.WaitGroup
-	serving.Go(s.pump)
-	serving.Go(s.deliver)
+	var pumping, delivering sync.WaitGroup
+	pumping.Go(s.pump)
+	delivering.Go(s.deliver)
 	go s.errs.run() // finish waits for it
-	serving.Wait()
+	delivering.Wait()
+	<-s.pumped
 	s.unhook()
-	s.errs.seal()
+	s.errs.await()
 	// A select over both channels must not miss buffered commits: the error
 	// channel closes last.
 	s.mu.Lock()
 	s.over = true
 	s.mu.Unlock()
 	close(s.commitCh)
+	close(s.shown)
+	pumping.Wait() // what was sent before the commit channel closed is reported
+	s.errs.seal()
 	if n := s.errs.finish(s.stop); n > 0 {
 		s.host.cfg.Logger.Warn("errors that nobody read", "structure", s.cfg.Structure.String(), "count", n)
 	}
