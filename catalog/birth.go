@@ -188,12 +188,21 @@ func (b *birth) firstMembers(picked []id.Node) map[id.Replica]id.Node {
 // each runs f for every member's node at the same time and waits. f ends with
 // the context that it works under.
 func (s *Service) each(members map[id.Replica]id.Node, f func(id.Node)) {
+	replicas := slices.Sorted(maps.Keys(members))
+	s.atOnce(len(replicas), func(i int) { f(members[replicas[i]]) })
+}
+
+// atOnce runs f for 0 to n-1 at the same time, and waits.
+func (s *Service) atOnce(n int, f func(i int)) {
+	if n == 0 {
+		return
+	}
 	var left atomic.Int64
-	left.Store(int64(len(members)))
+	left.Store(int64(n))
 	done := make(chan struct{})
-	for _, r := range slices.Sorted(maps.Keys(members)) {
+	for i := range n {
 		one := func() {
-			f(members[r])
+			f(i)
 			if left.Add(-1) == 0 {
 				close(done)
 			}

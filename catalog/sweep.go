@@ -4,13 +4,21 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/copycat-replication/copycat/raftgroup"
 )
 
-// sweepsPerPatience is how often, within the patience, the sweeper looks.
-const sweepsPerPatience = 10
+const (
+	// sweepsPerPatience is how often, within the patience, the sweeper looks.
+	sweepsPerPatience = 10
+	// settledAtOnce is how many prepared replicas are settled at the same time. Each
+	// takes a round trip and a commit of the catalog, and while that does not
+	// answer, retries of births leave hundreds behind: one after the other, a birth
+	// that did come about would wait for minutes behind those that did not.
+	settledAtOnce = 16
+)
 
 // sweepLoop settles prepared replicas whose creator has been silent for too
 // long. It counts from when this process first saw a replica, not from its
@@ -46,6 +54,7 @@ func (s *Service) sweep(seen map[raftgroup.Token]time.Time) error {
 		present[p.Genesis.Token] = true
 	}
 	maps.DeleteFunc(seen, func(t raftgroup.Token, _ time.Time) bool { return !present[t] })
+	var due []raftgroup.Genesis
 	for _, p := range prepared {
 		since, ok := seen[p.Genesis.Token]
 		if !ok {
@@ -55,12 +64,27 @@ func (s *Service) sweep(seen map[raftgroup.Token]time.Time) error {
 		if now.Sub(since) < s.cfg.Patience || s.busyWith(p.Genesis.Token) {
 			continue
 		}
-		err := s.settle(p.Genesis)
+		due = append(due, p.Genesis)
+	}
+	for some := range slices.Chunk(due, settledAtOnce) {
+		if err := s.settleAll(some); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// settleAll settles some at the same time. The error is that of a catalog which
+// does not answer.
+func (s *Service) settleAll(some []raftgroup.Genesis) error {
+	errs := make([]error, len(some))
+	s.atOnce(len(some), func(i int) { errs[i] = s.settle(some[i]) })
+	for i, err := range errs {
 		switch {
 		case errors.Is(err, ErrCatalogUnavailable), errors.Is(err, ErrClosed):
 			return err
 		case err != nil:
-			s.log.Error("prepared replica not settled", "structure", p.Genesis.Group.Structure.String(), "error", err)
+			s.log.Error("prepared replica not settled", "structure", some[i].Group.Structure.String(), "error", err)
 		}
 	}
 	return nil

@@ -117,7 +117,11 @@ func (h *Host) vacate(ctx context.Context) error {
 func (h *Host) isVacant() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return len(h.ordered) == 0 && len(h.preparing) == 0 && !h.between.restarting()
+	if len(h.ordered) > 0 || len(h.preparing) > 0 || h.between.restarting() {
+		return false
+	}
+	// A disk that takes no writes cannot forget them; the groups have.
+	return len(h.between) == 0 || h.log.Health() != nil
 }
 
 // askForStopped asks for the replicas whose own steps do not: they have

@@ -214,3 +214,52 @@ func TestVacateTakesNoBirths(t *testing.T) {
 		c.StopAll()
 	})
 }
+
+// TestVacateWaitsForTheLog has a node leave whose log takes its time: when Vacate
+// returns, nothing of a replica is there, and nothing is still to be removed.
+func TestVacateWaitsForTheLog(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := rig.New(t, 4, 22)
+		var logs []*lateLog
+		c.Tune = func(cfg *raftgroup.Config) {
+			l := &lateLog{LogStore: cfg.Log, queue: make(chan func(), 1<<10)}
+			go l.work()
+			logs, cfg.Log = append(logs, l), l
+		}
+		c.StartAll()
+		defer func() {
+			c.StopAll()
+			for _, l := range logs {
+				close(l.queue)
+			}
+		}()
+		s := rig.Structure(9)
+		c.Born(s, 3, raftgroup.Options{})
+		c.Wait(time.Minute, "a leader", func() bool { _, _, ok := leadNode(c, s); return ok })
+		goes, _, _ := leadNode(c, s)
+		if err := vacate(t, goes, 5*time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		if left := goes.Log.Groups(); len(left) > 0 {
+			t.Errorf("left in the log of a vacant node: %+v", left)
+		}
+	})
+}
+
+// lateLog hands on each update a while later.
+type lateLog struct {
+	raftgroup.LogStore
+	queue chan func()
+}
+
+func (l *lateLog) work() {
+	for f := range l.queue {
+		time.Sleep(150 * time.Millisecond)
+		f()
+	}
+}
+
+func (l *lateLog) Submit(u []wal.Update, done func(error)) {
+	l.queue <- func() { l.LogStore.Submit(u, done) }
+}
