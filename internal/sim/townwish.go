@@ -59,10 +59,13 @@ func (t *town) standingOf(st id.Structure) (g standing, ok bool) {
 			continue
 		}
 		s := r.Status()
+		if n.paused {
+			continue // what it knows helps nobody
+		}
 		if !ok || s.Applied > g.Applied {
 			g.GroupStatus, ok = s, true
 		}
-		if s.IsLeader && s.Term >= term && !n.paused {
+		if s.IsLeader && s.Term >= term {
 			g.leader, term = n, s.Term
 		}
 	}
