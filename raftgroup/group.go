@@ -81,6 +81,7 @@ type Group struct {
 	bySession map[uint64]*Subscription
 	byNonce   map[[16]byte]*Subscription
 	closing   []closing
+	strays    strays
 	waiters   map[[16]byte]waiter
 	seen      map[id.Replica]id.Node // where replicas spoke from
 

@@ -129,7 +129,7 @@ func (d *leaderDuties) requestSnapshot(g *Group, nodes []Node) {
 	if g.now.Sub(d.requested) < changeRetry {
 		return
 	}
-	maker, ok := chooseMaker(g.state.sessions.sorted(), nodes, g.host.cfg.Node, attempt, g.deliveryLag)
+	maker, ok := g.maker(nodes, attempt)
 	if !ok {
 		return // nobody has the state: detached replicas keep the log until somebody subscribes
 	}
@@ -137,6 +137,13 @@ func (d *leaderDuties) requestSnapshot(g *Group, nodes []Node) {
 	if err := g.proposeRecord(KindSnapshotRequest, &grouppb.SnapshotRequest{Session: maker, Attempt: attempt}); err != nil {
 		g.log.Debug("snapshot not requested, will try again", "error", err)
 	}
+}
+
+// maker picks a session that is to make a snapshot. Without a replica on its node
+// it could not: it may be of a subscription that waits for one, or has ended.
+func (g *Group) maker(nodes []Node, attempt uint32) (uint64, bool) {
+	nodes = slices.DeleteFunc(slices.Clone(nodes), func(n Node) bool { _, here := g.state.replicaOn(n.ID); return !here })
+	return chooseMaker(g.state.sessions.sorted(), nodes, g.host.cfg.Node, attempt, g.deliveryLag)
 }
 
 // chooseMaker picks a live session: those on the leader's own node that keep up

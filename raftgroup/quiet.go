@@ -51,7 +51,7 @@ func (g *Group) calm() bool {
 		return false
 	case g.lead == raft.None || g.state.deleted: // what is deleted waits to be removed
 		return false
-	case len(g.appends) > 0 || len(g.waiters) > 0 || len(g.reads) > 0 || len(g.closing) > 0 || isJoint(g.state.conf) || !g.isMember():
+	case len(g.appends) > 0 || len(g.waiters) > 0 || len(g.reads) > 0 || len(g.closing) > 0 || len(g.strays) > 0 || isJoint(g.state.conf) || !g.isMember():
 		return false
 	case g.state.index != g.last || g.rn.BasicStatus().GetCommit() != g.last:
 		return false
@@ -125,7 +125,7 @@ func (d *leaderDuties) settled(g *Group, nodes []Node) bool {
 		return false
 	}
 	if st.request != nil || d.snapshotWanted || st.snapshotDue() {
-		if _, ok := chooseMaker(st.sessions.sorted(), nodes, g.host.cfg.Node, 0, g.deliveryLag); ok {
+		if _, ok := g.maker(nodes, 0); ok {
 			return false
 		}
 	}

@@ -305,6 +305,7 @@ func (g *Group) tickSessions() {
 			sub.base, sub.baseReady = nil, false
 		}
 	}
+	g.tickStrays()
 	g.retryClosing()
 }
 
@@ -316,9 +317,13 @@ type closing struct {
 
 // closeSession has a session closed in the log, now or when that is possible.
 func (g *Group) closeSession(session uint64) {
-	if !slices.ContainsFunc(g.closing, func(c closing) bool { return c.session == session }) {
+	if !g.isClosing(session) {
 		g.closing = append(g.closing, closing{session: session})
 	}
+}
+
+func (g *Group) isClosing(session uint64) bool {
+	return slices.ContainsFunc(g.closing, func(c closing) bool { return c.session == session })
 }
 
 func (g *Group) retryClosing() {
