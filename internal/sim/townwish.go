@@ -47,9 +47,10 @@ type standing struct {
 
 // standingOf looks at a structure's group on all nodes that run. Who its members
 // are, those may know best that are down: a group of which the newest members are
-// gone for a while has no majority, whatever an older replica says.
+// gone for a while has no majority, whatever an older replica says. And what only
+// a learner or a paused node knows elects nobody.
 func (t *town) standingOf(st id.Structure) (g standing, ok bool) {
-	term := uint64(0)
+	term, voter := uint64(0), false
 	for _, n := range t.nodes {
 		if !n.up {
 			continue
@@ -60,10 +61,10 @@ func (t *town) standingOf(st id.Structure) (g standing, ok bool) {
 		}
 		s := r.Status()
 		if n.paused {
-			continue // what it knows helps nobody
+			continue
 		}
-		if !ok || s.Applied > g.Applied {
-			g.GroupStatus, ok = s, true
+		if _, votes := s.Voters[s.Replica]; !ok || votes && !voter || votes == voter && s.Applied > g.Applied {
+			g.GroupStatus, ok, voter = s, true, votes
 		}
 		if s.IsLeader && s.Term >= term {
 			g.leader, term = n, s.Term

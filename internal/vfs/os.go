@@ -126,8 +126,14 @@ func (OS) Lock(name string) (io.Closer, error) {
 		// The lock error is what matters; nothing was written.
 		return nil, errors.Join(&fs.PathError{Op: "lock", Path: name, Err: err}, f.Close())
 	}
-	return f, nil
+	return heldLock{f}, nil
 }
+
+// heldLock gives a lock up by name before it closes the file: a process that this
+// one is just starting has all its files for a moment, and the lock with them.
+type heldLock struct{ f *os.File }
+
+func (l heldLock) Close() error { return wrapOS(errors.Join(unlockFile(l.f), l.f.Close())) }
 
 // Free implements FS.
 func (OS) Free(dir string) (uint64, error) {

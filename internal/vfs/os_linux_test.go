@@ -1,9 +1,12 @@
 package vfs
 
 import (
+	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 )
@@ -38,4 +41,36 @@ func TestPreallocateZeros(t *testing.T) {
 	if len(got) != 600<<10 || string(got[:5]) != "head\x00" {
 		t.Fatalf("%d bytes, starting with %q", len(got), got[:5])
 	}
+}
+
+// TestLockIsFreeWhileProcessesStart takes a lock again and again right after it
+// was given up, while processes are started: each has all files of this one for a
+// moment, until it executes.
+func TestLockIsFreeWhileProcessesStart(t *testing.T) {
+	t.Parallel()
+	name := filepath.Join(t.TempDir(), "LOCK")
+	ctx, cancel := context.WithCancel(t.Context())
+	var starting sync.WaitGroup
+	for range 4 {
+		starting.Go(func() {
+			for ctx.Err() == nil {
+				if err := exec.CommandContext(ctx, "true").Run(); err != nil && ctx.Err() == nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for i := range 2000 {
+		l, err := OS{}.Lock(name)
+		if err != nil {
+			t.Errorf("time %d: %v", i, err)
+			break
+		}
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	cancel()
+	starting.Wait()
 }

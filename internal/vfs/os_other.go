@@ -29,3 +29,5 @@ func syncDir(dir string) error {
 func lockFile(*os.File) error { return errors.ErrUnsupported }
 
 func freeBytes(string) (uint64, error) { return 0, errors.ErrUnsupported }
+
+func unlockFile(*os.File) error { return nil }

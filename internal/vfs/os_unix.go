@@ -23,6 +23,10 @@ func lockFile(f *os.File) error {
 	return err
 }
 
+func unlockFile(f *os.File) error {
+	return ignoringEINTR(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_UN) })
+}
+
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
