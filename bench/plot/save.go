@@ -38,6 +38,12 @@ func (d *drawing) save(dir, format string) (string, error) {
 	if !d.logY {
 		p.Y.Min = 0
 	}
+	// One value alone makes an axis that gonum widens to below zero.
+	for _, axis := range []*plot.Axis{&p.X, &p.Y} {
+		if axis.Min == axis.Max && axis.Min > 0 {
+			axis.Min, axis.Max = axis.Min/2, axis.Max*2
+		}
+	}
 	name := filepath.Join(dir, d.name+"."+format)
 	if err := p.Save(width, height, name); err != nil {
 		return "", fmt.Errorf("save: %w", err)
