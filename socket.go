@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/copycat-replication/copycat/catalog"
 	"github.com/copycat-replication/copycat/id"
 	"github.com/copycat-replication/copycat/internal/nodestatus"
 )
@@ -11,7 +12,10 @@ import (
 // serveStatus answers the command copycat on a socket in the data directory. A
 // node that cannot do so runs all the same.
 func (n *node) serveStatus(self identity) {
-	s, err := nodestatus.Serve(n.cfg.CopyCatDataDir, self.NodeID, func() nodestatus.Status { return publicStatus(n.Status()) }, n.record)
+	s, err := nodestatus.Serve(n.cfg.CopyCatDataDir, self.NodeID, nodestatus.Answers{
+		Status: func() nodestatus.Status { return publicStatus(n.Status()) },
+		Record: n.record, Holdings: n.holdings, Forget: n.forget,
+	})
 	if err != nil {
 		n.log.Warn("copycat status will not reach this node", "error", err)
 		return
@@ -19,20 +23,57 @@ func (n *node) serveStatus(self identity) {
 	n.socket = s
 }
 
-// record says what the catalog has of a structure, by a commit.
-func (n *node) record(ctx context.Context, structure string) (nodestatus.Record, error) {
+// askCatalog calls the catalog's service about a structure that is given as text.
+func (n *node) askCatalog(ctx context.Context, structure string, ask func(context.Context, *catalog.Service, id.Structure) error) error {
 	s, err := id.ParseStructure(structure)
 	if err != nil {
-		return nodestatus.Record{}, err
+		return err
 	}
 	svc := n.catalog.Load()
 	if svc == nil {
-		return nodestatus.Record{}, fmt.Errorf("the node is starting: %w", ErrCatalogUnavailable)
+		return fmt.Errorf("the node is starting: %w", ErrCatalogUnavailable)
 	}
 	ctx, cancel := n.within(ctx)
 	defer cancel()
-	r, err := svc.Record(ctx, s)
-	return nodestatus.Record{Birth: r.Incarnation.Birth, Recovery: r.Incarnation.Recovery, Deleted: r.Deleted, Follows: r.Follows}, err
+	return ask(ctx, svc, s)
+}
+
+// record says what the catalog has of a structure, by a commit.
+func (n *node) record(ctx context.Context, structure string) (out nodestatus.Record, err error) {
+	err = n.askCatalog(ctx, structure, func(ctx context.Context, svc *catalog.Service, s id.Structure) error {
+		r, err := svc.Record(ctx, s)
+		out = publicRecord(r)
+		return err
+	})
+	return out, err
+}
+
+func publicRecord(r catalog.Record) nodestatus.Record {
+	return nodestatus.Record{Birth: r.Incarnation.Birth, Recovery: r.Incarnation.Recovery, Deleted: r.Deleted, Follows: r.Follows}
+}
+
+// holdings says what the nodes have of a structure, by their own word.
+func (n *node) holdings(ctx context.Context, structure string) (out nodestatus.Holdings, err error) {
+	err = n.askCatalog(ctx, structure, func(ctx context.Context, svc *catalog.Service, s id.Structure) error {
+		r, held, err := svc.Holdings(ctx, s)
+		out.Record = publicRecord(r)
+		for _, h := range held {
+			one := nodestatus.Holding{NodeID: h.Node.String(), Error: text(h.Err)}
+			if h.Life.Birth != 0 {
+				one.Life = h.Life.String()
+			}
+			out.Nodes = append(out.Nodes, one)
+		}
+		return err
+	})
+	return out, err
+}
+
+// forget gives up a structure of which nothing is left.
+func (n *node) forget(ctx context.Context, structure string, birth uint64) error {
+	return n.askCatalog(ctx, structure, func(ctx context.Context, svc *catalog.Service, s id.Structure) error {
+		return svc.GiveUpLost(ctx, s, birth)
+	})
 }
 
 // publicStatus is a Status as the command gets it.

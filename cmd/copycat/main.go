@@ -7,6 +7,8 @@
 //	                                  rebuild a group from one replica, its quorum being lost for good
 //	copycat purge   -structure ID … DIR
 //	                                  remove replicas that the node keeps and does not use any more
+//	copycat forget  -structure ID … DIR
+//	                                  delete a structure of which no replica is left
 package main
 
 import (
@@ -35,6 +37,7 @@ const usage = `usage:
   copycat recover -structure ID|catalog|all [-reason TEXT] [-ask RUNNINGDIR] [-beyond LIFE]
                   [-superseded] [-deleted] [-yes] [-force] DIR [OTHERDIR ...]
   copycat purge -structure ID|catalog|unknown|all [-reason TEXT] [-yes] [-force] DIR
+  copycat forget -structure ID [-yes] DIR
 
 DIR is a node's data directory (CopyCatDataDir). copycat COMMAND -h tells more.
 `
@@ -46,7 +49,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 		return 2
 	}
 	commands := map[string]func(context.Context, *flag.FlagSet, []string, io.Reader, io.Writer) error{
-		"status": status, "inspect": inspect, "recover": rebuild, "purge": purge,
+		"status": status, "inspect": inspect, "recover": rebuild, "purge": purge, "forget": forget,
 	}
 	command, ok := commands[args[0]]
 	if !ok {

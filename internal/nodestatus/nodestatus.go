@@ -2,7 +2,9 @@
 // copycat: JSON over HTTP, on a socket in the node's data directory that only
 // its owner may open.
 //
-// GET /status answers with a [Status], GET /record?structure=ID with a [Record]. The socket is DIR/status.sock; where that
+// GET /status answers with a [Status], GET /record?structure=ID with a [Record],
+// GET /holdings?structure=ID with [Holdings]; POST /forget?structure=ID&birth=N
+// gives up a structure of which nothing is left. The socket is DIR/status.sock; where that
 // path is too long for a socket's name (some 100 bytes, by the operating
 // system), it is in the directory for temporary files, and DIR/status.addr
 // holds its path. Fields are only added; Version grows when one changes its meaning.
@@ -20,6 +22,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -32,9 +35,9 @@ const (
 	addressName = "status.addr"
 	// maxSocketPath is what fits into a socket's name on all systems.
 	maxSocketPath = 100
-	// recordTimeout is a little less than a connection may take: an answer is a
+	// callTimeout is a little less than a connection may take: an answer is a
 	// commit of the catalog, which may have to elect a leader first.
-	recordTimeout = 20 * time.Second
+	callTimeout = 20 * time.Second
 )
 
 // ErrNotRunning says that no node serves a data directory.
@@ -73,6 +76,19 @@ type Record struct {
 	Recovery uint32 `json:"recovery,omitempty"`
 	Deleted  uint64 `json:"deleted,omitempty"` // index of the deletion
 	Follows  uint64 `json:"follows,omitempty"` // birth of the deleted incarnation before
+}
+
+// Holdings is what the nodes say of their replicas of a structure.
+type Holdings struct {
+	Record Record    `json:"record"`
+	Nodes  []Holding `json:"nodes"`
+}
+
+// Holding is the answer of one node.
+type Holding struct {
+	NodeID string `json:"node_id"`
+	Life   string `json:"life,omitempty"`  // of the replica that it uses; empty: it has none
+	Error  string `json:"error,omitempty"` // it did not answer
 }
 
 // Node is one node as gossip sees it.
@@ -138,10 +154,19 @@ type Server struct {
 	extra  string // DIR/status.addr, if it was written
 }
 
-// Serve opens the socket of a data directory and answers with what status
-// and record return; record may take recordTimeout. The caller holds the
-// directory's lock: what an earlier process left is removed. name makes the socket's name where the directory's path is too long.
-func Serve(dir, name string, status func() Status, record func(ctx context.Context, structure string) (Record, error)) (*Server, error) {
+// Answers are what a node answers with. All may be called at the same time; those
+// with a context may take callTimeout.
+type Answers struct {
+	Status   func() Status
+	Record   func(ctx context.Context, structure string) (Record, error)
+	Holdings func(ctx context.Context, structure string) (Holdings, error)
+	Forget   func(ctx context.Context, structure string, birth uint64) error
+}
+
+// Serve opens the socket of a data directory. The caller holds the directory's
+// lock: what an earlier process left is removed. name makes the socket's name
+// where the directory's path is too long.
+func Serve(dir, name string, answers Answers) (*Server, error) {
 	path, extra, err := place(dir, name)
 	if err != nil {
 		return nil, err
@@ -167,18 +192,29 @@ func Serve(dir, name string, status func() Status, record func(ctx context.Conte
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		// An error here is that of a client that has gone.
-		_ = json.NewEncoder(w).Encode(status())
+		_ = json.NewEncoder(w).Encode(answers.Status())
 	})
-	mux.HandleFunc("GET /record", func(w http.ResponseWriter, req *http.Request) {
-		ctx, cancel := context.WithTimeout(req.Context(), recordTimeout)
-		defer cancel()
-		rec, err := record(ctx, req.URL.Query().Get("structure"))
+	serve := func(pattern string, answer func(context.Context, url.Values) (any, error)) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, req *http.Request) {
+			ctx, cancel := context.WithTimeout(req.Context(), callTimeout)
+			defer cancel()
+			body, err := answer(ctx, req.URL.Query())
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusServiceUnavailable)
+				return
+			}
+			w.Header().Set("Content-Type", "application/json")
+			_ = json.NewEncoder(w).Encode(body)
+		})
+	}
+	serve("GET /record", func(ctx context.Context, q url.Values) (any, error) { return answers.Record(ctx, q.Get("structure")) })
+	serve("GET /holdings", func(ctx context.Context, q url.Values) (any, error) { return answers.Holdings(ctx, q.Get("structure")) })
+	serve("POST /forget", func(ctx context.Context, q url.Values) (any, error) {
+		birth, err := strconv.ParseUint(q.Get("birth"), 10, 64)
 		if err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-			return
+			return nil, fmt.Errorf("birth: %w", err)
 		}
-		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(rec)
+		return struct{}{}, answers.Forget(ctx, q.Get("structure"), birth)
 	})
 	s := &Server{
 		http:   &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 1 << 14},
@@ -223,7 +259,7 @@ func (s *Server) Close() error {
 // Ask asks the node that runs on a data directory. ErrNotRunning says that there is none.
 func Ask(ctx context.Context, dir string) (Status, error) {
 	var s Status
-	if err := get(ctx, dir, "/status", &s); err != nil {
+	if err := call(ctx, http.MethodGet, dir, "/status", &s); err != nil {
 		return Status{}, err
 	}
 	if s.Version > Version {
@@ -236,12 +272,26 @@ func Ask(ctx context.Context, dir string) (Status, error) {
 // a structure, as of now. ErrNotRunning says that there is no node.
 func AskRecord(ctx context.Context, dir, structure string) (Record, error) {
 	var r Record
-	err := get(ctx, dir, "/record?structure="+url.QueryEscape(structure), &r)
+	err := call(ctx, http.MethodGet, dir, "/record?structure="+url.QueryEscape(structure), &r)
 	return r, err
 }
 
-// get asks for one thing.
-func get(ctx context.Context, dir, what string, answer any) error {
+// AskHoldings asks the node that runs on a data directory what all nodes say of
+// their replicas of a structure, and what the catalog says of it.
+func AskHoldings(ctx context.Context, dir, structure string) (Holdings, error) {
+	var h Holdings
+	err := call(ctx, http.MethodGet, dir, "/holdings?structure="+url.QueryEscape(structure), &h)
+	return h, err
+}
+
+// Forget has the node that runs on a data directory give up a structure that was
+// born at birth, and of which no replica is left.
+func Forget(ctx context.Context, dir, structure string, birth uint64) error {
+	return call(ctx, http.MethodPost, dir, fmt.Sprintf("/forget?structure=%s&birth=%d", url.QueryEscape(structure), birth), &struct{}{})
+}
+
+// call asks for one thing.
+func call(ctx context.Context, method, dir, what string, answer any) error {
 	path, err := find(dir)
 	if err != nil {
 		return err
@@ -253,7 +303,7 @@ func get(ctx context.Context, dir, what string, answer any) error {
 			return d.DialContext(ctx, "unix", path)
 		},
 	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://node"+what, nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://node"+what, nil)
 	if err != nil {
 		return err
 	}

@@ -34,11 +34,23 @@ func TestServe(t *testing.T) {
 			t.Errorf("%s: left behind: %v", name, err)
 		}
 		want := Status{Version: Version, NodeID: name, Structures: []Structure{{ID: "s"}}}
-		s, err := Serve(dir, unique, func() Status { return want }, func(_ context.Context, structure string) (Record, error) {
-			if structure != "a b" {
-				return Record{}, errors.New("no such text")
-			}
-			return Record{Birth: 7, Recovery: 1 << 16, Deleted: 9, Follows: 3}, nil
+		s, err := Serve(dir, unique, Answers{
+			Status: func() Status { return want },
+			Record: func(_ context.Context, structure string) (Record, error) {
+				if structure != "a b" {
+					return Record{}, errors.New("no such text")
+				}
+				return Record{Birth: 7, Recovery: 1 << 16, Deleted: 9, Follows: 3}, nil
+			},
+			Holdings: func(_ context.Context, structure string) (Holdings, error) {
+				return Holdings{Record: Record{Birth: 7}, Nodes: []Holding{{NodeID: structure, Error: "silent"}}}, nil
+			},
+			Forget: func(_ context.Context, structure string, birth uint64) error {
+				if structure != "a b" || birth != 7 {
+					return errors.New("another one")
+				}
+				return nil
+			},
 		})
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
@@ -55,6 +67,15 @@ func TestServe(t *testing.T) {
 		}
 		if _, err := AskRecord(t.Context(), dir, "x"); err == nil || !strings.Contains(err.Error(), "no such text") {
 			t.Errorf("%s: record of another: %v", name, err)
+		}
+		if h, err := AskHoldings(t.Context(), dir, "a b"); err != nil || h.Record.Birth != 7 || len(h.Nodes) != 1 || h.Nodes[0].NodeID != "a b" || h.Nodes[0].Error == "" {
+			t.Errorf("%s: holdings %+v, %v", name, h, err)
+		}
+		if err := Forget(t.Context(), dir, "a b", 7); err != nil {
+			t.Errorf("%s: forget: %v", name, err)
+		}
+		if err := Forget(t.Context(), dir, "a b", 8); err == nil || !strings.Contains(err.Error(), "another one") {
+			t.Errorf("%s: forget another birth: %v", name, err)
 		}
 		want.Version = Version + 1
 		if _, err := Ask(t.Context(), dir); err == nil {
