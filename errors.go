@@ -57,6 +57,10 @@ var (
 	// quorum was lost. What this subscription has delivered last may not be part
 	// of it any more: subscribe again, and load.
 	ErrRebuilt = raftgroup.ErrRebuilt
+	// ErrOtherLife: the catalog was rebuilt, and knows another life of the structure
+	// than this node's replica, which has no leader. The subscription goes on waiting
+	// for one; an operator decides, see docs/operations.md.
+	ErrOtherLife = raftgroup.ErrOtherLife
 	// ErrUndelivered: the subscription ended before all of its own committed
 	// changes were delivered to it: the structure was deleted or rebuilt, or this
 	// node's disk failed and its replica is gone. They stand in the order.

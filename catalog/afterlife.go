@@ -303,7 +303,9 @@ func (s *Service) inquire(a *afterlife, g id.Group) error {
 	case born > g.Incarnation.Birth:
 		// The catalog was rebuilt in between, and may have lost that this one
 		// lives: that another one was born is no proof of its deletion.
-		return fmt.Errorf("group %s: the catalog, which was rebuilt since, has a life of it born at %d: kept for the operator", g, born)
+		err := fmt.Errorf("group %s: %w: born at %d; kept for the operator", g, raftgroup.ErrOtherLife, born)
+		s.cfg.Engine.Warn(g, err)
+		return err
 	}
 	return nil
 }

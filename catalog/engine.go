@@ -31,6 +31,8 @@ type Engine interface {
 	EndGroup(ctx context.Context, s id.Structure, birth uint64, hints ...id.Node) error
 	RemoveEnded(context.Context, id.Group) error
 	GiveUp(id.Structure)
+	// Warn reports an error to the subscriptions on the replica here.
+	Warn(id.Group, error)
 	// Lives asks a node which incarnation of a structure it runs.
 	Lives(ctx context.Context, node id.Node, s id.Structure) (id.Incarnation, error)
 	// Supersede sets the replica here aside, since the group was rebuilt elsewhere.

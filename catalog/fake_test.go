@@ -171,6 +171,7 @@ func (e *fakeEngine) Statuses() iter.Seq[*raftgroup.GroupStatus] {
 func (e *fakeEngine) Waiting() []id.Structure                     { return nil }
 func (e *fakeEngine) SetAside() []id.Group                        { return nil }
 func (e *fakeEngine) RemoveEnded(context.Context, id.Group) error { return nil }
+func (e *fakeEngine) Warn(id.Group, error)                        {}
 func (e *fakeEngine) GiveUp(id.Structure)                         {}
 
 func (e *fakeEngine) EndGroup(context.Context, id.Structure, uint64, ...id.Node) error { return nil }

@@ -200,3 +200,43 @@ func TestLateHolderAfterTheCatalogWasRebuilt(t *testing.T) {
 		})
 	}
 }
+
+// TestReplicaBesideAnotherLife: the catalog is rebuilt from a survivor that knows
+// nothing of a structure, which is then created once more, while the only node of
+// its first life is away. When that is back, nothing proves that what it has was
+// deleted: with a leader it lives, beside the other one. Without, its subscriber
+// hears why it waits.
+func TestReplicaBesideAnotherLife(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 5, 1)
+		defer w.end()
+		w.found(3)
+		s := rig.Structure(5)
+		w.stop(0) // its replica of the catalog does not hear of the birth
+		if err := w.bornOn(1, s, 1, 3, 4); err != nil {
+			t.Fatal(err)
+		}
+		for i := 1; i < 5; i++ {
+			w.stop(i)
+		}
+		w.rebuild(0, catalog.ID)
+		w.c.Nodes[0].Start()
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+		defer cancel()
+		next, err := w.on(0).svc.Create(ctx, s, raftgroup.Options{Voters: 1}, func() []id.Node { return []id.Node{w.c.Nodes[0].ID} })
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.c.Nodes[3].Start() // one of three: it has no quorum
+		late := w.reader(3, s)
+		w.c.Wait(5*time.Minute, "the subscriber is told", func() bool {
+			late.mu.Lock()
+			defer late.mu.Unlock()
+			return slices.ContainsFunc(late.errs, func(err error) bool { return errors.Is(err, raftgroup.ErrOtherLife) })
+		})
+		if g, ok := w.c.Nodes[3].Host.Group(s); !ok || g.Key().Incarnation == next.Incarnation {
+			t.Error("what the rebuilt catalog may have lost was removed")
+		}
+	})
+}

@@ -32,6 +32,10 @@ var (
 	// ErrRebuilt says that an operator rebuilt the structure from one replica,
 	// after its quorum was lost: commits of the old life may be missing in it.
 	ErrRebuilt = errors.New("data structure was rebuilt from one of its replicas")
+	// ErrOtherLife says that the catalog, which was rebuilt in between, knows another
+	// life of the structure than the replica here, which nobody leads: whether the
+	// one here was deleted is not known, so it is kept until an operator decides.
+	ErrOtherLife = errors.New("the catalog has another life of the data structure than this node's replica, which has no leader")
 	// ErrClosed says that the subscription, the host or the node is closed.
 	ErrClosed = errors.New("closed")
 	// ErrNoSnapshotDue says that a SnapshotConsumer was called without a nil on the commit channel before it.

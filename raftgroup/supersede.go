@@ -95,6 +95,22 @@ func (g *Group) becomeSuperseded(by id.Incarnation) {
 	g.host.asleep(g)
 }
 
+// Warn reports an error to the subscriptions that hang on this node's replica of
+// a group. They go on; with none, or no replica, it is dropped.
+func (h *Host) Warn(key id.Group, err error) {
+	h.mu.Lock()
+	g := h.groups[key]
+	h.mu.Unlock()
+	if g == nil {
+		return
+	}
+	g.call(func() {
+		for _, sub := range g.subs {
+			sub.report(err)
+		}
+	})
+}
+
 // keep notes a replica that is kept and not used.
 func (h *Host) keep(key id.Group) {
 	h.mu.Lock()

@@ -36,7 +36,7 @@ const usage = `usage:
   copycat inspect [-json] [-verify] DIR
   copycat recover -structure ID|catalog|all [-reason TEXT] [-ask RUNNINGDIR] [-beyond LIFE]
                   [-superseded] [-deleted] [-yes] [-force] DIR [OTHERDIR ...]
-  copycat purge -structure ID|catalog|unknown|all [-reason TEXT] [-yes] [-force] DIR
+  copycat purge -structure ID|catalog|unknown|all [-reason TEXT] [-used] [-yes] [-force] DIR
   copycat forget -structure ID [-yes] DIR
 
 DIR is a node's data directory (CopyCatDataDir). copycat COMMAND -h tells more.

@@ -21,16 +21,17 @@ func purge(_ context.Context, flags *flag.FlagSet, args []string, in io.Reader, 
 	reason := flags.String("reason", "", "why, for the record")
 	sure := flags.Bool("yes", false, "do not ask")
 	force := flags.Bool("force", false, "also what is set aside, and has no other replica in DIR")
+	used := flags.Bool("used", false, "also the replica of this one structure that the node uses: see docs/operations.md")
 	flags.Usage = func() {
 		fmt.Fprint(flags.Output(), "copycat purge removes from DIR, whose node must be stopped, the replicas that the node keeps\n"+
-			"for you and does not use: those of groups that were rebuilt from another replica (superseded),\nand those whose log is damaged (set aside). What is in use is never removed.\n")
+			"for you and does not use: those of groups that were rebuilt from another replica (superseded),\nand those whose log is damaged (set aside). What is in use is removed with -used alone.\n")
 		flags.PrintDefaults()
 	}
 	dirs, err := parse(flags, args, 1, 1)
 	if err != nil {
 		return err
 	}
-	chosen, node, err := chooseLeftovers(*which, dirs[0], *force, out)
+	chosen, node, err := chooseLeftovers(*which, dirs[0], *force, *used, out)
 	if err != nil {
 		return err
 	}
@@ -56,7 +57,7 @@ func purge(_ context.Context, flags *flag.FlagSet, args []string, in io.Reader, 
 }
 
 // chooseLeftovers picks what to remove, and shows it.
-func chooseLeftovers(which, dir string, force bool, out io.Writer) (chosen []operator.Leftover, node string, err error) {
+func chooseLeftovers(which, dir string, force, used bool, out io.Writer) (chosen []operator.Leftover, node string, err error) {
 	switch which {
 	case "":
 		return nil, "", errors.New("which structure? -structure ID, -structure catalog, -structure unknown, or -structure all")
@@ -68,7 +69,13 @@ func chooseLeftovers(which, dir string, force bool, out io.Writer) (chosen []ope
 		}
 		which = s.String()
 	}
-	all, report, err := operator.Leftovers(dir)
+	inUse := ""
+	if used {
+		if inUse = which; which == "all" || which == "catalog" || which == unknownName {
+			return nil, "", errors.New("-used is about one structure: -structure ID")
+		}
+	}
+	all, report, err := operator.Leftovers(dir, inUse)
 	if err != nil {
 		return nil, "", err
 	}
@@ -103,6 +110,9 @@ func printLeftover(out io.Writer, l operator.Leftover) {
 	fmt.Fprintf(out, "\n%s@%s  replica %d, %s, log number %d\n", leftoverName(g), g.Incarnation, g.Replica, g.Phase, g.Local)
 	if g.SetAside != "" {
 		fmt.Fprintf(out, "  SET ASIDE: %s\n", g.SetAside)
+	}
+	if l.Used {
+		fmt.Fprintf(out, "  IN USE: its group has %d members, and counts on it. What only this replica holds is lost by this.\n", len(g.Members))
 	}
 	if g.Last > 0 {
 		fmt.Fprintf(out, "  index %d to %d (term %d), commit stored %d, changes %d\n", g.First, g.Last, g.LastTerm, g.Commit, g.Changes)

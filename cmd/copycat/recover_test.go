@@ -92,6 +92,18 @@ func TestRecoverWithCare(t *testing.T) {
 	sub.await(t, "line")
 	sub.propose <- []byte("after")
 	sub.await(t, "after")
+	nodes[0].Shutdown()
+	for _, args := range [][]string{{"-structure", "all", "-used"}, {"-structure", kept.String(), "-yes"}} {
+		if code, printed := tr.say("", append(append([]string{"purge"}, args...), berlin)...); code != 1 {
+			t.Errorf("%v: %d\n%s", args, code, printed)
+		}
+	}
+	if code, printed := tr.say("", "purge", "-structure", kept.String(), "-used", "-yes", "-reason", "another life is to stay", berlin); code != 0 || !strings.Contains(printed, "IN USE: ") {
+		t.Errorf("purge of what is used: %d\n%s", code, printed)
+	}
+	if printed := lookInto(t, berlin); strings.Contains(printed, kept.String()) {
+		t.Errorf("inspect:\n%s", printed)
+	}
 	t.Logf("as it was printed:\n%s", tr.out.String()) // for docs/operations.md; shown with -v
 }
 

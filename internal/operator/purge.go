@@ -25,12 +25,14 @@ const PurgeFile = "purges.jsonl"
 // any more: its group was rebuilt from another one, or its log is damaged.
 type Leftover struct {
 	Group  Group    `json:"group"`
-	Others []string `json:"others"` // replicas of the same structure here that are used, as people read them
-	Bytes  int64    `json:"bytes"`  // of its snapshots
+	Others []string `json:"others"`         // replicas of the same structure here that are used, as people read them
+	Bytes  int64    `json:"bytes"`          // of its snapshots
+	Used   bool     `json:"used,omitempty"` // it is none: the node uses it, and the operator wants it removed all the same
 }
 
-// Leftovers lists what a directory keeps and does not use.
-func Leftovers(dir string) ([]Leftover, Report, error) {
+// Leftovers lists what a directory keeps and does not use; of the structure used,
+// if that is not empty, also the replicas that the node uses.
+func Leftovers(dir, used string) ([]Leftover, Report, error) {
 	r, err := Inspect(dir, false)
 	if err != nil {
 		return nil, Report{}, fmt.Errorf("%s: %w", dir, err)
@@ -40,15 +42,16 @@ func Leftovers(dir string) ([]Leftover, Report, error) {
 	}
 	var out []Leftover
 	for _, g := range r.Groups {
-		if !g.isLeftover() {
+		inUse := !g.isLeftover() && g.Phase == raftgroup.PhaseStarted && used != "" && g.Structure == used
+		if !g.isLeftover() && !inUse {
 			continue
 		}
-		l := Leftover{Group: g, Others: []string{}}
+		l := Leftover{Group: g, Others: []string{}, Used: inUse}
 		for _, s := range g.Snapshots {
 			l.Bytes += max(s.Bytes, 0)
 		}
 		for _, o := range r.Groups {
-			if o.Structure == g.Structure && g.Structure != "" && !o.isLeftover() && o.Phase == raftgroup.PhaseStarted {
+			if o.Structure == g.Structure && o.Local != g.Local && g.Structure != "" && !o.isLeftover() && o.Phase == raftgroup.PhaseStarted {
 				l.Others = append(l.Others, fmt.Sprintf("replica %d of %s, %d changes", o.Replica, o.Incarnation, o.Changes))
 			}
 		}
@@ -65,7 +68,7 @@ func (g *Group) isLeftover() bool {
 // proven, so that its group goes on without it; one that was set aside may be
 // the last trace of what it held.
 func (l *Leftover) Check() error {
-	if l.Group.Phase == raftgroup.PhaseSuperseded || len(l.Others) > 0 {
+	if l.Used || l.Group.Phase == raftgroup.PhaseSuperseded || len(l.Others) > 0 {
 		return nil
 	}
 	return fmt.Errorf("%w: it is set aside, and no other replica of the structure is in this directory: the node gets one when it runs and its group has a quorum", ErrKept)
@@ -129,7 +132,8 @@ func purgeOne(l *wal.Log, o Leftover) error {
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrKept, err)
 		}
-		if rec.Phase != raftgroup.PhaseSuperseded || rec.Group != o.Group.key {
+		fits := rec.Phase == raftgroup.PhaseSuperseded || (o.Used && rec.Phase == raftgroup.PhaseStarted)
+		if !fits || rec.Group != o.Group.key {
 			return fmt.Errorf("%w: replica %d of %s is %s, and in use", ErrKept, rec.Replica, rec.Group, rec.Phase)
 		}
 	}
