@@ -17,7 +17,7 @@ const (
 )
 
 // between holds the replicas that are off the host's lists while the log store
-// still has them: their logs are being removed, or, where it says true, they are
+// still has them: their logs, and files, are being removed, or, where it says true, they are
 // about to start again. Until that is done no other replica of their structure is
 // made, or the next start would find two of one group. A full disk can make it
 // last. The host's mu guards it.
@@ -92,7 +92,7 @@ func (h *Host) erase(g *Group) error {
 	if errors.Is(err, wal.ErrDiskFull) && h.spawn(func() { h.eraseLater(g) }) {
 		return fmt.Errorf("remove replica %d: not before there is room: %w", g.local, err)
 	}
-	h.settled(g)
+	defer h.settled(g) // with its files: whoever leaves waits for them too
 	if err != nil {
 		return fmt.Errorf("remove replica %d: %w", g.local, err)
 	}
@@ -111,10 +111,10 @@ func (h *Host) eraseLater(g *Group) {
 		if errors.Is(err, wal.ErrDiskFull) {
 			continue
 		}
-		h.settled(g)
 		if err == nil {
 			err = h.snaps.RemoveGroup(g.local)
 		}
+		h.settled(g)
 		if err != nil {
 			g.log.Error("what is left of a removed replica stays until the next start", "error", err)
 			return
