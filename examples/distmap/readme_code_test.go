@@ -3,6 +3,7 @@ package main_test
 import (
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"os"
 	"strings"
 	"sync"
@@ -119,11 +120,11 @@ func report(err error) {
 	var p *copycat.ProposalError
 	switch {
 	case !errors.As(err, &p):
-		log.Errorf("warning: %v", err)
+		slog.Warn("warning", "error", err)
 	case errors.Is(err, copycat.ErrOutcomeUnknown):
-		log.Errorf("nobody knows whether this was committed: %q", p.Proposal)
+		slog.Error("nobody knows whether this was committed", "proposal", string(p.Proposal))
 	default:
-		log.Errorf("never committed: %q: %v", p.Proposal, p.Err)
+		slog.Error("never committed", "proposal", string(p.Proposal), "error", p.Err)
 	}
 }
 
