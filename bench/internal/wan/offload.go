@@ -8,6 +8,9 @@ import "encoding/binary"
 // virtio_net_hdr of the kernel).
 const virtioHeader = 10
 
+// tunBytes is the largest packet with its header.
+const tunBytes = virtioHeader + 1<<16
+
 const (
 	kindNone  = 0
 	kindTCPv4 = 1

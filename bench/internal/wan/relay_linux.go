@@ -19,8 +19,6 @@ const (
 	// readBurst is how many packets of one device are read before others have
 	// their turn, and before what is due is looked at.
 	readBurst = 32
-	// tunBytes is the largest packet with its header.
-	tunBytes = virtioHeader + 1<<16
 )
 
 // relay moves packets between the TUN devices of hosts, from one thread.
