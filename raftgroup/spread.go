@@ -17,7 +17,7 @@ import (
 func (v *survey) pick(keep []id.Node) (best id.Node, ok bool) {
 	var spread placement.Spread
 	for _, n := range v.usable {
-		if _, allowed := v.rank[n.ID]; !allowed || slices.Contains(keep, n.ID) || v.hasStopped(n.ID) {
+		if _, allowed := v.rank[n.ID]; !allowed || slices.Contains(keep, n.ID) || v.takesNone(n.ID) {
 			continue
 		}
 		s := placement.SpreadOf(append(slices.Clone(keep), n.ID), v.usable)
@@ -33,7 +33,7 @@ func (v *survey) pick(keep []id.Node) (best id.Node, ok bool) {
 // of which there is hope, if there is one.
 func (v *survey) resting(keep []id.Node) (found id.Node, ok bool) {
 	for _, n := range v.nodes {
-		if !v.avoided[n.ID] || n.Leaving || slices.Contains(keep, n.ID) || v.hasStopped(n.ID) {
+		if !v.avoided[n.ID] || n.Leaving || slices.Contains(keep, n.ID) || v.takesNone(n.ID) {
 			continue
 		}
 		all := v.options.Placement()
@@ -46,11 +46,13 @@ func (v *survey) resting(keep []id.Node) (found id.Node, ok bool) {
 	return found, ok
 }
 
-// hasStopped reports whether a member on a node has stopped: until its process is
-// started again, which brings that one back, the node takes no other.
-func (v *survey) hasStopped(node id.Node) bool {
-	for r := range v.stopped {
-		if v.stopped[r] && v.members[r] == node {
+// takesNone reports whether no voter is to be had on a node. A member there has
+// stopped: until its process is started again, which brings that one back, the node
+// takes no other. Or the learner there does not hear this leader, although gossip
+// sees the node: a link may be cut for hours, and what waits for a voter does not.
+func (v *survey) takesNone(node id.Node) bool {
+	for r, n := range v.members {
+		if n == node && (v.stopped[r] || v.deaf[r]) {
 			return true
 		}
 	}

@@ -1,6 +1,7 @@
 package raftgroup
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/copycat-replication/copycat/id"
@@ -120,6 +121,40 @@ func TestNodeThatIsLeftAloneIsAskedAgain(t *testing.T) {
 		}
 		if d := v.decide(); !d.open || len(d.place) > 0 {
 			t.Errorf("%s: open %t, place %v", c.name, d.open, d.place)
+		}
+	}
+}
+
+// TestLearnerThatDoesNotHearTheLeader has a voter to be replaced, and a learner on
+// a live node that the leader has not reached for long: another node gets the voter.
+// Where there is no other, the learner is used as soon as it is heard of.
+func TestLearnerThatDoesNotHearTheLeader(t *testing.T) {
+	t.Parallel()
+	for _, spare := range []bool{true, false} {
+		nodes := 4
+		if spare {
+			nodes = 5
+		}
+		s := newScene(t, 3, nodes, 3, Options{})
+		s.on[4] = sceneNode(4)
+		s.conf.Learners = []uint64{4}
+		s.nodes[2].Leaving = true
+		v := s.survey()
+		v.active[4], v.caughtUp[4], v.away[4] = false, false, true
+		if d := v.decide(); len(d.place) > 0 || len(d.change) > 0 || !d.open {
+			t.Errorf("spare %t: not heard of for a moment: place %v, change %v, open %t", spare, d.place, d.change, d.open)
+		}
+		v = s.survey()
+		v.active[4], v.caughtUp[4], v.away[4], v.deaf = false, false, true, map[id.Replica]bool{4: true}
+		d := v.decide()
+		if spare && !slices.Equal(d.place, []id.Node{sceneNode(5)}) {
+			t.Errorf("not heard of for long: place %v, change %v, waits %q", d.place, d.change, d.waits)
+		}
+		if !spare && len(d.place) > 0 {
+			t.Errorf("no other node: place %v", d.place)
+		}
+		if d := s.survey().decide(); len(d.replaces) != 1 || d.replaces[3] != 4 {
+			t.Errorf("spare %t: heard of again: replaces %v, waits %q", spare, d.replaces, d.waits)
 		}
 	}
 }
