@@ -13,6 +13,9 @@ import (
 // What tests from outside reach that no user can: things that only a fault or
 // another package sets off.
 
+// IsVacant reports whether a node that leaves could go now.
+func (h *Host) IsVacant() bool { return h.isVacant() }
+
 // CommitDeleted proposes the end of a structure at its leader.
 func (h *Host) CommitDeleted(s id.Structure) error {
 	g, ok := h.Group(s)

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/copycat-replication/copycat/internal/rig"
+	"github.com/copycat-replication/copycat/internal/vfs"
 	"github.com/copycat-replication/copycat/raftgroup"
 	"github.com/copycat-replication/copycat/wal"
 )
@@ -262,4 +264,45 @@ func (l *lateLog) work() {
 
 func (l *lateLog) Submit(u []wal.Update, done func(error)) {
 	l.queue <- func() { l.LogStore.Submit(u, done) }
+}
+
+// TestVacateWaitsForTheFiles looks, whenever a snapshot is removed on a node that
+// leaves, whether the node counts itself vacant already: its process might end.
+func TestVacateWaitsForTheFiles(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := rig.New(t, 4, 23)
+		s := rig.Structure(9)
+		c.StartAll()
+		defer c.StopAll()
+		c.Born(s, 3, raftgroup.Options{SnapshotEntries: 20})
+		c.Wait(time.Minute, "a leader", func() bool { _, _, ok := leadNode(c, s); return ok })
+		goes, _, _ := leadNode(c, s)
+		stays := c.Nodes[(slices.Index(c.Nodes, goes)+1)%3]
+		j := subscribe(t, stays, raftgroup.SubscriptionConfig{Structure: s})
+		for i := range 10 {
+			j.propose(fmt.Sprint(i), 20)
+			time.Sleep(time.Second)
+		}
+		c.Wait(time.Minute, "snapshots where the node leaves", func() bool {
+			found, err := goes.Snapshots.Groups()
+			return err == nil && len(found) > 0
+		})
+		var removed atomic.Int64
+		goes.FS.SetFault(func(op vfs.Op, name string, _, _ int64) error {
+			if op == vfs.OpRemove && strings.Contains(name, "snapshots") {
+				removed.Add(1)
+				if goes.Host.IsVacant() {
+					t.Errorf("vacant, and %s is still to be removed", name)
+				}
+			}
+			return nil
+		})
+		if err := vacate(t, goes, 5*time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		if removed.Load() == 0 {
+			t.Error("nothing was removed")
+		}
+	})
 }
