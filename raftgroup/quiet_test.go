@@ -337,39 +337,11 @@ func TestQuietAndALateWord(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := rig.New(t, 3, 6)
-		late := new(atomic.Pointer[raftgroup.Node])
-		c.Tune = func(cfg *raftgroup.Config) {
-			cfg.Directory, cfg.CompactionTail = lateGossip{cfg.Directory, late}, 1
-		}
-		c.StartAll()
-		s := rig.Structure(3)
-		c.Born(s, 3, raftgroup.Options{SnapshotEntries: 5})
-		c.Wait(time.Minute, "a leader", func() bool { l, _ := leaderOf(c, s); return l != nil })
-		leader, others := leaderOf(c, s)
-		gone := others[0]
-		j := subscribe(t, gone, raftgroup.SubscriptionConfig{Structure: s})
-		for i := range 30 {
-			j.sub.Propose() <- fmt.Appendf(nil, "%d", i)
-			time.Sleep(100 * time.Millisecond)
-		}
-		c.Wait(time.Minute, "a snapshot, so that its replica does not read of the session when it starts again", func() bool {
-			g, _ := gone.Host.Group(s)
-			return g.Status().Snapshot.Index > 10
-		})
-		awaitQuiet(c)
+		late, s, leader, _ := restartedUnheard(t, c, 5)
 		sessions := func() int {
 			g, _ := leader.Host.Group(s)
 			return g.Status().Sessions
 		}
-		c.Wait(time.Minute, "its session", func() bool { return sessions() == 1 })
-		late.Store(&raftgroup.Node{ID: gone.ID, Incarnation: gone.Incarnation})
-		for _, o := range c.Nodes { // its last words would close the session
-			c.Net.Cut(gone.ID, o.ID)
-		}
-		gone.Crash(1)
-		c.Net.Heal()
-		gone.Start()
-		<-j.done
 		time.Sleep(30 * time.Second)
 		awaitQuiet(c)
 		if now, _ := leaderOf(c, s); now != leader || sessions() != 1 {
@@ -381,4 +353,43 @@ func TestQuietAndALateWord(t *testing.T) {
 		awaitQuiet(c)
 		c.StopAll()
 	})
+}
+
+// restartedUnheard begins a structure with a subscription on one node, and starts
+// that node's process again once all are quiet. Gossip goes on to tell of the old
+// one, until late is nil; others are all but the leader, that node first.
+func restartedUnheard(t *testing.T, c *rig.Cluster, snapshotEntries uint64) (late *atomic.Pointer[raftgroup.Node], s id.Structure, leader *rig.Node, others []*rig.Node) {
+	t.Helper()
+	late = new(atomic.Pointer[raftgroup.Node])
+	c.Tune = func(cfg *raftgroup.Config) {
+		cfg.Directory, cfg.CompactionTail = lateGossip{cfg.Directory, late}, 1
+	}
+	c.StartAll()
+	s = rig.Structure(3)
+	c.Born(s, 3, raftgroup.Options{SnapshotEntries: snapshotEntries})
+	c.Wait(time.Minute, "a leader", func() bool { l, _ := leaderOf(c, s); return l != nil })
+	leader, others = leaderOf(c, s)
+	gone := others[0]
+	j := subscribe(t, gone, raftgroup.SubscriptionConfig{Structure: s})
+	for i := range 30 {
+		j.sub.Propose() <- fmt.Appendf(nil, "%d", i)
+		time.Sleep(100 * time.Millisecond)
+	}
+	c.Wait(time.Minute, "a snapshot, so that its replica does not read of the session when it starts again", func() bool {
+		g, _ := gone.Host.Group(s)
+		return g.Status().Snapshot.Index > 10
+	})
+	awaitQuiet(c)
+	if g, _ := leader.Host.Group(s); g.Status().Sessions != 1 {
+		t.Fatalf("%d sessions", g.Status().Sessions)
+	}
+	late.Store(&raftgroup.Node{ID: gone.ID, Incarnation: gone.Incarnation})
+	for _, o := range c.Nodes { // its last words would close the session
+		c.Net.Cut(gone.ID, o.ID)
+	}
+	gone.Crash(1)
+	c.Net.Heal()
+	gone.Start()
+	<-j.done
+	return late, s, leader, others
 }

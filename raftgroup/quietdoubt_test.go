@@ -3,7 +3,6 @@ package raftgroup_test
 import (
 	"context"
 	"fmt"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -92,36 +91,9 @@ func TestLateWordAsAGroupFallsQuiet(t *testing.T) {
 
 func lateWord(t *testing.T, phase, moment time.Duration) {
 	c := rig.New(t, 3, 6)
-	late := new(atomic.Pointer[raftgroup.Node])
-	c.Tune = func(cfg *raftgroup.Config) {
-		cfg.Directory, cfg.CompactionTail = lateGossip{cfg.Directory, late}, 1
-	}
-	c.StartAll()
 	defer c.StopAll()
 	began := time.Now()
-	s := rig.Structure(3)
-	c.Born(s, 3, raftgroup.Options{SnapshotEntries: 25})
-	c.Wait(time.Minute, "a leader", func() bool { l, _ := leaderOf(c, s); return l != nil })
-	leader, others := leaderOf(c, s)
-	gone := others[0]
-	j := subscribe(t, gone, raftgroup.SubscriptionConfig{Structure: s})
-	for i := range 30 {
-		j.sub.Propose() <- fmt.Appendf(nil, "%d", i)
-		time.Sleep(100 * time.Millisecond)
-	}
-	c.Wait(time.Minute, "a snapshot, so that its replica does not read of the session when it starts again", func() bool {
-		g, _ := gone.Host.Group(s)
-		return g.Status().Snapshot.Index > 10
-	})
-	awaitQuiet(c)
-	late.Store(&raftgroup.Node{ID: gone.ID, Incarnation: gone.Incarnation})
-	for _, o := range c.Nodes { // its last words would close the session
-		c.Net.Cut(gone.ID, o.ID)
-	}
-	gone.Crash(1)
-	c.Net.Heal()
-	gone.Start()
-	<-j.done
+	late, s, leader, others := restartedUnheard(t, c, 25)
 	other := subscribe(t, others[1], raftgroup.SubscriptionConfig{Structure: s})
 	time.Sleep(30 * time.Second)
 	awaitQuiet(c)
