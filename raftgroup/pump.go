@@ -41,7 +41,6 @@ func (s *Subscription) take() (closed bool) {
 			}
 			batch = s.admit(batch[:0], p)
 		case <-s.halt:
-			s.refuseRest()
 			return false
 		}
 	more:
@@ -139,9 +138,10 @@ func (s *Subscription) refuseOn() {
 	}
 }
 
-// refuseRest reports what lies in the channel.
+// refuseRest reports what lies in the channel, and not what comes while it does:
+// a sender that does not stop would keep it here for good.
 func (s *Subscription) refuseRest() {
-	for {
+	for range len(s.proposeCh) {
 		select {
 		case p, ok := <-s.proposeCh:
 			if !ok {
