@@ -13,6 +13,7 @@ import (
 // goes on; its subscriptions have ended.
 type LeaveError struct {
 	Structures []StructureStatus // whose replicas are still here
+	Also       string            // what else it waited for, for people: "1 replica is still being removed from the disk"
 	Err        error             // why it was not waited for longer
 }
 
@@ -24,10 +25,17 @@ func (e *LeaveError) Error() string {
 			text += ", …"
 			break
 		}
-		text += fmt.Sprintf(", %s (%s)", s.ID, s.Role)
+		name := s.ID.String()
+		if s.Catalog {
+			name = "the catalog"
+		}
+		text += fmt.Sprintf(", %s (%s)", name, s.Role)
 		if s.Waits != "" {
 			text += " [" + s.Waits + "]"
 		}
+	}
+	if e.Also != "" {
+		text += "; " + e.Also
 	}
 	return text + ": " + e.Err.Error()
 }
@@ -68,7 +76,7 @@ func (n *node) Leave(ctx context.Context) error {
 func (n *node) vacate(ctx context.Context) error {
 	g, h := n.gossip.Load(), n.host.Load()
 	if !n.hasHeirs() && len(h.Groups()) > 0 {
-		return n.leaveError(h.Groups(), ErrNoOtherNode)
+		return n.leaveError(h.Groups(), "", ErrNoOtherNode)
 	}
 	n.log.Info("leaving: the replicas here move to other nodes", "replicas", len(h.Groups()))
 	g.SetLeaving(true)
@@ -79,7 +87,7 @@ func (n *node) vacate(ctx context.Context) error {
 	g.SetLeaving(false)
 	var left *raftgroup.VacateError
 	if errors.As(err, &left) {
-		return n.leaveError(left.Left, left.Err)
+		return n.leaveError(left.Left, left.Also, left.Err)
 	}
 	return fmt.Errorf("leave: %w", err)
 }
@@ -95,8 +103,8 @@ func (n *node) hasHeirs() bool {
 	return false
 }
 
-func (n *node) leaveError(left []raftgroup.GroupStatus, why error) error {
-	e := &LeaveError{Err: why}
+func (n *node) leaveError(left []raftgroup.GroupStatus, also string, why error) error {
+	e := &LeaveError{Also: also, Err: why}
 	for _, g := range left {
 		e.Structures = append(e.Structures, structureStatus(g))
 	}

@@ -81,7 +81,7 @@ func publicStatus(s Status) nodestatus.Status {
 	out := nodestatus.Status{
 		Version: nodestatus.Version, NodeID: s.NodeID, ClusterID: s.ClusterID, Incarnation: s.Incarnation,
 		Address: s.CopyCatAddress, Gossip: s.GossipAddress, DataDir: s.DataDir, DataCenter: s.DataCenter, Rack: s.Rack,
-		Storage: text(s.Storage), Leaving: s.Leaving, Nodes: []nodestatus.Node{}, Structures: []nodestatus.Structure{},
+		Storage: text(s.Storage), Leaving: s.Leaving, LeaveWaits: s.LeaveWaits, Nodes: []nodestatus.Node{}, Structures: []nodestatus.Structure{},
 	}
 	for _, o := range s.Nodes {
 		out.Nodes = append(out.Nodes, nodestatus.Node{

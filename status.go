@@ -24,8 +24,10 @@ type Status struct {
 	Rack           string
 	// Storage is nil while the node can write: ErrDiskFull or ErrStorageFailed otherwise.
 	Storage error
-	// Leaving: Leave runs here. Structures then shows what is still to be moved.
-	Leaving bool
+	// Leaving: Leave runs here. Structures then shows what is still to be moved, and
+	// LeaveWaits, for people, what it waits for beside that.
+	Leaving    bool
+	LeaveWaits string
 	// Nodes are those that gossip has seen, this one included. Alive is a hint.
 	Nodes []NodeStatus
 	// Structures are the replicas that this node hosts, the catalog's included.
@@ -111,7 +113,8 @@ type StructureStatus struct {
 	// Waits says, at the leader and for people, why the structure's replicas
 	// are not (yet) where they should be: "no node can take its place". Empty:
 	// they are, or this replica does not lead. On a node that leaves, it is what
-	// the leader has said.
+	// the leader has said, or that it has not. Where no leader is known it says
+	// which voters are missing for one, as far as gossip tells.
 	Waits string
 }
 
@@ -144,6 +147,9 @@ func (n *node) Status() Status {
 		GossipAddress:  net.JoinHostPort(n.cfg.Hostname, strconv.Itoa(self.GossipPort)),
 		DataDir:        n.cfg.CopyCatDataDir, DataCenter: n.cfg.DataCenter, Rack: n.cfg.Rack, Storage: n.wal.Health(),
 		Leaving: n.leaving.Load(),
+	}
+	if s.Leaving {
+		s.LeaveWaits = n.host.Load().Unsettled()
 	}
 	for _, o := range n.gossip.Load().Nodes() {
 		s.Nodes = append(s.Nodes, NodeStatus{

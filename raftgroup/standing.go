@@ -96,10 +96,13 @@ func (h *Host) askStanding(g *Group, members []id.Node) {
 		var resp grouppb.StandingResponse
 		if err := h.askLeader(key.Structure, &hint, methodStanding, &req, &resp, members...); err != nil {
 			g.log.Debug("nobody can say whether this replica is still wanted", "error", err)
+			if h.leaving.Load() {
+				g.call(func() { g.hold(unheard(err)) })
+			}
 			return
 		}
 		if resp.Standing != grouppb.StandingResponse_REMOVED {
-			g.call(func() { g.statusDirty, g.heldBy = g.statusDirty || g.heldBy != resp.Waits, resp.Waits })
+			g.call(func() { g.hold(resp.Waits) })
 			return
 		}
 		g.log.Info("this replica was removed from its group while it was away; removing what it left here", "told by", hint.String())

@@ -44,6 +44,7 @@ type GroupStatus struct {
 	LastError     error
 	// Waits says, at the leader and for people, why the membership is not as
 	// wished. Empty: it is. On a node that leaves, it is what the leader has said.
+	// See Host.Groups for what it says where no leader is known.
 	Waits string
 }
 
@@ -168,11 +169,16 @@ func (g *Group) Status() GroupStatus { return *g.status.Load() }
 // Key names the group.
 func (g *Group) Key() id.Group { return g.key }
 
-// Groups returns the status of every replica on this node.
+// Groups returns the status of every replica on this node. Where no leader says
+// why one waits, because none is known, or a node that leaves has not heard, Waits
+// says that.
 func (h *Host) Groups() []GroupStatus {
 	var out []GroupStatus
+	e := h.explainer()
 	for st := range h.Statuses() {
-		out = append(out, *st)
+		one := *st
+		one.Waits = e.waits(st)
+		out = append(out, one)
 	}
 	return out
 }

@@ -17,11 +17,14 @@ const (
 	// maxWhys bounds the leaders that a node which leaves asks, every
 	// leavingTime, what its replicas wait for.
 	maxWhys = 8
+	// maxTold bounds the replicas of which each report says what they wait for.
+	maxTold = 8
 )
 
 // VacateError says what was left on a node that was to be vacated.
 type VacateError struct {
 	Left []GroupStatus // the replicas that are still here
+	Also string        // what else is still here, for people; "": nothing
 	Err  error         // why it was not waited for longer
 }
 
@@ -37,6 +40,9 @@ func (e *VacateError) Error() string {
 		if g.Waits != "" {
 			text += " [" + g.Waits + "]"
 		}
+	}
+	if e.Also != "" {
+		text += "; " + e.Also
 	}
 	return text + ": " + e.Err.Error()
 }
@@ -82,32 +88,31 @@ func (h *Host) vacate(ctx context.Context) error {
 	}
 	for _, s := range subs {
 		if err := h.tasks.Await(ctx, s.ended); err != nil {
-			return &VacateError{Left: h.Groups(), Err: err}
+			return &VacateError{Left: h.Groups(), Also: h.Unsettled(), Err: err}
 		}
 	}
-	asked, reported, turn := time.Time{}, h.cfg.Clock.Now(), 0
+	asked, reported, turn, told := time.Time{}, h.cfg.Clock.Now(), 0, 0
 	for {
 		if h.isVacant() {
 			return nil
 		}
-		left := h.Groups()
 		if now := h.cfg.Clock.Now(); now.Sub(asked) >= leavingTime {
 			asked = now
 			h.askForStopped()
 			turn = h.askWhy(turn)
 		}
-		if now := h.cfg.Clock.Now(); now.Sub(reported) >= vacateReport && len(left) > 0 {
+		if now := h.cfg.Clock.Now(); now.Sub(reported) >= vacateReport {
 			reported = now
-			h.reportLeft(left)
+			told = h.reportLeft(h.Groups(), told)
 		}
 		pause, cancel := h.tasks.Within(ctx, vacateInterval)
 		_ = h.tasks.Await(pause, nil) // ends with the pause, or with ctx
 		cancel()
 		switch {
 		case ctx.Err() != nil:
-			return &VacateError{Left: left, Err: context.Cause(ctx)}
+			return &VacateError{Left: h.Groups(), Also: h.Unsettled(), Err: context.Cause(ctx)}
 		case h.ctx.Err() != nil:
-			return &VacateError{Left: left, Err: ErrClosed}
+			return &VacateError{Left: h.Groups(), Also: h.Unsettled(), Err: ErrClosed}
 		}
 	}
 }
@@ -158,10 +163,16 @@ func (h *Host) askWhy(turn int) int {
 	return turn
 }
 
-// reportLeft says in the log what is still on a node that leaves.
-func (h *Host) reportLeft(left []GroupStatus) {
-	at := max(slices.IndexFunc(left, func(g GroupStatus) bool { return g.Waits != "" }), 0)
-	h.cfg.Logger.Info("leaving: replicas are still here", "replicas", len(left), "one of them", left[at].Group.String(), "role", left[at].Role, "waits", left[at].Waits)
+// reportLeft says in the log what is still on a node that leaves, and of some of
+// its replicas, of others each time, why.
+func (h *Host) reportLeft(left []GroupStatus, turn int) int {
+	h.cfg.Logger.Info("leaving", "replicas still here", len(left), "also", h.Unsettled())
+	for range min(maxTold, len(left)) {
+		turn++
+		g := &left[turn%len(left)]
+		h.cfg.Logger.Info("leaving: a replica is still here", "group", g.Group.String(), "role", g.Role, "waits", g.Waits)
+	}
+	return turn
 }
 
 // Leaving reports whether Vacate runs, or has ended well.

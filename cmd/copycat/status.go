@@ -47,6 +47,9 @@ func printStatus(out io.Writer, s nodestatus.Status) {
 	}
 	if s.Leaving {
 		fmt.Fprintf(out, "leaving  %d replicas are still here\n", len(s.Structures))
+		if s.LeaveWaits != "" {
+			fmt.Fprintf(out, "leaving  %s\n", s.LeaveWaits)
+		}
 	}
 	fmt.Fprintln(out)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
@@ -198,17 +201,21 @@ func printStructure(out io.Writer, g nodestatus.Structure) {
 			if m.Lag != nil {
 				lag = strconv.FormatUint(*m.Lag, 10)
 			}
-			fmt.Fprintf(w, "  %s\treplica %d\t%s\t%s\tlag %s\t%s\n", known(dc), m.Replica, m.NodeID, kind, lag, health(m))
+			fmt.Fprintf(w, "  %s\treplica %d\t%s\t%s\tlag %s\t%s\n", known(dc), m.Replica, m.NodeID, kind, lag, health(g, m))
 		}
 	}
 	_ = w.Flush()
 }
 
 // health says whether a member is there, and if not, what comes of it. Only the
-// leader knows the latter.
-func health(m nodestatus.Member) string {
+// leader knows the latter: elsewhere it says where to look.
+func health(g nodestatus.Structure, m nodestatus.Member) string {
 	text := ""
 	switch {
+	case !m.Alive && m.Missing == 0 && g.Leader == "":
+		return "DEAD; without a leader nobody replaces it"
+	case !m.Alive && m.Missing == 0 && g.Role != "leader":
+		return "DEAD; the leader's node says what comes of it"
 	case !m.Alive:
 		text = "DEAD"
 	case m.Missing > 0:

@@ -56,6 +56,7 @@ type Status struct {
 	Rack        string      `json:"rack"`
 	Storage     string      `json:"storage_error,omitempty"`
 	Leaving     bool        `json:"leaving,omitempty"`
+	LeaveWaits  string      `json:"leave_waits,omitempty"`
 	Nodes       []Node      `json:"nodes"`
 	Structures  []Structure `json:"structures"`
 	SetAside    []Kept      `json:"set_aside,omitempty"`  // replicas whose log is damaged
