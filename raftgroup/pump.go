@@ -32,7 +32,7 @@ func (s *Subscription) pump() {
 // there are; true: until the user closed it, false: until none are taken any more.
 func (s *Subscription) take() (closed bool) {
 	batch := make([][]byte, 0, pumpBatch)
-	for {
+	for !over(s.halt) { // a sender that never stops is always ready too
 		select {
 		case p, ok := <-s.proposeCh:
 			if !ok {
@@ -44,7 +44,7 @@ func (s *Subscription) take() (closed bool) {
 			return false
 		}
 	more:
-		for len(batch) < pumpBatch {
+		for len(batch) < pumpBatch && !over(s.halt) {
 			select {
 			case p, ok := <-s.proposeCh:
 				if !ok {
@@ -58,6 +58,16 @@ func (s *Subscription) take() (closed bool) {
 			}
 		}
 		s.put(batch)
+	}
+	return false
+}
+
+func over(done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -124,7 +134,7 @@ func (s *Subscription) seal() {
 
 // refuseOn reports what is sent until the commit channel is closed.
 func (s *Subscription) refuseOn() {
-	for {
+	for !over(s.shown) {
 		select {
 		case p, ok := <-s.proposeCh:
 			if !ok {
@@ -132,10 +142,9 @@ func (s *Subscription) refuseOn() {
 			}
 			s.refuse(p, fmt.Errorf("%w: %w", ErrNeverCommitted, s.why()), s.shown)
 		case <-s.shown:
-			s.refuseRest()
-			return
 		}
 	}
+	s.refuseRest()
 }
 
 // refuseRest reports what lies in the channel, and not what comes while it does:
