@@ -66,3 +66,7 @@ func (h *Host) StickJoint(s id.Structure, demoted [2]id.Replica, to id.Replica) 
 	})
 	return err
 }
+
+// AskStanding has what was a replica here ask its group what it is: its question
+// may be answered long after it was asked.
+func (h *Host) AskStanding(g *Group) { h.askStanding(g, nil) }

@@ -105,11 +105,11 @@ func (h *Host) Unsettled() string {
 		}
 	}
 	removed, again := 0, 0
-	for _, restarts := range h.between {
-		if restarts {
-			again++
-		} else {
+	for _, l := range h.between {
+		if l == lotGoes {
 			removed++
+		} else {
+			again++
 		}
 	}
 	say(removed, "replica is still being removed from the disk", "replicas are still being removed from the disk")

@@ -318,13 +318,13 @@ func (h *Host) goOn(g *Group, behind SnapshotRef) error {
 
 // startAgain opens a replica anew whose group has been dropped. What that one
 // had submitted is durable, or never will be, before this reads the log.
-func (h *Host) startAgain(g *Group, behind SnapshotRef) error {
+func (h *Host) startAgain(g *Group, behind SnapshotRef) (*Group, error) {
 	u := wal.Update{Group: g.local}
 	meta := g.meta
 	if behind.Index != 0 {
 		st, err := h.log.State(g.local)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		hard := st.HardState
 		if hard == nil {
@@ -341,15 +341,15 @@ func (h *Host) startAgain(g *Group, behind SnapshotRef) error {
 	}
 	data, err := encodeReplica(meta, g.genesis)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	u.Meta = data
 	if err := h.write(u); err != nil {
-		return fmt.Errorf("group %s: start again: %w", g.key, err)
+		return nil, fmt.Errorf("group %s: start again: %w", g.key, err)
 	}
 	st, err := h.log.State(g.local)
 	if err != nil {
-		return fmt.Errorf("group %s: start again: %w", g.key, err)
+		return nil, fmt.Errorf("group %s: start again: %w", g.key, err)
 	}
 	g.log.Info("replica starts again, its log is mended", "behind", behind.Index)
 	return h.openMended(st, g.store.mended)

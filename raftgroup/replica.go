@@ -74,24 +74,28 @@ func encodeReplica(meta grouppb.Replica, genesis Genesis) ([]byte, error) {
 }
 
 // open makes the group of a replica that the log store holds.
-func (h *Host) open(st wal.GroupState) error { return h.openMended(st, nil) }
+func (h *Host) open(st wal.GroupState) error {
+	_, err := h.openMended(st, nil)
+	return err
+}
 
-// openMended is open for a replica of which some entries were fetched again.
-func (h *Host) openMended(st wal.GroupState, entries *mended) error {
+// openMended is open for a replica of which some entries were fetched again. It
+// returns no group for one that is kept and not used.
+func (h *Host) openMended(st wal.GroupState, entries *mended) (*Group, error) {
 	var meta grouppb.Replica
 	if err := meta.Unmarshal(st.Meta); err != nil {
-		return fmt.Errorf("local group %d: replica record: %w", st.Group, err)
+		return nil, fmt.Errorf("local group %d: replica record: %w", st.Group, err)
 	}
 	if meta.Version > replicaVersion {
-		return fmt.Errorf("%w: local group %d: replica record of format %d", ErrNewerFormat, st.Group, meta.Version)
+		return nil, fmt.Errorf("%w: local group %d: replica record of format %d", ErrNewerFormat, st.Group, meta.Version)
 	}
 	genesis, err := decodeGenesis(meta.Genesis)
 	if err != nil {
-		return fmt.Errorf("local group %d: replica record: %w", st.Group, err)
+		return nil, fmt.Errorf("local group %d: replica record: %w", st.Group, err)
 	}
 	if meta.Phase == grouppb.Replica_SUPERSEDED {
 		h.keep(genesis.Group)
-		return nil
+		return nil, nil
 	}
 	g := h.newGroup(st.Group, meta, genesis)
 	if entries != nil {
@@ -102,7 +106,7 @@ func (h *Host) openMended(st wal.GroupState, entries *mended) error {
 	if meta.Phase == grouppb.Replica_STARTED {
 		err := g.start(st, genesis)
 		if errors.Is(err, ErrNewerFormat) {
-			return err
+			return nil, err
 		}
 		if err != nil { // this one stands; the others run
 			g.fail(err)
@@ -110,7 +114,7 @@ func (h *Host) openMended(st wal.GroupState, entries *mended) error {
 		}
 	}
 	h.register(g)
-	return nil
+	return g, nil
 }
 
 // refill gets new replicas in place of those that the log store has set aside:
@@ -415,10 +419,27 @@ func (h *Host) remove(ctx context.Context, g *Group, keep func() bool) (bool, er
 	})
 	switch {
 	case errors.Is(err, ErrClosed): // retired before
+		if now := h.runsAgain(g); now != nil && keep == nil {
+			return h.remove(ctx, now, nil)
+		}
+		if !h.mayErase(g) {
+			return true, nil
+		}
 	case err != nil || !retired:
 		return false, err
 	}
 	return true, h.erase(g)
+}
+
+// runsAgain finds the replica that uses the log of one that was retired: the same
+// one, which has started again since. Nil: there is none.
+func (h *Host) runsAgain(g *Group) *Group {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if i := slices.IndexFunc(h.ordered, func(o *Group) bool { return o.local == g.local && o != g }); i >= 0 {
+		return h.ordered[i]
+	}
+	return nil
 }
 
 // drop takes a group off the host's lists.

@@ -113,15 +113,22 @@ func (h *Host) askStanding(g *Group, members []id.Node) {
 		if !removed {
 			return
 		}
-		h.mu.Lock()
-		awaited := h.awaitedLocked(key.Structure)
-		h.mu.Unlock()
-		if awaited && !h.leaving.Load() {
-			if err := h.Join(key.Structure, hint); err != nil {
-				g.log.Error("no new replica for the subscriptions here", "error", err)
-			}
-		}
+		h.joinAgain(key.Structure, hint)
 	})
+}
+
+// joinAgain has a replica got if subscriptions wait for one, since the one that
+// was here has just been removed.
+func (h *Host) joinAgain(s id.Structure, hint id.Node) {
+	h.mu.Lock()
+	awaited := h.awaitedLocked(s)
+	h.mu.Unlock()
+	if !awaited || h.leaving.Load() {
+		return
+	}
+	if err := h.Join(s, hint); err != nil {
+		h.cfg.Logger.Error("no new replica for the subscriptions here", "structure", s.String(), "error", err)
+	}
 }
 
 // groupOf finds the replica here of the group that a request names.

@@ -130,7 +130,7 @@ func (h *Host) isVacant() bool {
 }
 
 // askForStopped asks for the replicas whose own steps do not: they have
-// stopped, or, on a node that leaves, wait for their snapshot.
+// stopped, or cannot start again yet, or, on a node that leaves, wait for their snapshot.
 func (h *Host) askForStopped() {
 	h.mu.Lock()
 	ordered := h.ordered
@@ -145,6 +145,9 @@ func (h *Host) askForStopped() {
 			}
 			h.askStanding(g, members)
 		}
+	}
+	for _, g := range h.restarting() {
+		h.askStanding(g, nodesOf(g.genesis.Members))
 	}
 }
 
