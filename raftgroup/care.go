@@ -160,7 +160,7 @@ func (c *care) survey(g *Group, nodes []Node) *survey {
 	v := &survey{
 		structure: st.group.Structure, self: g.self, conf: st.conf, members: st.members, options: st.options, nodes: nodes,
 		avoided: make(map[id.Node]bool), hopeless: make(map[id.Node]bool), refusals: make(map[id.Node]string), stopped: c.stopped, lost: make(map[id.Replica]bool), active: map[id.Replica]bool{g.self: true},
-		away: make(map[id.Replica]bool), caughtUp: map[id.Replica]bool{g.self: true}, deaf: make(map[id.Replica]bool), busy: make(map[id.Node]bool), idle: make(map[id.Replica]bool), stray: make(map[id.Replica]bool),
+		away: make(map[id.Replica]bool), caughtUp: map[id.Replica]bool{g.self: true}, deaf: make(map[id.Replica]bool), unheard: make(map[id.Replica]bool), busy: make(map[id.Node]bool), idle: make(map[id.Replica]bool), stray: make(map[id.Replica]bool),
 		mayMove: !c.better.IsZero() && g.now.Sub(c.better) >= g.host.cfg.ReplaceAfter,
 		settled: !c.alone.IsZero() && g.now.Sub(c.alone) >= min(g.host.cfg.ReplaceAfter, settleTime),
 	}
@@ -173,8 +173,9 @@ func (c *care) survey(g *Group, nodes []Node) *survey {
 	})
 	for r, since := range c.silent {
 		v.away[r] = !v.active[r] && g.now.Sub(since) >= silenceTime
-		if !v.active[r] && g.now.Sub(since) >= g.host.cfg.ReplaceAfter && slices.Contains(st.conf.GetLearners(), uint64(r)) {
-			v.deaf[r] = true
+		if !v.active[r] && g.now.Sub(since) >= g.host.cfg.ReplaceAfter {
+			learner := slices.Contains(st.conf.GetLearners(), uint64(r))
+			v.deaf[r], v.unheard[r] = learner, !learner
 		}
 	}
 	for node, p := range c.places {

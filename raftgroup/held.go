@@ -81,8 +81,8 @@ func (g *Group) hold(why string) {
 	g.statusDirty, g.heldBy = g.statusDirty || g.heldBy != why, why
 }
 
-// unheard says that nobody could tell a replica what becomes of it.
-func unheard(err error) string {
+// noAnswer says that nobody could tell a replica what becomes of it.
+func noAnswer(err error) string {
 	text := strings.ReplaceAll(err.Error(), "\n", "; ")
 	if len(text) > maxHeldText {
 		text = strings.ToValidUTF8(text[:maxHeldText], "") + "…"

@@ -158,3 +158,56 @@ func TestLeaveSaysWhatIsBetween(t *testing.T) {
 		c.StopAll()
 	})
 }
+
+// TestLeaveBesideACutLink has a node leave, with no other to take its place, while
+// the link between the leader and another voter is cut, and all else sees that one:
+// of five, the group goes on with the three that the leader hears; of three it
+// waits, and says which link, and the leave ends when the link is back.
+func TestLeaveBesideACutLink(t *testing.T) {
+	t.Parallel()
+	for _, voters := range []int{3, 5} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWard(t, 29, voters, voters)
+			leader, _, _ := leadNode(w.Cluster, w.s)
+			at := slices.Index(w.Nodes, leader)
+			unheard, goes := w.Nodes[(at+1)%voters], w.Nodes[(at+2)%voters]
+			w.write(leader)
+			time.Sleep(2 * time.Second)
+			w.Net.Cut(leader.ID, unheard.ID)
+			w.Net.Cut(unheard.ID, leader.ID)
+			began := time.Now()
+			w.Wait(time.Minute, "the leader misses it", func() bool {
+				_, ok := missing(w.Cluster, w.s, unheard)
+				return ok
+			})
+			left, _ := leaving(goes)
+			if voters == 3 {
+				w.Wait(time.Minute, "which link is cut, said where the node leaves", func() bool {
+					text := waitsOn(goes)
+					return strings.Contains(text, "the leader does not hear of it, and its node "+unheard.ID.String()+" lives")
+				})
+				time.Sleep(4 * grace)
+				if nodes, _ := voterNodes(w.Cluster, w.s); len(nodes) != 3 {
+					t.Fatalf("%d voters: a copy that is whole has gone, and another one is not heard of", len(nodes))
+				}
+				w.Net.Heal()
+			}
+			if err := <-left; err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(began); took < grace {
+				t.Errorf("it left after %s: a link may be cut for a moment", took)
+			}
+			if nodes, _ := voterNodes(w.Cluster, w.s); voters == 5 && (len(nodes) != 3 || slices.Contains(nodes, unheard)) {
+				t.Errorf("%d voters, the one that is not heard among them: %t", len(nodes), slices.Contains(nodes, unheard))
+			}
+			w.Net.Heal()
+			goes.Stop()
+			w.Wait(2*time.Minute, "all others have a replica, and an odd number votes", func() bool {
+				nodes, learners := voterNodes(w.Cluster, w.s)
+				return len(nodes) == voters-2 && learners == 1
+			})
+			w.verify()
+		})
+	}
+}

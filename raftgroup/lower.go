@@ -23,7 +23,8 @@ func (v *survey) shrink(d *decision) bool {
 	}
 	d.better = true
 	if len(v.bad) == 0 {
-		return v.mayMove && (v.awaits(d, why, v.voters) || v.lower(d, want, why))
+		near := slices.DeleteFunc(slices.Clone(v.voters), v.cutOff)
+		return v.mayMove && (v.awaits(d, why, near) || v.lower(d, want, why))
 	}
 	if len(v.good) < want && v.replaceable() {
 		return false
@@ -44,25 +45,20 @@ func (v *survey) replaceable() bool {
 
 // leave lowers the number of voters when a node leaves in order and nobody can
 // take its place: to as many as the leaving ones alone make necessary. With
-// another voter lost it does so only if those that are left can lose one more;
-// else it waits for that one. Where few would be left, that must have been so
+// another voter lost, or cut off from this leader, it does so only if those that
+// are left can lose one more; else it waits for that one: what the leaving one has
+// might be the only other copy that is whole. Where few would be left, that must have been so
 // for a while: gossip may have lost sight of a spare node for a moment, and one
 // voter loses everything with its node.
 func (v *survey) leave(d *decision) bool {
-	var stay, there []id.Replica
-	for _, r := range v.voters {
-		switch v.badness(r) {
-		case 2:
-			continue
-		case 0, 1: // the options do not allow it, and yet nobody can take its place
-			there = append(there, r)
-		}
-		stay = append(stay, r)
-	}
+	stay, there, cut := v.remaining()
 	want, why := placement.VoterTarget(len(stay), wished(v.options)), "a node leaves, and no other can take its place"
-	lost := len(there) < len(stay)
-	if len(stay) == len(v.voters) || len(there) == 0 || lost && min(len(there), want) <= want/2+1 {
+	missing := len(there) < len(stay)
+	switch {
+	case len(stay) == len(v.voters) || len(there) == 0:
 		return false
+	case missing && min(len(there), want) <= want/2+1:
+		return v.awaits(d, why, cut)
 	}
 	if v.awaits(d, why, there) {
 		return true
@@ -76,13 +72,42 @@ func (v *survey) leave(d *decision) bool {
 	return v.lower(d, want, why)
 }
 
+// remaining lists the voters whose nodes do not leave; of these, those that are
+// not lost, and can be counted on; and those that are cut off from this leader.
+func (v *survey) remaining() (stay, there, cut []id.Replica) {
+	for _, r := range v.voters {
+		switch bad := v.badness(r); {
+		case bad == 2:
+			continue
+		case v.cutOff(r):
+			cut = append(cut, r)
+		case bad < 2: // 1: the options do not allow it, and yet nobody can take its place
+			there = append(there, r)
+		}
+		stay = append(stay, r)
+	}
+	return stay, there, cut
+}
+
+// cutOff reports whether this leader has not heard of a voter for as long as a
+// dead one is given, although gossip sees its node: a link may be cut for hours.
+func (v *survey) cutOff(r id.Replica) bool {
+	_, live := v.where[v.members[r]]
+	return live && v.unheard[r] && !v.active[r] && !v.lost[r]
+}
+
 // awaits has a change wait as long as one of those voters is not there, which may be back soon.
 func (v *survey) awaits(d *decision, why string, voters []id.Replica) bool {
 	for _, r := range voters {
-		if _, live := v.where[v.members[r]]; !live || !v.active[r] {
-			d.waits = fmt.Sprintf("%s; waiting for replica %d", why, r)
-			return true
+		_, live := v.where[v.members[r]]
+		if live && v.active[r] {
+			continue
 		}
+		d.waits = fmt.Sprintf("%s; waiting for replica %d", why, r)
+		if live && v.away[r] {
+			d.waits += fmt.Sprintf(": the leader does not hear of it, and its node %s lives", v.members[r])
+		}
+		return true
 	}
 	return false
 }

@@ -97,7 +97,7 @@ func (h *Host) askStanding(g *Group, members []id.Node) {
 		if err := h.askLeader(key.Structure, &hint, methodStanding, &req, &resp, members...); err != nil {
 			g.log.Debug("nobody can say whether this replica is still wanted", "error", err)
 			if h.leaving.Load() {
-				g.call(func() { g.hold(unheard(err)) })
+				g.call(func() { g.hold(noAnswer(err)) })
 			}
 			return
 		}

@@ -29,6 +29,7 @@ type survey struct {
 	lost      map[id.Replica]bool // gone for good, as far as anybody can tell
 	active    map[id.Replica]bool // heard of lately, this one included: raft forgets once in an election time-out
 	away      map[id.Replica]bool // not heard of for a while
+	unheard   map[id.Replica]bool // voters not heard of for as long as a dead one is given
 	deaf      map[id.Replica]bool // learners on live nodes, not heard of for as long as a dead voter is given
 	caughtUp  map[id.Replica]bool // active, and the log is there but for the last entries
 	busy      map[id.Node]bool    // somebody subscribes there

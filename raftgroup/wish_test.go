@@ -65,7 +65,7 @@ func (s *scene) survey() *survey {
 	v := &survey{
 		structure: id.Structure{1, byte(s.seed)}, self: s.lead, conf: s.conf, members: s.on, options: s.opt, lost: s.lost, busy: s.busy,
 		active: map[id.Replica]bool{}, caughtUp: map[id.Replica]bool{}, mayMove: true, settled: true, idle: map[id.Replica]bool{}, stray: map[id.Replica]bool{},
-		away: map[id.Replica]bool{}, avoided: s.rests, hopeless: map[id.Node]bool{}, refusals: map[id.Node]string{},
+		away: map[id.Replica]bool{}, avoided: s.rests, hopeless: map[id.Node]bool{}, refusals: map[id.Node]string{}, unheard: map[id.Replica]bool{},
 	}
 	for n, times := range s.asked {
 		v.hopeless[n], v.refusals[n] = times >= maxRests, "no"
@@ -79,6 +79,7 @@ func (s *scene) survey() *survey {
 		v.active[r] = !s.dead[n] && !s.away[r] && !s.lost[r]
 		v.caughtUp[r] = v.active[r] && !s.slow[r]
 		v.away[r], v.idle[r], v.stray[r] = !v.active[r], true, true
+		v.unheard[r] = s.away[r] && s.seed%2 == 0 // or for a moment
 	}
 	return v
 }
