@@ -1,11 +1,13 @@
 package raftgroup
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/copycat-replication/copycat/id"
+	"github.com/copycat-replication/copycat/placement"
 )
 
 // Missing says what a leader knows of a member that it does not hear of.
@@ -56,19 +58,28 @@ func (v *survey) fate(r id.Replica, m Missing) string {
 		}
 		return ""
 	}
-	var keep []id.Node
-	for _, o := range v.voters {
-		if o != r {
-			keep = append(keep, v.members[o])
+	others := func(of []id.Replica) []id.Replica {
+		return slices.DeleteFunc(slices.Clone(of), func(o id.Replica) bool { return o == r })
+	}
+	if want := wished(v.options); len(v.voters) > want && (len(others(v.good)) >= want || !v.replaceable()) {
+		return "it is dropped, since fewer voters are wished" // see shrink
+	}
+	keep := v.nodesOf(others(v.voters))
+	if _, ok := v.pick(keep); ok {
+		if m.Lost {
+			return "it is being replaced"
 		}
+		return ""
 	}
-	if _, ok := v.pick(keep); !ok {
-		return "no node can take its place" + v.confinement()
+	stay, there, _ := v.remaining()
+	want := placement.VoterTarget(len(stay), wished(v.options))
+	if len(stay) < len(v.voters) && want >= fewVoters && len(others(there)) >= want {
+		return "it is dropped, since a node leaves too and no other can take its place" // see leave
 	}
-	if m.Lost {
-		return "it is being replaced"
+	if node, rests := v.resting(keep); rests {
+		return fmt.Sprintf("node %s did not get a replica in its place, and is asked again", node)
 	}
-	return ""
+	return "no node can take its place" + v.confinement()
 }
 
 // noteMissing has the status show whom the leader misses.

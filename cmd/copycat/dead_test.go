@@ -105,6 +105,7 @@ func TestHealth(t *testing.T) {
 		{nodestatus.Member{Voter: true}, "DEAD"}, // the leader has not missed it for long enough
 		{nodestatus.Member{Voter: true, Missing: 26, ReplacedIn: 33.2}, "DEAD, replaced in 34 s"},
 		{nodestatus.Member{Voter: true, Missing: 26, ReplacedIn: 33.2, Fate: "no node can take its place"}, "DEAD, given up in 34 s: no node can take its place"},
+		{nodestatus.Member{Voter: true, Missing: 26, ReplacedIn: 33.2, Fate: "it is dropped, since fewer voters are wished"}, "DEAD, given up in 34 s: it is dropped, since fewer voters are wished"},
 		{nodestatus.Member{Missing: 26, ReplacedIn: 33.2}, "DEAD, removed in 34 s"},
 		{nodestatus.Member{Voter: true, Missing: 70, Lost: true, Fate: "it is being replaced"}, "DEAD, lost: it is being replaced"},
 		{nodestatus.Member{Alive: true, Voter: true, Missing: 6.5, Fate: "its node lives, so it is not given up"}, "silent for 7 s: its node lives, so it is not given up"},
