@@ -50,6 +50,7 @@ func nodesOf(members map[id.Replica]id.Node) []id.Node {
 // fetch gets a snapshot's file from one holder after the other. What came in
 // vain stays for the next try; came tells how many bytes that is.
 func (h *Host) fetch(g *Group, ref SnapshotRef, holder id.Node, members []id.Node) (_ *state, came int64, _ error) {
+	g.files.settle()
 	if s, err := h.snapshotState(g, ref); err == nil {
 		return s, 0, nil
 	}

@@ -1,6 +1,8 @@
 package raftgroup
 
 import (
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/copycat-replication/copycat/snapshot"
@@ -10,8 +12,13 @@ import (
 // frame names, and those that are on their way to that. Old files are removed
 // by a job that runs some time after the step that made them old; what it
 // keeps is therefore read here when it runs.
+//
+// Steps want, name and forget, and never wait for a disk. Whoever looks for a
+// file that was wanted calls settle before.
 type snapshotFiles struct {
-	mu    sync.Mutex
+	disk sync.Mutex // held while a file is finished, or old ones are removed; never by a step
+
+	mu    sync.Mutex          // guards what follows, and is held over no I/O
 	named [2]SnapshotRef      // held and previous
 	fresh map[SnapshotRef]int // being fetched, or made and not announced: how many want it
 }
@@ -20,10 +27,6 @@ type snapshotFiles struct {
 func (f *snapshotFiles) want(ref SnapshotRef) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.wantLocked(ref)
-}
-
-func (f *snapshotFiles) wantLocked(ref SnapshotRef) {
 	if f.fresh == nil {
 		f.fresh = make(map[SnapshotRef]int)
 	}
@@ -47,22 +50,31 @@ func (f *snapshotFiles) name(held, previous SnapshotRef) {
 
 // commit finishes a file and wants it, in one step as retain sees it.
 func (f *snapshotFiles) commit(w *snapshot.Writer) (SnapshotRef, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	f.disk.Lock()
+	defer f.disk.Unlock()
 	ref, err := w.Commit()
 	if err == nil {
-		f.wantLocked(ref)
+		f.want(ref)
 	}
 	return ref, err
 }
 
-// retain removes every other file of the group.
+// retain removes every other file of the group. One that is wanted while it does
+// may go too.
 func (f *snapshotFiles) retain(store *snapshot.Store, local uint64) error {
+	f.disk.Lock()
+	defer f.disk.Unlock()
+	return store.Retain(local, f.keep()...)
+}
+
+func (f *snapshotFiles) keep() []SnapshotRef {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	keep := append([]SnapshotRef(nil), f.named[:]...)
-	for ref := range f.fresh {
-		keep = append(keep, ref)
-	}
-	return store.Retain(local, keep...)
+	return slices.AppendSeq(slices.Clone(f.named[:]), maps.Keys(f.fresh))
+}
+
+// settle waits until no file is removed any more that was wanted before the call.
+func (f *snapshotFiles) settle() {
+	f.disk.Lock()
+	defer f.disk.Unlock()
 }
