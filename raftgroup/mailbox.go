@@ -12,7 +12,7 @@ import (
 type event struct {
 	message  *raftpb.Message // from another replica, validated
 	from     id.Node         // whose node it is on
-	size     int
+	size     int             // of what came from another node; 0: it came from this one
 	appended *appendResult
 	call     func()
 }
@@ -24,19 +24,22 @@ type mailbox struct {
 	mu        sync.Mutex
 	events    []event
 	spare     []event
-	bytes     int // of messages
+	bytes     int // of what came from other nodes
 	ticks     int
 	scheduled bool
 	woken     bool // something outside the mailbox waits for a step
 	closed    bool
 }
 
+// eventOverhead is what a message costs beside its bytes, roughly: most are small.
+const eventOverhead = 256
+
 // post queues an event and has the group scheduled. It reports false when the
-// group is closed, or the event is a message and the mailbox is full.
+// group is closed, or the event came from another node and the mailbox is full.
 func (g *Group) post(e event) bool {
 	m := &g.mailbox
 	m.mu.Lock()
-	if m.closed || (e.message != nil && m.bytes > 0 && m.bytes+e.size > maxMailboxBytes) {
+	if m.closed || (e.size > 0 && m.bytes > 0 && m.bytes+e.size > maxMailboxBytes) {
 		m.mu.Unlock()
 		return false
 	}
@@ -53,6 +56,14 @@ func (g *Group) post(e event) bool {
 
 // call runs f in the group's step.
 func (g *Group) call(f func()) bool { return g.post(event{call: f}) }
+
+// heed is call for what another node said, in so many bytes.
+func (g *Group) heed(size int, f func()) error {
+	if !g.post(event{call: f, size: size + eventOverhead}) {
+		return ErrBusy
+	}
+	return nil
+}
 
 // wake schedules a step without an event: a subscription's inbox has something.
 func (g *Group) wake() {

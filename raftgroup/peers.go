@@ -16,7 +16,7 @@ func (h *Host) HandleMessages(from id.Node, batch []Message) {
 // HandleMessage takes one message from the network. It never blocks.
 func (h *Host) HandleMessage(from id.Node, m Message) {
 	if m.Group == (id.Group{}) {
-		if err := h.handleNode(from, m.Payload); err != nil {
+		if err := h.handleNode(from, m.Payload); err != nil && !errors.Is(err, ErrBusy) {
 			h.cfg.Logger.Warn("message refused", "from", from.String(), "error", err)
 		}
 		return

@@ -383,11 +383,14 @@ func (h *Host) handleNode(from id.Node, payload []byte) error {
 				return err
 			}
 			if g := h.replica(key); g != nil {
-				g.call(func() {
+				err := g.heed(0, func() {
 					if g.quietness.quiet && g.rn != nil && g.term() == l.Term {
 						g.awaken(from)
 					}
 				})
+				if err != nil {
+					return err // and is asked about again
+				}
 			}
 		}
 		return nil

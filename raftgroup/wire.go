@@ -135,7 +135,7 @@ func (g *Group) receive(from id.Node, m Message) error {
 		if err := validateMessage(rm, frame, g.self); err != nil {
 			return err
 		}
-		if !g.post(event{message: rm, from: from, size: len(payload)}) {
+		if !g.post(event{message: rm, from: from, size: len(payload) + eventOverhead}) {
 			return ErrBusy
 		}
 	case wireSnapshotReport:
@@ -143,22 +143,22 @@ func (g *Group) receive(from id.Node, m Message) error {
 		if err := r.Unmarshal(payload[1:]); err != nil {
 			return fmt.Errorf("%w: %w", errBadMessage, err)
 		}
-		g.call(func() { g.onSnapshotReport(m.From, &r) })
+		return g.heed(len(payload), func() { g.onSnapshotReport(m.From, &r) })
 	case wireRelay:
 		x, err := decodeRelayed(m, payload, g.self)
 		if err != nil {
 			return err
 		}
-		g.call(func() { g.relay(x) })
+		return g.heed(len(payload), func() { g.relay(x) })
 	case wireQuiet:
 		var q grouppb.Quiet
 		if err := q.Unmarshal(payload[1:]); err != nil {
 			return fmt.Errorf("%w: %w", errBadMessage, err)
 		}
-		g.call(func() { g.onQuiet(m.From, from, &q) })
+		return g.heed(len(payload), func() { g.onQuiet(m.From, from, &q) })
 	case wireOutsider:
 		if m.To == g.self { // and not the replica that was here before
-			g.call(g.onOutsider)
+			return g.heed(len(payload), g.onOutsider)
 		}
 	default:
 		return fmt.Errorf("%w: kind %d", ErrNewerFormat, payload[0])
