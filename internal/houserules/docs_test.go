@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 )
 
@@ -33,6 +34,42 @@ func TestGuaranteesNameRealTests(t *testing.T) {
 		}
 		if !known[pkg][name] {
 			t.Errorf("%s has no test %s", pkg, name)
+		}
+	}
+}
+
+// namedStory is a story's name in brackets, which is not the text of a link.
+var namedStory = regexp.MustCompile(`\[([a-z0-9_]+)\](?:[^(]|$)`)
+
+// TestGuaranteesNameRealStories: each transcript that the page names is there,
+// and each one that is there is named, since they are meant to be read.
+func TestGuaranteesNameRealStories(t *testing.T) {
+	t.Parallel()
+	root := filepath.Join("..", "..")
+	text, err := os.ReadFile(filepath.Join(root, "docs", "guarantees.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := make(map[string]bool)
+	for _, pkg := range []string{"raftgroup", "catalog"} {
+		files, err := filepath.Glob(filepath.Join(root, pkg, "testdata", "stories", "*.txt"))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: %d stories, %v", pkg, len(files), err)
+		}
+		for _, f := range files {
+			told[strings.TrimSuffix(filepath.Base(f), ".txt")] = true
+		}
+	}
+	named := make(map[string]bool)
+	for _, n := range namedStory.FindAllStringSubmatch(string(text), -1) {
+		named[n[1]] = true
+		if !told[n[1]] {
+			t.Errorf("nobody tells the story %s", n[1])
+		}
+	}
+	for name := range told {
+		if !named[name] {
+			t.Errorf("the page does not name the story %s", name)
 		}
 	}
 }
