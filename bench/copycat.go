@@ -98,7 +98,7 @@ func (c *cluster) allocateAll(ctx context.Context, restart bool) error {
 		case room <- struct{}{}:
 		case <-ctx.Done():
 			allocating.Wait()
-			return ctx.Err()
+			return fmt.Errorf("create structure %d of %d: %w", s, len(errs), errors.Join(append(errs, context.Cause(ctx))...))
 		}
 		allocating.Go(func() {
 			defer func() { <-room }()
@@ -149,7 +149,8 @@ func (s *settings) startNodes(ctx context.Context, c *cluster, dir string) error
 	for i, node := range c.nodes {
 		err := await(ctx, node, func(st *copycat.Status) bool { return alive(st) == len(c.nodes) })
 		if err != nil {
-			return fmt.Errorf("node %d does not see all nodes: %w", i, err)
+			st := node.Status()
+			return fmt.Errorf("node %d sees %d of %d nodes: %w", i, alive(&st), len(c.nodes), err)
 		}
 	}
 	return nil
@@ -173,7 +174,7 @@ func await(ctx context.Context, node copycat.CopyCat, cond func(*copycat.Status)
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return context.Cause(ctx)
 		case <-time.After(max(look, lookShare*time.Since(began))):
 		}
 	}
@@ -199,7 +200,8 @@ func (c *cluster) subscribeAll(ctx context.Context) error {
 		case room <- struct{}{}:
 		case <-ctx.Done():
 			subscribing.Wait()
-			return ctx.Err()
+			close(errs)
+			return fmt.Errorf("subscribe to structure %d of %d: %w", s, structures, errors.Join(context.Cause(ctx), joined(errs)))
 		}
 		subscribing.Go(func() {
 			defer func() { <-room }()
@@ -212,7 +214,11 @@ func (c *cluster) subscribeAll(ctx context.Context) error {
 	}
 	subscribing.Wait()
 	close(errs)
-	var all error
+	return joined(errs)
+}
+
+// joined is all errors of a channel that is closed.
+func joined(errs <-chan error) (all error) {
 	for err := range errs {
 		all = errors.Join(all, err)
 	}

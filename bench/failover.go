@@ -136,7 +136,7 @@ func (o *failoverOptions) once(ctx context.Context, stderr io.Writer) (_ *report
 	}()
 	select {
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return nil, fmt.Errorf("load before the kill: %w", context.Cause(ctx))
 	case <-time.After(time.Duration((o.plan.Warmup + o.plan.Seconds/3) * float64(time.Second))):
 	}
 	still, err := c.nodes[leader].ask(&nodeRequest{Do: "status"})
@@ -151,7 +151,7 @@ func (o *failoverOptions) once(ctx context.Context, stderr io.Writer) (_ *report
 	}
 	select {
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return nil, fmt.Errorf("load after the kill: %w", context.Cause(ctx))
 	case end := <-loaded:
 		if end.err != nil {
 			return nil, end.err

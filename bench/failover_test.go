@@ -2,8 +2,11 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/copycat-replication/copycat/bench/internal/report"
@@ -42,5 +45,22 @@ func TestFailoverCommandLine(t *testing.T) {
 		if code := runFailover(t.Context(), c.args, &out, &progress); code != c.code || progress.Len() == 0 {
 			t.Errorf("%v: exit code %d, %s", c.args, code, &progress)
 		}
+	}
+}
+
+// TestWaitedInVain: what was waited for, by whom, and why it ended. Of a failover
+// that was interrupted while a node did not start nothing was said but "context canceled".
+func TestWaitedInVain(t *testing.T) {
+	c, err := startProcesses(t.Context(), 1, t.TempDir(), t.Output())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.close()
+	why := errors.New("somebody was in a hurry")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(why)
+	err = c.await(ctx, "a leader", func([]nodeStatus) bool { return false })
+	if !errors.Is(err, why) || !strings.Contains(err.Error(), "waited for a leader") || !strings.Contains(err.Error(), "node0 sees 1 of 1 nodes") {
+		t.Errorf("the error says %q", err)
 	}
 }

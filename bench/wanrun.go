@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -142,14 +143,23 @@ func (c *wanCluster) await(ctx context.Context, what string, cond func([]nodeSta
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%w: %s: %+v", context.DeadlineExceeded, what, all)
+			return c.waited(what, all, context.DeadlineExceeded)
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return c.waited(what, all, context.Cause(ctx))
 		case <-t.C:
 		}
 	}
+}
+
+// waited says what was waited for in vain, and what each node said last.
+func (c *wanCluster) waited(what string, all []nodeStatus, why error) error {
+	said := make([]string, len(all))
+	for i, s := range all {
+		said[i] = fmt.Sprintf("%s sees %d of %d nodes, leader %q, %d voters", c.nodes[i].host.Name, s.Alive, len(all), s.Leader, len(s.Voters))
+	}
+	return fmt.Errorf("waited for %s: %w; %s", what, why, strings.Join(said, "; "))
 }
 
 // subscribe creates a structure and has all nodes subscribe; the first does so
