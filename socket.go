@@ -12,7 +12,7 @@ import (
 // serveStatus answers the command copycat on a socket in the data directory. A
 // node that cannot do so runs all the same.
 func (n *node) serveStatus(self identity) {
-	s, err := nodestatus.Serve(n.cfg.CopyCatDataDir, self.NodeID, nodestatus.Answers{
+	s, err := nodestatus.Serve(n.cfg.CopyCatDataDir, self.NodeID, n.log, nodestatus.Answers{
 		Status: func() nodestatus.Status { return publicStatus(n.Status()) },
 		Record: n.record, Holdings: n.holdings, Forget: n.forget,
 	})

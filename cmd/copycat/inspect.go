@@ -46,13 +46,13 @@ func printReport(out io.Writer, r operator.Report) {
 	}
 	fmt.Fprintln(out)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "SEGMENT\tBYTES\tUSED\tLIVE ENTRIES\t")
+	fmt.Fprintln(w, "SEGMENT\tBYTES\tUSED\tLIVE ENTRIES")
 	for _, s := range r.Segments {
 		damaged := ""
 		if s.Damaged {
-			damaged = "DAMAGED"
+			damaged = "\tDAMAGED"
 		}
-		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%s\n", s.Name, s.Bytes, s.End, s.Live, damaged)
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d%s\n", s.Name, s.Bytes, s.End, s.Live, damaged)
 	}
 	_ = w.Flush() // errors of out show when it is closed
 	for _, g := range r.Groups {

@@ -201,7 +201,10 @@ func printStructure(out io.Writer, g nodestatus.Structure) {
 			if m.Lag != nil {
 				lag = strconv.FormatUint(*m.Lag, 10)
 			}
-			fmt.Fprintf(w, "  %s\treplica %d\t%s\t%s\tlag %s\t%s\n", known(dc), m.Replica, m.NodeID, kind, lag, health(g, m))
+			if h := health(g, m); h != "" {
+				lag += "\t" + h
+			}
+			fmt.Fprintf(w, "  %s\treplica %d\t%s\t%s\tlag %s\n", known(dc), m.Replica, m.NodeID, kind, lag)
 		}
 	}
 	_ = w.Flush()

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -24,6 +25,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -166,8 +168,8 @@ type Answers struct {
 
 // Serve opens the socket of a data directory. The caller holds the directory's
 // lock: what an earlier process left is removed. name makes the socket's name
-// where the directory's path is too long.
-func Serve(dir, name string, answers Answers) (*Server, error) {
+// where the directory's path is too long. log takes what net/http complains of.
+func Serve(dir, name string, log *slog.Logger, answers Answers) (*Server, error) {
 	path, extra, err := place(dir, name)
 	if err != nil {
 		return nil, err
@@ -218,7 +220,10 @@ func Serve(dir, name string, answers Answers) (*Server, error) {
 		return struct{}{}, answers.Forget(ctx, q.Get("structure"), birth)
 	})
 	s := &Server{
-		http:   &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 1 << 14},
+		http: &http.Server{
+			Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 1 << 14,
+			ErrorLog: slog.NewLogLogger(log.With("socket", path).Handler(), slog.LevelWarn),
+		},
 		served: make(chan struct{}), extra: extra,
 	}
 	s.http.SetKeepAlivesEnabled(false)
@@ -309,8 +314,11 @@ func call(ctx context.Context, method, dir, what string, answer any) error {
 		return err
 	}
 	resp, err := client.Do(req)
-	if err != nil {
+	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) { // its process was killed
 		return fmt.Errorf("%w: %s: %w", ErrNotRunning, dir, err)
+	}
+	if err != nil {
+		return fmt.Errorf("the node on %s does not answer: %w", dir, err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
@@ -333,6 +341,12 @@ func find(dir string) (string, error) {
 	}
 	path := filepath.Join(dir, socketName)
 	if _, err := os.Stat(path); err != nil {
+		if _, err := os.Stat(dir); err != nil {
+			return "", fmt.Errorf("%w: %w", ErrNotRunning, err)
+		}
+		if _, err := os.Stat(filepath.Join(dir, "node.json")); err != nil {
+			return "", fmt.Errorf("%w: %s is no data directory, it has no node.json", ErrNotRunning, dir)
+		}
 		return "", fmt.Errorf("%w: %w", ErrNotRunning, err)
 	}
 	if len(path) > maxSocketPath { // dialing has the same limit

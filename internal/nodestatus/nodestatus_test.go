@@ -1,12 +1,16 @@
 package nodestatus
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestServe asks a server, on a short path and on one that is too long for a
@@ -34,7 +38,7 @@ func TestServe(t *testing.T) {
 			t.Errorf("%s: left behind: %v", name, err)
 		}
 		want := Status{Version: Version, NodeID: name, Structures: []Structure{{ID: "s"}}}
-		s, err := Serve(dir, unique, Answers{
+		s, err := Serve(dir, unique, slog.New(slog.DiscardHandler), Answers{
 			Status: func() Status { return want },
 			Record: func(_ context.Context, structure string) (Record, error) {
 				if structure != "a b" {
@@ -89,6 +93,49 @@ func TestServe(t *testing.T) {
 		}
 		if _, err := Ask(t.Context(), dir); !errors.Is(err, ErrNotRunning) {
 			t.Errorf("%s: after the end: %v", name, err)
+		}
+	}
+}
+
+// TestComplaintsOfTheServer: net/http writes to the program's global logger
+// unless it is given another one.
+func TestComplaintsOfTheServer(t *testing.T) {
+	t.Parallel()
+	var text bytes.Buffer // is read when the server has ended
+	dir := t.TempDir()
+	s, err := Serve(dir, "name", slog.New(slog.NewTextHandler(&text, nil)), Answers{Status: func() Status { panic("broken") }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Ask(t.Context(), dir); err == nil || errors.Is(err, ErrNotRunning) {
+		t.Errorf("a node that breaks off: %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if !strings.Contains(text.String(), "panic serving") || !strings.Contains(text.String(), "level=WARN") {
+		t.Errorf("the node's log says %q", &text)
+	}
+}
+
+// TestNobodyAnswers: a process that stands still is not one that does not run,
+// and a directory that is not there is most often a slip of the pen.
+func TestNobodyAnswers(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l, err := net.Listen("unix", filepath.Join(dir, socketName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond) // nobody accepts
+	defer cancel()
+	if _, err := Ask(ctx, dir); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrNotRunning) || !strings.Contains(err.Error(), "does not answer") {
+		t.Errorf("a node that stands still: %v", err)
+	}
+	for path, want := range map[string]string{filepath.Join(dir, "typo"): "no such file", t.TempDir(): "no data directory"} {
+		if _, err := Ask(t.Context(), path); !errors.Is(err, ErrNotRunning) || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), socketName) {
+			t.Errorf("%s: %v", path, err)
 		}
 	}
 }
