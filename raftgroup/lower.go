@@ -60,14 +60,16 @@ func (v *survey) leave(d *decision) bool {
 	case missing && min(len(there), want) <= want/2+1:
 		return v.awaits(d, why, cut)
 	}
+	// Whether somebody is heard at this very look has no say in it: raft counts anew
+	// in each election time-out, and looks that always fall behind that would begin
+	// the wait again for ever.
+	d.alone = want < fewVoters && want < len(v.voters)
 	if v.awaits(d, why, there) {
 		return true
 	}
-	if want < fewVoters && want < len(v.voters) {
-		if d.alone = true; !v.settled {
-			d.waits, d.open = why+"; waiting for one that may come", true
-			return true
-		}
+	if d.alone && !v.settled {
+		d.waits, d.open = why+"; waiting for one that may come", true
+		return true
 	}
 	return v.lower(d, want, why)
 }

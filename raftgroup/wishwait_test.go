@@ -46,6 +46,20 @@ func TestLeaveWaitsForASpare(t *testing.T) {
 	}
 }
 
+// TestLeaveWaitsBetweenTwoAnswers looks at voters right after raft has begun to
+// count anew who answers: the wait for a spare node goes on, and does not begin again.
+func TestLeaveWaitsBetweenTwoAnswers(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, 3, 3, 3, Options{})
+	s.nodes[1].Leaving = true
+	v := s.survey()
+	v.settled = false
+	v.active = map[id.Replica]bool{v.self: true}
+	if d := v.decide(); !d.alone || len(d.change) > 0 {
+		t.Errorf("alone %v, change %v, waits %q", d.alone, d.change, d.waits)
+	}
+}
+
 // TestLearnerThatIsNotSeenCounts has gossip lose sight of a learner's node:
 // another one is made when it is lost, not before.
 func TestLearnerThatIsNotSeenCounts(t *testing.T) {
