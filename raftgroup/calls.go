@@ -382,7 +382,11 @@ func (h *Host) servePlace(from id.Node, request []byte) (protoMessage, error) {
 		return nil, fmt.Errorf("structure %s: %w: %w", s, errRefused, err)
 	}
 	h.mu.Lock()
-	_, already := h.joining[s]
+	j, already := h.joining[s]
+	var stuck error
+	if already {
+		stuck = j.stuck(h.cfg.Clock.Now())
+	}
 	placed := 0
 	for _, j := range h.joining {
 		if j.placed {
@@ -391,6 +395,9 @@ func (h *Host) servePlace(from id.Node, request []byte) (protoMessage, error) {
 	}
 	joining := len(h.joining)
 	h.mu.Unlock()
+	if stuck != nil {
+		return nil, fmt.Errorf("structure %s: %w: none can be made: %w", s, errRefused, stuck)
+	}
 	if !already && (joining >= maxJoins || placed >= maxPlaced) {
 		return nil, fmt.Errorf("structure %s: %w: %d replicas are being made", s, ErrBusy, joining) // the leader asks again
 	}

@@ -35,6 +35,40 @@ func (h *Host) Join(s id.Structure, hint id.Node) error {
 type joinWish struct {
 	wanted bool // by a program or a leader; else only what is here is to become a member
 	placed bool // by a leader, and by nobody else
+	// How it goes, for the leader that has asked for it.
+	attempt time.Time // when the present attempt began; zero: none is under way
+	fails   error     // why the last ones have not made a replica here
+	since   time.Time // when the first of these ended; none of them got any of the snapshot
+}
+
+// stuck says why no replica comes of a join, if it has been so for as long as a
+// leader waits for one, and the present attempt has not lasted: one that has may
+// get what the others did not.
+func (w *joinWish) stuck(now time.Time) error {
+	if w.fails == nil || now.Sub(w.since) < placePatience || !w.attempt.IsZero() && now.Sub(w.attempt) >= placePatience {
+		return nil
+	}
+	return w.fails
+}
+
+// noteAttempt has a leader that asks for the replica hear how its join goes.
+func (h *Host) noteAttempt(w *joinWish, n *newcomer, began bool) {
+	now := h.cfg.Clock.Now()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case began:
+		w.attempt = now
+		return
+	case n.fails == nil || n.came:
+		w.fails, w.since = nil, time.Time{}
+	case w.fails == nil:
+		w.since = now
+		fallthrough
+	default:
+		w.fails = n.fails
+	}
+	w.attempt, n.came, n.fails = time.Time{}, false, nil
 }
 
 func (h *Host) beginJoin(s id.Structure, hint id.Node, w joinWish) error {
@@ -105,6 +139,8 @@ type newcomer struct {
 	place     *place   // nil: to be asked for, again or for the first time
 	local     uint64   // number in the log store, and of the files; 0: none yet
 	moved     bool     // by the last attempt: a leader answered, or some of the snapshot came
+	came      bool     // by the last attempt: some of the snapshot
+	fails     error    // of the last attempt: the group has given a place, and no replica could be made here
 }
 
 // place is what a group grants a newcomer, and what it starts from.
@@ -148,7 +184,9 @@ func (h *Host) join(s id.Structure, hint id.Node, w *joinWish) {
 			h.joinEnded(s, w, false)
 			return
 		}
+		h.noteAttempt(w, n, true)
 		err := h.joinOnce(n)
+		h.noteAttempt(w, n, false)
 		<-h.joinSlots
 		if n.moved || errors.Is(err, ErrBusy) {
 			n.moved, moved = false, h.cfg.Clock.Now()
@@ -205,7 +243,9 @@ func (h *Host) letGo(n *newcomer) {
 }
 
 // begin has the next attempt start anew, with a new ReplicaID.
-func (n *newcomer) begin() { *n = newcomer{structure: n.structure, hint: n.hint, moved: n.moved} }
+func (n *newcomer) begin() {
+	*n = newcomer{structure: n.structure, hint: n.hint, moved: n.moved, came: n.came}
+}
 
 // errGone says that nobody wants this replica any more.
 var errGone = errors.New("replica is not wanted any more")
@@ -275,6 +315,7 @@ func (h *Host) makeReplica(n *newcomer) (*Group, error) {
 		return g, err
 	}
 	if err := h.seed(n); err != nil {
+		n.fails = err
 		return nil, err
 	}
 	meta := grouppb.Replica{Replica: n.place.replica, Phase: grouppb.Replica_STARTED, Genesis: n.place.record}
@@ -285,6 +326,7 @@ func (h *Host) makeReplica(n *newcomer) (*Group, error) {
 	g, err := h.create(h.ctx, meta, &n.local, seed)
 	if errors.Is(err, wal.ErrDiskFull) {
 		h.letGo(n) // nothing was written, and the log store has done with this number
+		n.fails = err
 		return nil, err
 	}
 	n.begin() // the files are the log's now: if it did not tell what it holds, the next start does
@@ -332,7 +374,7 @@ func (h *Host) seed(n *newcomer) error {
 	// Nobody else knows this group yet: it only gives the files their place.
 	g := &Group{host: h, key: p.group, local: n.local}
 	_, came, err := h.fetch(g, p.snapshot, n.hint, p.members)
-	n.moved = n.moved || came > 0
+	n.moved, n.came = n.moved || came > 0, n.came || came > 0
 	if err != nil && came == 0 {
 		n.place = nil // perhaps nobody has this one any more: ask for the newest
 	}
