@@ -54,8 +54,12 @@ func (b between) restarting() bool {
 	return false
 }
 
-// takeOff takes a replica off the host's lists, in its last step.
-func (h *Host) takeOff(g *Group, again bool) {
+// takeOff takes a replica off the host's lists, in its last step; false: that was
+// another one, and this is a call which came too late for it.
+func (h *Host) takeOff(g *Group, again bool) bool {
+	if g.retired {
+		return false
+	}
 	h.mu.Lock()
 	h.between[g] = lotGoes
 	if again {
@@ -66,6 +70,7 @@ func (h *Host) takeOff(g *Group, again bool) {
 	g.retire()
 	h.watch.wake(g)
 	h.asleep(g)
+	return true
 }
 
 // settled ends what takeOff has begun.

@@ -117,6 +117,9 @@ func (g *Group) becomeStarted(born id.Incarnation, done func(error)) {
 	}
 	g.host.log.Submit([]wal.Update{{Group: g.local, Meta: data}}, func(err error) {
 		g.call(func() {
+			if err == nil && g.retired { // this is its last step: it is being removed
+				err = g.failure
+			}
 			if err != nil || g.meta.Phase != grouppb.Replica_PREPARED {
 				done(err)
 				return

@@ -70,3 +70,12 @@ func (h *Host) StickJoint(s id.Structure, demoted [2]id.Replica, to id.Replica) 
 // AskStanding has what was a replica here ask its group what it is: its question
 // may be answered long after it was asked.
 func (h *Host) AskStanding(g *Group) { h.askStanding(g, nil) }
+
+// DiscardAfter removes a prepared replica, in whose last step f is called first.
+func (h *Host) DiscardAfter(token Token, f func()) error {
+	h.mu.Lock()
+	g := h.prepared[token].group
+	h.mu.Unlock()
+	_, err := h.remove(context.Background(), g, func() bool { f(); return false })
+	return err
+}

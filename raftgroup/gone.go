@@ -147,7 +147,7 @@ func (h *Host) connect(nodes map[id.Node]bool) {
 func (h *Host) PeerRefused(node id.Node) {
 	h.refusals.refused(node, h.cfg.Clock.Now())
 	h.mu.Lock()
-	groups := h.ordered
+	groups := h.replicasLocked()
 	h.mu.Unlock()
 	for _, g := range groups {
 		if st := g.status.Load(); !st.Quiet && !st.IsLeader { // those that are quiet look when they wake

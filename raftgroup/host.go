@@ -53,7 +53,9 @@ type Host struct {
 	current   map[id.Structure]*Group          // the newest started incarnation
 	prepared  map[Token]PreparedReplica        // replicas of births that are not decided
 	preparing map[Token]struct{}               // replicas that are being made for births
-	ordered   []*Group                         // all of the above, oldest first; what stands in it is never changed in place
+	ordered   []*Group                         // all of the above, oldest first, and see dropped; what stands in it is never changed in place
+	dropped   bool                             // some of ordered are not here any more: see replicasLocked
+	twins     bool                             // there were two started replicas of one group: see twinLocked
 	born      map[Token]*Group                 // the same by their births: of several, the newest
 	subs      map[*Subscription]uint64         // how many came before it: a replay must not depend on map order
 	came      uint64                           // subscriptions so far
@@ -178,7 +180,7 @@ func (h *Host) Resume() {
 func (h *Host) Tick() {
 	h.mu.Lock()
 	h.untold++
-	publish := h.changed && h.untold > len(h.ordered)/publishShare
+	publish := h.changed && h.untold > len(h.replicasLocked())/publishShare
 	if publish {
 		h.changed, h.untold = false, 0
 	}
@@ -242,7 +244,7 @@ func (h *Host) Close() error {
 	h.joins.Wait()
 	h.jobs.stop()
 	h.mu.Lock()
-	groups := h.ordered
+	groups := h.replicasLocked()
 	h.mu.Unlock()
 	for _, g := range groups {
 		g.mailbox.mu.Lock()

@@ -307,7 +307,10 @@ func (h *Host) goOn(g *Group, behind SnapshotRef) error {
 		return fmt.Errorf("group %s: start again: %w", g.key, err)
 	}
 	_, err = inStep(h.ctx, g, func(reply func(struct{}, error)) {
-		h.takeOff(g, true)
+		if !h.takeOff(g, true) {
+			reply(struct{}{}, fmt.Errorf("group %s: %w", g.key, ErrClosed))
+			return
+		}
 		reply(struct{}{}, nil)
 	})
 	if err != nil {

@@ -36,7 +36,7 @@ func (h *Host) PeerUp(node id.Node, incarnation uint64) {
 	h.watch.heard(node, incarnation)
 	h.refusals.heard(node)
 	h.mu.Lock()
-	groups := h.ordered
+	groups := h.replicasLocked()
 	h.mu.Unlock()
 	for _, g := range groups {
 		if !g.status.Load().Quiet {
@@ -51,7 +51,7 @@ func (h *Host) PeerUp(node id.Node, incarnation uint64) {
 func (h *Host) PeerDown(node id.Node) {
 	h.watch.doubt(node)
 	h.mu.Lock()
-	groups := h.ordered
+	groups := h.replicasLocked()
 	h.mu.Unlock()
 	led := make(map[id.Node]bool) // by a leader there, with this node: who else votes
 	for _, g := range groups {

@@ -22,7 +22,7 @@ func (h *Host) hosted() []Hosted {
 	for key, g := range h.groups {
 		keys[g] = key
 	}
-	groups := h.ordered
+	groups := h.replicasLocked()
 	h.mu.Unlock()
 	out := make([]Hosted, 0, len(keys))
 	for _, g := range groups {

@@ -176,7 +176,9 @@ func (h *Host) register(g *Group) {
 	}
 	delete(h.prepared, g.genesis.Token)
 	h.awake(g)
-	if cur := h.groups[g.key]; cur == nil || cur.self <= g.self {
+	cur := h.groups[g.key]
+	h.twins = h.twins || cur != nil && cur != g
+	if cur == nil || cur.self <= g.self {
 		h.groups[g.key] = g
 	}
 	if cur := h.current[g.key.Structure]; cur == nil || cur.key.Incarnation.Less(g.key.Incarnation) || cur.key == g.key {
@@ -414,7 +416,10 @@ func (h *Host) remove(ctx context.Context, g *Group, keep func() bool) (bool, er
 			reply(false, nil)
 			return
 		}
-		h.takeOff(g, false)
+		if !h.takeOff(g, false) {
+			reply(false, ErrClosed)
+			return
+		}
 		reply(true, nil)
 	})
 	switch {
@@ -436,17 +441,30 @@ func (h *Host) remove(ctx context.Context, g *Group, keep func() bool) (bool, er
 func (h *Host) runsAgain(g *Group) *Group {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if i := slices.IndexFunc(h.ordered, func(o *Group) bool { return o.local == g.local && o != g }); i >= 0 {
-		return h.ordered[i]
+	for _, o := range h.replicasLocked() {
+		if o.local == g.local && o != g {
+			return o
+		}
 	}
 	return nil
+}
+
+// replicasLocked lists the replicas that are here, oldest first. It may be walked
+// without the lock. Those that were dropped since the last time are taken out here,
+// so that as many can go together as a node has.
+func (h *Host) replicasLocked() []*Group {
+	if h.dropped {
+		h.dropped = false
+		h.ordered = slices.DeleteFunc(slices.Clone(h.ordered), func(o *Group) bool { return !o.listed })
+	}
+	return h.ordered
 }
 
 // drop takes a group off the host's lists.
 func (h *Host) drop(g *Group) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.ordered = slices.DeleteFunc(slices.Clone(h.ordered), func(o *Group) bool { return o == g })
+	h.dropped = true
 	if g.listed = false; h.born[g.genesis.Token] == g {
 		delete(h.born, g.genesis.Token)
 	}
@@ -472,7 +490,10 @@ func (h *Host) drop(g *Group) {
 // got another one, and has started again since: both are found. The group has
 // removed one of them, and that one goes when it asks for its standing.
 func (h *Host) twinLocked(g *Group) (twin *Group) {
-	for _, o := range h.ordered {
+	if !h.twins {
+		return nil
+	}
+	for _, o := range h.replicasLocked() {
 		if o != g && o.key == g.key && h.prepared[o.genesis.Token].group != o && (twin == nil || twin.self < o.self) {
 			twin = o
 		}

@@ -190,7 +190,7 @@ func (h *Host) Groups() []GroupStatus {
 func (h *Host) Statuses() iter.Seq[*GroupStatus] {
 	return func(yield func(*GroupStatus) bool) {
 		h.mu.Lock()
-		groups := h.ordered
+		groups := h.replicasLocked()
 		h.mu.Unlock()
 		for _, g := range groups {
 			if !yield(g.status.Load()) {

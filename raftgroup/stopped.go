@@ -64,7 +64,7 @@ func (h *Host) tickFailedLog() {
 	}
 	h.logFailed = true
 	h.mu.Lock()
-	groups := h.ordered
+	groups := h.replicasLocked()
 	h.mu.Unlock()
 	err := fmt.Errorf("%w: %w", ErrGroupFailed, h.log.Health())
 	for _, g := range groups {

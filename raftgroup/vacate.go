@@ -74,7 +74,7 @@ func (h *Host) Vacate(ctx context.Context) error {
 
 func (h *Host) vacate(ctx context.Context) error {
 	h.mu.Lock()
-	ordered := h.ordered
+	ordered := h.replicasLocked()
 	var subs []*Subscription
 	for _, s := range h.inOrderLocked() {
 		if !s.cfg.Passive && !s.manual {
@@ -122,7 +122,7 @@ func (h *Host) vacate(ctx context.Context) error {
 func (h *Host) isVacant() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.ordered) > 0 || len(h.preparing) > 0 || h.between.restarting() {
+	if len(h.replicasLocked()) > 0 || len(h.preparing) > 0 || h.between.restarting() {
 		return false
 	}
 	// A disk that takes no writes cannot forget them; the groups have.
@@ -133,7 +133,7 @@ func (h *Host) isVacant() bool {
 // stopped, or cannot start again yet, or, on a node that leaves, wait for their snapshot.
 func (h *Host) askForStopped() {
 	h.mu.Lock()
-	ordered := h.ordered
+	ordered := h.replicasLocked()
 	h.mu.Unlock()
 	for _, g := range ordered {
 		if st := g.Status(); st.Failed || h.leaving.Load() && st.Role == "waiting for snapshot" {
@@ -155,7 +155,7 @@ func (h *Host) askForStopped() {
 // for before they take their replicas from a node that leaves.
 func (h *Host) askWhy(turn int) int {
 	h.mu.Lock()
-	ordered := h.ordered
+	ordered := h.replicasLocked()
 	h.mu.Unlock()
 	for range min(maxWhys, len(ordered)) {
 		turn++

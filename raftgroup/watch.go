@@ -317,7 +317,7 @@ func (h *Host) tickWatch() {
 	}
 	if changed {
 		h.mu.Lock()
-		ordered := h.ordered
+		ordered := h.replicasLocked()
 		h.mu.Unlock()
 		w.wakeLeaders(ordered)
 	}
