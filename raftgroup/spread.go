@@ -202,7 +202,9 @@ func (v *survey) addLearners(d *decision) {
 
 // dismiss removes a learner that is gone, has to go, or that nobody needs. One
 // where the options allow no replica stays for the subscriptions there, which
-// would only get another one; that they are there, shows after a while.
+// would only get another one; that they are there, shows after a while. As long as
+// the group is not as wished, one that could vote stays: where there are too few
+// nodes for another odd number, it is a copy more, and the next voter.
 func (v *survey) dismiss(d *decision) {
 	settled := d.waits == "" && !d.better && d.change == nil && d.transfer == 0
 	per := v.options.Placement().LearnersPerDataCenter

@@ -125,7 +125,7 @@ func (t *town) litter(n *node) string {
 			return fmt.Sprintf("a replica of %s, which is deleted", s.Group)
 		case !voter && !learner:
 			return fmt.Sprintf("replica %d of %s, which is not a member", s.Replica, s.Group)
-		case learner && g.Options.LearnersPerDataCenter == 0 && !t.lives(n, s.Group.Structure[:]):
+		case learner && g.Options.LearnersPerDataCenter == 0 && !t.lives(n, s.Group.Structure[:]) && !standsBy(g, n):
 			t.tell(s.Group.Structure)
 			return fmt.Sprintf("replica %d of %s, a learner that nobody needs", s.Replica, s.Group)
 		case !s.Quiet:
@@ -139,6 +139,13 @@ func (t *town) litter(n *node) string {
 		}
 	}
 	return ""
+}
+
+// standsBy reports whether a learner is a copy that a group with too few voters
+// keeps: it becomes one of them as soon as their number stays odd.
+func standsBy(g standing, n *node) bool {
+	pins := g.Options.PinnedDataCenters
+	return len(g.Voters) < int(g.Options.Voters) && (len(pins) == 0 || slices.Contains(pins, n.dc))
 }
 
 // lives reports whether a program on a node subscribes to a structure.
