@@ -14,7 +14,7 @@ import (
 func (n *node) serveStatus(self identity) {
 	s, err := nodestatus.Serve(n.cfg.CopyCatDataDir, self.NodeID, n.log, nodestatus.Answers{
 		Status: func() nodestatus.Status { return publicStatus(n.Status()) },
-		Record: n.record, Holdings: n.holdings, Forget: n.forget,
+		Holdings: n.holdings, Forget: n.forget,
 	})
 	if err != nil {
 		n.log.Warn("copycat status will not reach this node", "error", err)
@@ -36,16 +36,6 @@ func (n *node) askCatalog(ctx context.Context, structure string, ask func(contex
 	ctx, cancel := n.within(ctx)
 	defer cancel()
 	return ask(ctx, svc, s)
-}
-
-// record says what the catalog has of a structure, by a commit.
-func (n *node) record(ctx context.Context, structure string) (out nodestatus.Record, err error) {
-	err = n.askCatalog(ctx, structure, func(ctx context.Context, svc *catalog.Service, s id.Structure) error {
-		r, err := svc.Record(ctx, s)
-		out = publicRecord(r)
-		return err
-	})
-	return out, err
 }
 
 func publicRecord(r catalog.Record) nodestatus.Record {

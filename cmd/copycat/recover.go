@@ -36,11 +36,11 @@ func rebuild(ctx context.Context, flags *flag.FlagSet, args []string, in io.Read
 	which := flags.String("structure", "", "ID of the structure, \"catalog\", or \"all\": each group that has lost its quorum and has its best replica in DIR")
 	reason := flags.String("reason", "", "why, for the record")
 	sure := flags.Bool("yes", false, "do not ask")
-	force := flags.Bool("force", false, "even if another directory has more of the log, the directories are a majority, or a later life is known of")
+	force := flags.Bool("force", false, "even if another directory has more of the log, there is a majority after all, the group has moved, or a later life is known of")
 	deleted := flags.Bool("deleted", false, "even if the catalog says that the structure was deleted")
 	superseded := flags.Bool("superseded", false, "also from a replica that was set aside because its group had been rebuilt from another one")
 	beyond := flags.String("beyond", "", "a life of the structure that DIRs do not tell of, as status prints it, such as 1.1-c448: the new one is to be later")
-	running := flags.String("ask", "", "data directory of a node of the cluster that runs on this machine, to ask it what the catalog says")
+	running := flags.String("ask", "", "data directory of a node of the cluster that runs on this machine, to ask it what the catalog says, and who has replicas")
 	flags.Usage = func() {
 		fmt.Fprint(flags.Output(), "copycat recover rebuilds groups from the replicas in DIR, whose node must be stopped, after\n"+
 			"a majority of their voters was lost for good. OTHERDIRs are those of other nodes that are\nleft: they are compared, and not changed.\n")
@@ -201,7 +201,11 @@ func printCase(out io.Writer, c operator.Case) {
 		}
 	}
 	for _, m := range c.Missing {
-		fmt.Fprintf(out, "  missing: replica %d on %s, a voter\n", m.Replica, m.NodeID)
+		runs := ""
+		if slices.Contains(c.Running, m.NodeID) {
+			runs = "; that node runs, and uses it"
+		}
+		fmt.Fprintf(out, "  missing: replica %d on %s, a voter%s\n", m.Replica, m.NodeID, runs)
 	}
 }
 

@@ -2,8 +2,7 @@
 // copycat: JSON over HTTP, on a socket in the node's data directory that only
 // its owner may open.
 //
-// GET /status answers with a [Status], GET /record?structure=ID with a [Record],
-// GET /holdings?structure=ID with [Holdings]; POST /forget?structure=ID&birth=N
+// GET /status answers with a [Status], GET /holdings?structure=ID with [Holdings]; POST /forget?structure=ID&birth=N
 // gives up a structure of which nothing is left. The socket is DIR/status.sock; where that
 // path is too long for a socket's name (some 100 bytes, by the operating
 // system), it is in the directory for temporary files, and DIR/status.addr
@@ -161,7 +160,6 @@ type Server struct {
 // with a context may take callTimeout.
 type Answers struct {
 	Status   func() Status
-	Record   func(ctx context.Context, structure string) (Record, error)
 	Holdings func(ctx context.Context, structure string) (Holdings, error)
 	Forget   func(ctx context.Context, structure string, birth uint64) error
 }
@@ -210,7 +208,6 @@ func Serve(dir, name string, log *slog.Logger, answers Answers) (*Server, error)
 			_ = json.NewEncoder(w).Encode(body)
 		})
 	}
-	serve("GET /record", func(ctx context.Context, q url.Values) (any, error) { return answers.Record(ctx, q.Get("structure")) })
 	serve("GET /holdings", func(ctx context.Context, q url.Values) (any, error) { return answers.Holdings(ctx, q.Get("structure")) })
 	serve("POST /forget", func(ctx context.Context, q url.Values) (any, error) {
 		birth, err := strconv.ParseUint(q.Get("birth"), 10, 64)
@@ -274,16 +271,9 @@ func Ask(ctx context.Context, dir string) (Status, error) {
 	return s, nil
 }
 
-// AskRecord asks the node that runs on a data directory what the catalog says of
-// a structure, as of now. ErrNotRunning says that there is no node.
-func AskRecord(ctx context.Context, dir, structure string) (Record, error) {
-	var r Record
-	err := call(ctx, http.MethodGet, dir, "/record?structure="+url.QueryEscape(structure), &r)
-	return r, err
-}
-
 // AskHoldings asks the node that runs on a data directory what all nodes say of
-// their replicas of a structure, and what the catalog says of it.
+// their replicas of a structure, and what the catalog says of it, as of now.
+// ErrNotRunning says that there is no node.
 func AskHoldings(ctx context.Context, dir, structure string) (Holdings, error) {
 	var h Holdings
 	err := call(ctx, http.MethodGet, dir, "/holdings?structure="+url.QueryEscape(structure), &h)

@@ -40,14 +40,11 @@ func TestServe(t *testing.T) {
 		want := Status{Version: Version, NodeID: name, Structures: []Structure{{ID: "s"}}}
 		s, err := Serve(dir, unique, slog.New(slog.DiscardHandler), Answers{
 			Status: func() Status { return want },
-			Record: func(_ context.Context, structure string) (Record, error) {
-				if structure != "a b" {
-					return Record{}, errors.New("no such text")
-				}
-				return Record{Birth: 7, Recovery: 1 << 16, Deleted: 9, Follows: 3}, nil
-			},
 			Holdings: func(_ context.Context, structure string) (Holdings, error) {
-				return Holdings{Record: Record{Birth: 7}, Nodes: []Holding{{NodeID: structure, Error: "silent"}}}, nil
+				if structure != "a b" {
+					return Holdings{}, errors.New("no such text")
+				}
+				return Holdings{Record: Record{Birth: 7, Recovery: 1 << 16, Deleted: 9, Follows: 3}, Nodes: []Holding{{NodeID: structure, Error: "silent"}}}, nil
 			},
 			Forget: func(_ context.Context, structure string, birth uint64) error {
 				if structure != "a b" || birth != 7 {
@@ -66,13 +63,10 @@ func TestServe(t *testing.T) {
 		if err != nil || got.NodeID != name || len(got.Structures) != 1 {
 			t.Errorf("%s: %+v, %v", name, got, err)
 		}
-		if rec, err := AskRecord(t.Context(), dir, "a b"); err != nil || rec != (Record{Birth: 7, Recovery: 1 << 16, Deleted: 9, Follows: 3}) {
-			t.Errorf("%s: record %+v, %v", name, rec, err)
+		if _, err := AskHoldings(t.Context(), dir, "x"); err == nil || !strings.Contains(err.Error(), "no such text") {
+			t.Errorf("%s: holdings of another: %v", name, err)
 		}
-		if _, err := AskRecord(t.Context(), dir, "x"); err == nil || !strings.Contains(err.Error(), "no such text") {
-			t.Errorf("%s: record of another: %v", name, err)
-		}
-		if h, err := AskHoldings(t.Context(), dir, "a b"); err != nil || h.Record.Birth != 7 || len(h.Nodes) != 1 || h.Nodes[0].NodeID != "a b" || h.Nodes[0].Error == "" {
+		if h, err := AskHoldings(t.Context(), dir, "a b"); err != nil || h.Record != (Record{Birth: 7, Recovery: 1 << 16, Deleted: 9, Follows: 3}) || len(h.Nodes) != 1 || h.Nodes[0].NodeID != "a b" || h.Nodes[0].Error == "" {
 			t.Errorf("%s: holdings %+v, %v", name, h, err)
 		}
 		if err := Forget(t.Context(), dir, "a b", 7); err != nil {

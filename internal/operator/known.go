@@ -18,6 +18,13 @@ type Fact struct {
 	Source string
 	Record catalog.Record // its zero: the catalog knows of no birth
 	Now    bool           // it is the catalog's own answer, and not what a directory remembers
+	Uses   []Use          // by which nodes' own answers there are replicas now
+}
+
+// Use is a node's own word that it has a replica, and uses it.
+type Use struct {
+	NodeID string
+	Life   id.Incarnation
 }
 
 // known gathers what the directories themselves say of a structure.
@@ -48,8 +55,9 @@ func (c *Case) LearnLife(life id.Incarnation) {
 // has a later life.
 func (c *Case) judge() {
 	first := c.Survivors[0].Group.key
-	c.Ended, c.Later = "", ""
+	c.Ended, c.Later, c.Running = "", "", nil
 	for _, f := range c.facts {
+		c.judgeUses(f.Uses)
 		rec := f.Record
 		switch {
 		case rec.Incarnation.Birth == 0:
@@ -66,6 +74,33 @@ func (c *Case) judge() {
 			}
 		}
 	}
+}
+
+// judgeUses draws from what nodes that run have of the structure whether the group
+// lives without the first survivor.
+func (c *Case) judgeUses(uses []Use) {
+	first := c.Survivors[0].Group.key.Incarnation
+	for _, u := range uses {
+		switch {
+		case u.Life.Birth != first.Birth: // the catalog tells which of the two counts
+		case first.Less(u.Life):
+			c.beyond = max(c.beyond, u.Life.Recovery)
+			c.Later = fmt.Sprintf("node %s uses a later life of it, %s", u.NodeID, u.Life)
+		case u.Life == first && !slices.Contains(c.Running, u.NodeID):
+			c.Running = append(c.Running, u.NodeID)
+		}
+	}
+}
+
+// Moved is a node that uses a replica of which the first survivor knows nothing:
+// the group has got it since that directory was written. Empty: there is none.
+func (c *Case) Moved() string {
+	for _, node := range c.Running {
+		if !slices.ContainsFunc(c.Survivors[0].Group.Members, func(m Member) bool { return m.NodeID == node }) {
+			return node
+		}
+	}
+	return ""
 }
 
 // IsKnown reports whether the catalog itself was asked about the structure.
@@ -86,9 +121,10 @@ func KeepsSuperseded(r Report, which string) bool {
 }
 
 // Ask asks the node that runs on a data directory what the catalog says of a
-// structure, by a commit. nodestatus.ErrNotRunning says that there is none.
+// structure, by a commit, and which nodes have replicas of it.
+// nodestatus.ErrNotRunning says that there is none.
 func Ask(ctx context.Context, dir, structure string) (Fact, error) {
-	r, err := nodestatus.AskRecord(ctx, dir, structure)
+	h, err := nodestatus.AskHoldings(ctx, dir, structure)
 	if err != nil {
 		return Fact{}, err
 	}
@@ -96,9 +132,21 @@ func Ask(ctx context.Context, dir, structure string) (Fact, error) {
 	if err != nil {
 		return Fact{}, err
 	}
-	return Fact{Source: "the catalog", Now: true, Record: catalog.Record{
+	r := h.Record
+	f := Fact{Source: "the catalog", Now: true, Record: catalog.Record{
 		Structure: s, Incarnation: id.Incarnation{Birth: r.Birth, Recovery: r.Recovery}, Deleted: r.Deleted, Follows: r.Follows,
-	}}, nil
+	}}
+	for _, n := range h.Nodes {
+		if n.Life == "" {
+			continue // it has none, or did not answer
+		}
+		life, err := id.ParseIncarnation(n.Life)
+		if err != nil {
+			return Fact{}, fmt.Errorf("node %s: %w", n.NodeID, err)
+		}
+		f.Uses = append(f.Uses, Use{NodeID: n.NodeID, Life: life})
+	}
+	return f, nil
 }
 
 // findLives finds the lives of the group that the directories know of.

@@ -40,6 +40,7 @@ type Case struct {
 	Missing   []Member   `json:"missing,omitempty"` // those of them that no survivor is
 	Ended     string     `json:"ended,omitempty"`   // who says that the structure was deleted
 	Later     string     `json:"later,omitempty"`   // who says that it has a later life than the first survivor's
+	Running   []string   `json:"running,omitempty"` // nodes that have said that they use a replica of this life
 
 	facts  []Fact
 	beyond uint32 // the greatest recovery number of this birth that is known of
@@ -47,7 +48,7 @@ type Case struct {
 
 // Overrule is what an operator says although it is refused else.
 type Overrule struct {
-	Lesser  bool // another directory has more of the log, or the directories are a majority, or there is a later life
+	Lesser  bool // another directory has more of the log, or there is a majority after all, or a later life
 	Deleted bool // the catalog says that the structure was deleted
 }
 
@@ -174,8 +175,8 @@ func (c *Case) findMissing() {
 	}
 }
 
-// HasQuorum reports whether the survivors are a majority of the voters, as the
-// first one knows them: then they are to be started, and nothing has to be
+// HasQuorum reports whether the survivors, and the nodes that run, are a majority
+// of the voters, as the first one knows them: then they are to be started, and nothing has to be
 // rebuilt. Those that were set aside are not used, however many they are.
 func (c *Case) HasQuorum() bool {
 	first := &c.Survivors[0].Group
@@ -185,7 +186,9 @@ func (c *Case) HasQuorum() bool {
 	for _, voters := range []map[id.Replica]id.Node{first.view.Voters, first.view.Outgoing} {
 		missing := 0
 		for r := range voters {
-			if slices.ContainsFunc(c.Missing, func(m Member) bool { return m.Replica == uint64(r) }) {
+			if slices.ContainsFunc(c.Missing, func(m Member) bool {
+				return m.Replica == uint64(r) && !slices.Contains(c.Running, m.NodeID)
+			}) {
 				missing++
 			}
 		}
@@ -236,6 +239,10 @@ func (c *Case) Check(o Overrule) error {
 		return fmt.Errorf("%w: %s: %s", ErrRefused, c.Survivors[0].Dir, c.Survivors[0].Unfit)
 	case c.Later != "" && !o.Lesser:
 		return fmt.Errorf("%w: %s: if that is left anywhere, rebuild from there; if it is lost for good, say -force", ErrRefused, c.Later)
+	case c.HasQuorum() && len(c.Running) > 0 && !o.Lesser:
+		return fmt.Errorf("%w: with what runs on %s there is a majority of the voters: start the nodes of these directories, and nothing is lost (-force overrules this)", ErrRefused, strings.Join(c.Running, ", "))
+	case c.Moved() != "" && !o.Lesser:
+		return fmt.Errorf("%w: node %s uses a replica that came after %s was written, so the group has moved, and its log is the newer one: if it has lost its quorum, rebuild it from there (-force overrules this)", ErrRefused, c.Moved(), c.Survivors[0].Dir)
 	case c.HasQuorum() && !o.Lesser:
 		return fmt.Errorf("%w: these directories are a majority of the voters: start their nodes, and nothing is lost", ErrRefused)
 	}
