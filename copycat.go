@@ -4,6 +4,13 @@
 // same structure, in one total order, each change exactly once, and keeps the
 // history alive on replicas that need no subscriber. There is no server to run.
 //
+// # A node
+//
+// [NewCopyCat] starts one, from a [Config]; [DefaultConfig] has what is usual. A
+// program has one node in general, and each node a data directory of its own.
+// [CopyCat.Status] and [CopyCat.Events] say how it does, [CopyCat.Shutdown] ends
+// it for a restart, [CopyCat.Leave] takes it out of the cluster.
+//
 // # The life of a subscription
 //
 // [CopyCat.SubscribeToDataStructure] returns three channels and a function.
@@ -13,11 +20,17 @@
 // [SnapshotConsumer] and replace your data by what it returns.
 //
 //	proposeCh, commitCh, errorCh, consume, err := cc.SubscribeToDataStructure(id, provider)
+//	// if err != nil, there is no subscription
+//	go func() {
+//		for err := range errorCh {
+//			// log it; a *ProposalError has the bytes of a change that did not get through
+//		}
+//	}()
 //	go func() {
 //		for change := range commitCh {
 //			if change == nil {
 //				snapshot, err := consume()
-//				// replace all of it
+//				// replace all of it; with an error, something was missed
 //				continue
 //			}
 //			// apply one change
@@ -33,7 +46,10 @@
 // Every subscriber sees the same sequence of commits, of which a prefix may be
 // replaced by a snapshot. A proposal appears in it once or never; "never", and
 // "cannot know", are said on the error channel. What was delivered anywhere
-// was on the disks of a majority before. See docs/architecture.md.
+// was on the disks of a majority before.
+//
+// docs/guarantees.md says for each fault what you see, docs/operations.md what to
+// do about each error, and docs/architecture.md how it works.
 package copycat
 
 import (
@@ -125,9 +141,11 @@ type CopyCat interface {
 	DataStructures(ctx context.Context) ([]DataStructure, error)
 
 	// SubscribeToDataStructure subscribes to a data structure, and creates it
-	// if there never was one of that ID; one that was deleted is ErrDeleted. It returns at once where this node knows the
-	// structure, whether or not it has a quorum; a structure that nobody knows
-	// is created, which waits up to Config.JoinTimeout (ErrCatalogUnavailable).
+	// if there never was one of that ID; one that was deleted is ErrDeleted. It
+	// returns at once where this node knows the structure, whether or not it has a
+	// quorum; a structure that nobody knows is created, with the defaults of all
+	// options, which waits up to Config.JoinTimeout (ErrCatalogUnavailable). Other
+	// errors: ErrNoProvider, ErrMalformedID for a nil, ErrLeaving, ErrClosed.
 	//
 	// The propose channel takes changes; the bytes belong to CopyCat from then
 	// on. It blocks while more than Config.WindowBytes wait for their fate
@@ -184,8 +202,9 @@ type CopyCat interface {
 	// after Shutdown.
 	Leave(ctx context.Context) error
 
-	// Shutdown ends the node, for a restart or for good, and moves nothing: subscriptions end,
-	// with their unresolved proposals reported; when it returns, goroutines
+	// Shutdown ends the node, and moves nothing: it is for a restart (Leave is for
+	// good), and for the last node of a cluster. Subscriptions end, with their
+	// unresolved proposals reported; when it returns, goroutines
 	// have ended and ports and files are free. It waits about a second for
 	// unread errors to be read, and does not wait for a SnapshotProvider that
 	// blocks. Calling it again does nothing. The other nodes take the node for

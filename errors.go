@@ -31,7 +31,7 @@ var (
 	ErrOutcomeUnknown = raftgroup.ErrOutcomeUnknown
 )
 
-// Errors of a subscription.
+// Errors of subscriptions, and of calls about one data structure.
 var (
 	// ErrProvider: the snapshot provider failed or panicked.
 	ErrProvider = raftgroup.ErrProvider
@@ -79,7 +79,7 @@ var (
 	ErrClosed = raftgroup.ErrClosed
 )
 
-// Errors of NewCopyCat, and of the node.
+// Errors of NewCopyCat, of the node, and of finding or creating data structures.
 var (
 	// ErrConfig: the configuration is not valid; the text names every fault.
 	ErrConfig = errors.New("invalid configuration")

@@ -13,7 +13,7 @@ import (
 // node that cannot do so runs all the same.
 func (n *node) serveStatus(self identity) {
 	s, err := nodestatus.Serve(n.cfg.CopyCatDataDir, self.NodeID, n.log, nodestatus.Answers{
-		Status: func() nodestatus.Status { return publicStatus(n.Status()) },
+		Status:   func() nodestatus.Status { return publicStatus(n.Status()) },
 		Holdings: n.holdings, Forget: n.forget,
 	})
 	if err != nil {

@@ -30,7 +30,7 @@ func (TCP) Listen(address string) (net.Listener, error) {
 	lc := net.ListenConfig{KeepAliveConfig: keepAlive, Control: tuneSocket}
 	l, err := lc.Listen(context.Background(), "tcp", address)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("%w: listen on %s: %w", ErrAddressInUse, address, err)
+		return nil, fmt.Errorf("%w: %w", ErrAddressInUse, err) // which has the address
 	}
 	return l, err
 }
