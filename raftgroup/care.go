@@ -58,7 +58,8 @@ type care struct {
 	asked    map[id.Replica]time.Time // when its node was asked for it
 	told     map[id.Replica]bool      // reported as lost
 	places   map[id.Node]*placing
-	better   time.Time // since when a better spread is possible; zero: it is not
+	behind   map[id.Replica]behind // learners that have not caught up
+	better   time.Time             // since when a better spread is possible; zero: it is not
 	idle     map[id.Replica]time.Time
 	transfer time.Time // when leadership was last handed over
 	alone    time.Time // since when nobody can take a leaving voter's place, and few would be left; zero: it is not so
@@ -84,7 +85,7 @@ func newCare() care {
 	return care{
 		silent: make(map[id.Replica]time.Time), gone: make(map[id.Replica]time.Time), ghosts: make(map[id.Replica]bool),
 		stopped: make(map[id.Replica]bool), asked: make(map[id.Replica]time.Time), told: make(map[id.Replica]bool),
-		places: make(map[id.Node]*placing), idle: make(map[id.Replica]time.Time),
+		places: make(map[id.Node]*placing), behind: make(map[id.Replica]behind), idle: make(map[id.Replica]time.Time),
 	}
 }
 
@@ -104,6 +105,7 @@ func (h *Host) liveNodes() []Node {
 func (c *care) tend(g *Group, nodes []Node) {
 	v := c.survey(g, nodes)
 	c.watch(g, v)
+	c.noteBehind(g, v)
 	d := v.decide()
 	lasts(&c.better, d.better, g.now)
 	lasts(&c.alone, d.alone, g.now)
@@ -176,6 +178,11 @@ func (c *care) survey(g *Group, nodes []Node) *survey {
 		if !v.active[r] && g.now.Sub(since) >= g.host.cfg.ReplaceAfter {
 			learner := slices.Contains(st.conf.GetLearners(), uint64(r))
 			v.deaf[r], v.unheard[r] = learner, !learner
+		}
+	}
+	for r, b := range c.behind {
+		if !v.caughtUp[r] && g.now.Sub(b.since) >= b.patience {
+			v.deaf[r] = true
 		}
 	}
 	for node, p := range c.places {

@@ -49,7 +49,8 @@ func (v *survey) resting(keep []id.Node) (found id.Node, ok bool) {
 // takesNone reports whether no voter is to be had on a node. A member there has
 // stopped: until its process is started again, which brings that one back, the node
 // takes no other. Or the learner there does not hear this leader, although gossip
-// sees the node: a link may be cut for hours, and what waits for a voter does not.
+// sees the node, or does not come any further: a link may be cut for hours, a
+// snapshot may not fit, and what waits for a voter does not.
 func (v *survey) takesNone(node id.Node) bool {
 	for r, n := range v.members {
 		if n == node && (v.stopped[r] || v.deaf[r]) {

@@ -80,3 +80,19 @@ func TestFewerVotersBesideOneThatIsNotHeard(t *testing.T) {
 		}
 	}
 }
+
+// TestLearnerThatIsNoHelpIsNamed has a voter lost, and only a learner to take its
+// place of which none is made for now.
+func TestLearnerThatIsNoHelpIsNamed(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, 3, 4, 3, Options{})
+	s.on[4] = sceneNode(4)
+	s.conf.Learners = []uint64{4}
+	s.dead[s.on[2]], s.lost[2] = true, true
+	v := s.survey()
+	v.caughtUp[4], v.deaf = false, map[id.Replica]bool{4: true}
+	want := "no node can take its place; replica 4 on node " + sceneNode(4).String() + " does not hear the leader, or does not catch up"
+	if d := v.decide(); !strings.HasSuffix(d.waits, want) || len(d.place)+len(d.change) > 0 {
+		t.Errorf("waits %q, place %v, change %v", d.waits, d.place, d.change)
+	}
+}

@@ -30,7 +30,7 @@ type survey struct {
 	active    map[id.Replica]bool // heard of lately, this one included: raft forgets once in an election time-out
 	away      map[id.Replica]bool // not heard of for a while
 	unheard   map[id.Replica]bool // voters not heard of for as long as a dead one is given
-	deaf      map[id.Replica]bool // learners on live nodes, not heard of for as long as a dead voter is given
+	deaf      map[id.Replica]bool // learners of which no voter is made for now: on live nodes, and not heard of for as long as a dead voter is given, or not a step further for long
 	caughtUp  map[id.Replica]bool // active, and the log is there but for the last entries
 	busy      map[id.Node]bool    // somebody subscribes there
 	mayMove   bool                // a better membership has been possible for long enough
@@ -247,7 +247,7 @@ func (v *survey) replace(d *decision) bool {
 		case rests:
 			d.waits, d.open = what+": node "+node.String()+" did not get one in its place, again and again: "+v.refusals[node], true
 		default:
-			d.waits = what + ": no node can take its place" + v.confinement()
+			d.waits = what + ": no node can take its place" + v.confinement() + v.unready()
 		}
 		return true
 	}
@@ -276,6 +276,17 @@ func (v *survey) confinement() string {
 		return "; the structure is pinned to " + strings.Join(pins, ", ")
 	}
 	return ""
+}
+
+// unready says, for people, which learners could take a voter's place, did they
+// hear the leader, or catch up.
+func (v *survey) unready() (text string) {
+	for _, l := range v.conf.GetLearners() {
+		if r := id.Replica(l); v.deaf[r] {
+			text += fmt.Sprintf("; replica %d on node %s does not hear the leader, or does not catch up", r, v.members[r])
+		}
+	}
+	return text
 }
 
 // fault says, for people, why a voter is to be replaced.
