@@ -35,6 +35,8 @@ type Engine interface {
 	Warn(id.Group, error)
 	// Lives asks a node which incarnation of a structure it runs.
 	Lives(ctx context.Context, node id.Node, s id.Structure) (id.Incarnation, error)
+	// Keeps asks a node which incarnation of a structure it has, running or not.
+	Keeps(ctx context.Context, node id.Node, s id.Structure) (id.Incarnation, error)
 	// Supersede sets the replica here aside, since the group was rebuilt elsewhere.
 	Supersede(ctx context.Context, g id.Group, by id.Incarnation) error
 }

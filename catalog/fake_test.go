@@ -180,6 +180,10 @@ func (e *fakeEngine) Lives(context.Context, id.Node, id.Structure) (id.Incarnati
 	return id.Incarnation{}, nil
 }
 
+func (e *fakeEngine) Keeps(context.Context, id.Node, id.Structure) (id.Incarnation, error) {
+	return id.Incarnation{}, nil
+}
+
 func (e *fakeEngine) Supersede(context.Context, id.Group, id.Incarnation) error { return nil }
 
 // fakeNetwork joins services directly.

@@ -16,7 +16,7 @@ var ErrHeld = errors.New("a node has a replica of the data structure")
 // Holding is what one node says of its replica of a structure.
 type Holding struct {
 	Node id.Node
-	Life id.Incarnation // of the replica that it uses; zero: it has none
+	Life id.Incarnation // of the replica that it uses, or that has stopped; zero: it has none
 	Err  error          // it did not answer
 }
 
@@ -42,7 +42,7 @@ func (s *Service) Holdings(ctx context.Context, structure id.Structure) (Record,
 	for i, n := range nodes {
 		asked.Go(func() {
 			out[i].Node = n
-			out[i].Life, out[i].Err = s.cfg.Engine.Lives(ctx, n, structure)
+			out[i].Life, out[i].Err = s.cfg.Engine.Keeps(ctx, n, structure)
 		})
 	}
 	asked.Wait()

@@ -14,11 +14,25 @@ import (
 // runs; zero if it has none. What a node says of itself is no hint of gossip's:
 // a replica is started by a birth that was committed, or by an operator.
 func (h *Host) Lives(ctx context.Context, node id.Node, s id.Structure) (id.Incarnation, error) {
-	var resp grouppb.LivesResponse
-	if err := h.ask(ctx, node, methodLives, &grouppb.LivesRequest{Structure: s[:]}, &resp); err != nil {
-		return id.Incarnation{}, fmt.Errorf("structure %s: ask node %s what lives there: %w", s, node, err)
+	resp, err := h.askLives(ctx, node, s)
+	return id.Incarnation{Birth: resp.Birth, Recovery: resp.Recovery}, err
+}
+
+// Keeps is Lives of a replica that may have stopped: it may run again when its
+// node has been started anew, and be rebuilt from.
+func (h *Host) Keeps(ctx context.Context, node id.Node, s id.Structure) (id.Incarnation, error) {
+	resp, err := h.askLives(ctx, node, s)
+	if resp.HeldBirth == 0 {
+		return id.Incarnation{Birth: resp.Birth, Recovery: resp.Recovery}, err
 	}
-	return id.Incarnation{Birth: resp.Birth, Recovery: resp.Recovery}, nil
+	return id.Incarnation{Birth: resp.HeldBirth, Recovery: resp.HeldRecovery}, err
+}
+
+func (h *Host) askLives(ctx context.Context, node id.Node, s id.Structure) (resp grouppb.LivesResponse, _ error) {
+	if err := h.ask(ctx, node, methodLives, &grouppb.LivesRequest{Structure: s[:]}, &resp); err != nil {
+		return grouppb.LivesResponse{}, fmt.Errorf("structure %s: ask node %s what lives there: %w", s, node, err)
+	}
+	return resp, nil
 }
 
 func (h *Host) serveLives(request []byte) (protoMessage, error) {
@@ -31,8 +45,18 @@ func (h *Host) serveLives(request []byte) (protoMessage, error) {
 		return nil, err
 	}
 	resp := &grouppb.LivesResponse{}
-	if g, ok := h.Group(s); ok && !g.Status().Failed {
-		resp.Birth, resp.Recovery = g.key.Incarnation.Birth, g.key.Incarnation.Recovery
+	held := func(g *Group) {
+		resp.HeldBirth, resp.HeldRecovery = g.key.Incarnation.Birth, g.key.Incarnation.Recovery
+	}
+	for _, g := range h.restarting() {
+		if g.key.Structure == s {
+			held(g)
+		}
+	}
+	if g, ok := h.Group(s); ok {
+		if held(g); !g.Status().Failed {
+			resp.Birth, resp.Recovery = resp.HeldBirth, resp.HeldRecovery
+		}
 	}
 	return resp, nil
 }

@@ -89,7 +89,7 @@ type Holdings struct {
 // Holding is the answer of one node.
 type Holding struct {
 	NodeID string `json:"node_id"`
-	Life   string `json:"life,omitempty"`  // of the replica that it uses; empty: it has none
+	Life   string `json:"life,omitempty"`  // of the replica that it uses, or that has stopped; empty: it has none
 	Error  string `json:"error,omitempty"` // it did not answer
 }
 
