@@ -51,3 +51,16 @@ func (c *care) noteBehind(g *Group, v *survey) {
 		}
 	})
 }
+
+// noteUnseen notes since when gossip does not see the nodes of learners.
+func (c *care) noteUnseen(g *Group, v *survey) {
+	unseen := func(r id.Replica) bool {
+		return slices.Contains(v.conf.GetLearners(), uint64(r)) && !slices.ContainsFunc(v.nodes, func(n Node) bool { return n.ID == v.members[r] })
+	}
+	maps.DeleteFunc(c.unseen, func(r id.Replica, _ time.Time) bool { return !unseen(r) })
+	for _, l := range v.conf.GetLearners() {
+		if _, known := c.unseen[id.Replica(l)]; !known && unseen(id.Replica(l)) {
+			c.unseen[id.Replica(l)] = g.now
+		}
+	}
+}

@@ -58,8 +58,9 @@ type care struct {
 	asked    map[id.Replica]time.Time // when its node was asked for it
 	told     map[id.Replica]bool      // reported as lost
 	places   map[id.Node]*placing
-	behind   map[id.Replica]behind // learners that have not caught up
-	better   time.Time             // since when a better spread is possible; zero: it is not
+	unseen   map[id.Replica]time.Time // learners whose nodes gossip does not see, since when
+	behind   map[id.Replica]behind    // learners that have not caught up
+	better   time.Time                // since when a better spread is possible; zero: it is not
 	idle     map[id.Replica]time.Time
 	transfer time.Time // when leadership was last handed over
 	alone    time.Time // since when nobody can take a leaving voter's place, and few would be left; zero: it is not so
@@ -85,7 +86,7 @@ func newCare() care {
 	return care{
 		silent: make(map[id.Replica]time.Time), gone: make(map[id.Replica]time.Time), ghosts: make(map[id.Replica]bool),
 		stopped: make(map[id.Replica]bool), asked: make(map[id.Replica]time.Time), told: make(map[id.Replica]bool),
-		places: make(map[id.Node]*placing), behind: make(map[id.Replica]behind), idle: make(map[id.Replica]time.Time),
+		places: make(map[id.Node]*placing), behind: make(map[id.Replica]behind), unseen: make(map[id.Replica]time.Time), idle: make(map[id.Replica]time.Time),
 	}
 }
 
@@ -106,6 +107,7 @@ func (c *care) tend(g *Group, nodes []Node) {
 	v := c.survey(g, nodes)
 	c.watch(g, v)
 	c.noteBehind(g, v)
+	c.noteUnseen(g, v)
 	d := v.decide()
 	lasts(&c.better, d.better, g.now)
 	lasts(&c.alone, d.alone, g.now)
@@ -162,7 +164,7 @@ func (c *care) survey(g *Group, nodes []Node) *survey {
 	v := &survey{
 		structure: st.group.Structure, self: g.self, conf: st.conf, members: st.members, options: st.options, nodes: nodes,
 		avoided: make(map[id.Node]bool), hopeless: make(map[id.Node]bool), refusals: make(map[id.Node]string), stopped: c.stopped, lost: make(map[id.Replica]bool), active: map[id.Replica]bool{g.self: true},
-		away: make(map[id.Replica]bool), caughtUp: map[id.Replica]bool{g.self: true}, deaf: make(map[id.Replica]bool), unheard: make(map[id.Replica]bool), busy: make(map[id.Node]bool), idle: make(map[id.Replica]bool), stray: make(map[id.Replica]bool),
+		away: make(map[id.Replica]bool), caughtUp: map[id.Replica]bool{g.self: true}, deaf: make(map[id.Replica]bool), unheard: make(map[id.Replica]bool), unseenLong: make(map[id.Replica]bool), busy: make(map[id.Node]bool), idle: make(map[id.Replica]bool), stray: make(map[id.Replica]bool),
 		mayMove: !c.better.IsZero() && g.now.Sub(c.better) >= g.host.cfg.ReplaceAfter,
 		settled: !c.alone.IsZero() && g.now.Sub(c.alone) >= min(g.host.cfg.ReplaceAfter, settleTime),
 	}
@@ -184,6 +186,9 @@ func (c *care) survey(g *Group, nodes []Node) *survey {
 		if !v.caughtUp[r] && g.now.Sub(b.since) >= b.patience {
 			v.deaf[r] = true
 		}
+	}
+	for r, since := range c.unseen {
+		v.unseenLong[r] = g.now.Sub(since) >= g.host.cfg.ReplaceAfter
 	}
 	for node, p := range c.places {
 		v.avoided[node], v.hopeless[node], v.refusals[node] = g.now.Before(p.avoid), p.rests >= maxRests, p.why

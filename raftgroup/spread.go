@@ -62,11 +62,12 @@ func (v *survey) takesNone(node id.Node) bool {
 
 // unseen reports whether a learner is on a node that gossip does not see, and is
 // not lost: where it is, and whether it comes back, only time tells. What might
-// be there already is not placed anew meanwhile.
+// be there already is not placed anew meanwhile. One that raft hears of is never
+// lost, and no voter is made where gossip sees no node: after as long it does not count.
 func (v *survey) unseen() bool {
 	return slices.ContainsFunc(v.conf.GetLearners(), func(l uint64) bool {
 		_, live := v.where[v.members[id.Replica(l)]]
-		return !live && !v.lost[id.Replica(l)]
+		return !live && !v.lost[id.Replica(l)] && !v.unseenLong[id.Replica(l)]
 	})
 }
 

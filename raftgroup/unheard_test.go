@@ -96,3 +96,21 @@ func TestLearnerThatIsNoHelpIsNamed(t *testing.T) {
 		t.Errorf("waits %q, place %v, change %v", d.waits, d.place, d.change)
 	}
 }
+
+// TestLearnerThatOnlyRaftHears has gossip not see a learner's node, for good, and
+// raft hear of it: it is never lost, and the group grows without it after a while.
+func TestLearnerThatOnlyRaftHears(t *testing.T) {
+	t.Parallel()
+	for _, long := range []bool{false, true} {
+		s := newScene(t, 3, 4, 1, Options{})
+		s.on[2], s.on[3], s.next = sceneNode(2), sceneNode(3), 4
+		s.conf.Learners = []uint64{2, 3}
+		v := s.survey()
+		v.nodes = slices.DeleteFunc(slices.Clone(v.nodes), func(n Node) bool { return n.ID == sceneNode(3) })
+		v.unseenLong = map[id.Replica]bool{3: long}
+		d := v.decide()
+		if placed := slices.Equal(d.place, []id.Node{sceneNode(4)}); placed != long || len(d.change) > 0 || !d.open {
+			t.Errorf("for long %t: place %v, change %v, open %t", long, d.place, d.change, d.open)
+		}
+	}
+}

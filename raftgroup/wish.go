@@ -16,27 +16,28 @@ import (
 // group's membership from the log, the nodes from gossip, and how its
 // followers do from raft. decide is a pure function of it.
 type survey struct {
-	structure id.Structure
-	self      id.Replica
-	conf      *raftpb.ConfState
-	members   map[id.Replica]id.Node
-	options   Options
-	nodes     []Node              // live, by gossip's word; the order is that of their IDs
-	avoided   map[id.Node]bool    // asked to hold a replica, and did not get one
-	hopeless  map[id.Node]bool    // of these, those that were asked again and again
-	refusals  map[id.Node]string  // what nodes that were asked to hold a replica said last
-	stopped   map[id.Replica]bool // their node says that they have stopped
-	lost      map[id.Replica]bool // gone for good, as far as anybody can tell
-	active    map[id.Replica]bool // heard of lately, this one included: raft forgets once in an election time-out
-	away      map[id.Replica]bool // not heard of for a while
-	unheard   map[id.Replica]bool // voters not heard of for as long as a dead one is given
-	deaf      map[id.Replica]bool // learners of which no voter is made for now: on live nodes, and not heard of for as long as a dead voter is given, or not a step further for long
-	caughtUp  map[id.Replica]bool // active, and the log is there but for the last entries
-	busy      map[id.Node]bool    // somebody subscribes there
-	mayMove   bool                // a better membership has been possible for long enough
-	idle      map[id.Replica]bool // learners that nobody has needed for long enough
-	stray     map[id.Replica]bool // the same, for long enough where the options do not allow one
-	settled   bool                // there has been nobody for a leaving voter's place for long enough
+	structure  id.Structure
+	self       id.Replica
+	conf       *raftpb.ConfState
+	members    map[id.Replica]id.Node
+	options    Options
+	nodes      []Node              // live, by gossip's word; the order is that of their IDs
+	avoided    map[id.Node]bool    // asked to hold a replica, and did not get one
+	hopeless   map[id.Node]bool    // of these, those that were asked again and again
+	refusals   map[id.Node]string  // what nodes that were asked to hold a replica said last
+	stopped    map[id.Replica]bool // their node says that they have stopped
+	lost       map[id.Replica]bool // gone for good, as far as anybody can tell
+	active     map[id.Replica]bool // heard of lately, this one included: raft forgets once in an election time-out
+	away       map[id.Replica]bool // not heard of for a while
+	unheard    map[id.Replica]bool // voters not heard of for as long as a dead one is given
+	deaf       map[id.Replica]bool // learners of which no voter is made for now: on live nodes, and not heard of for as long as a dead voter is given, or not a step further for long
+	unseenLong map[id.Replica]bool // learners whose nodes gossip has not seen for as long, whoever else hears of them
+	caughtUp   map[id.Replica]bool // active, and the log is there but for the last entries
+	busy       map[id.Node]bool    // somebody subscribes there
+	mayMove    bool                // a better membership has been possible for long enough
+	idle       map[id.Replica]bool // learners that nobody has needed for long enough
+	stray      map[id.Replica]bool // the same, for long enough where the options do not allow one
+	settled    bool                // there has been nobody for a leaving voter's place for long enough
 
 	// Derived by begin.
 	voters []id.Replica
