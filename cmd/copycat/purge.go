@@ -39,6 +39,9 @@ func purge(_ context.Context, flags *flag.FlagSet, args []string, in io.Reader, 
 		fmt.Fprintln(out, "nothing to remove")
 		return nil
 	}
+	if err := operator.CheckStopped(dirs[0]); err != nil {
+		return err
+	}
 	if !*sure {
 		fmt.Fprintf(out, "\nThis cannot be undone. To remove these %d replicas, type the ID of the node (%s): ", len(chosen), node)
 		if err := confirm(in, node); err != nil {

@@ -64,6 +64,9 @@ func rebuild(ctx context.Context, flags *flag.FlagSet, args []string, in io.Read
 		fmt.Fprintln(out, "nothing to rebuild")
 		return nil
 	}
+	if err := operator.CheckStopped(dirs[0]); err != nil {
+		return err
+	}
 	for _, c := range cases {
 		printLoss(out, c)
 	}

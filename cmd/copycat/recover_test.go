@@ -58,6 +58,7 @@ func TestRecoverWithCare(t *testing.T) {
 	try(1, "Not known: whether it was deleted", "-structure", deleted.String(), lisbon)
 	try(1, "the catalog says that it was deleted; rebuilt, it would be ended", "-structure", deleted.String(), "-yes", "-force", "-ask", berlin, lisbon)
 	try(1, "DELETED: the catalog says that it was deleted", "-structure", deleted.String(), "-deleted", "-ask", berlin, lisbon)
+	try(1, "a node runs on it, stop it first", "-structure", kept.String(), berlin) // before it asks
 	try(1, "a majority of the voters: start the nodes", "-structure", kept.String(), "-yes", "-ask", berlin, lisbon)
 	nodes[0].Shutdown()
 	nodes[2].Shutdown()

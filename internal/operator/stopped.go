@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path"
@@ -12,6 +13,9 @@ import (
 	"github.com/copycat-replication/copycat/internal/vfs"
 	"github.com/copycat-replication/copycat/wal"
 )
+
+// lockFile is held by the process that uses a data directory.
+const lockFile = "LOCK"
 
 // stopped is the directory of a node that does not run, with its lock held, its
 // log open, and a file beside it that records what is done here, a line of JSON
@@ -26,8 +30,8 @@ type stopped struct {
 // openStopped opens a directory: vfs.ErrLocked if a node runs on it.
 func openStopped(dir, recordFile string) (_ *stopped, err error) {
 	fsys, s := vfs.OS{}, &stopped{dir: dir}
-	if s.lock, err = fsys.Lock(path.Join(dir, "LOCK")); err != nil {
-		return nil, fmt.Errorf("%s: %w", dir, err)
+	if s.lock, err = lock(dir); err != nil {
+		return nil, err
 	}
 	if s.log, err = wal.Open(wal.Options{FS: fsys, Dir: path.Join(dir, "wal"), Logger: slog.New(slog.DiscardHandler)}); err != nil {
 		return nil, errors.Join(err, s.close())
@@ -37,6 +41,30 @@ func openStopped(dir, recordFile string) (_ *stopped, err error) {
 		return nil, errors.Join(err, s.close())
 	}
 	return s, nil
+}
+
+func lock(dir string) (io.Closer, error) {
+	l, err := vfs.OS{}.Lock(path.Join(dir, lockFile))
+	if errors.Is(err, vfs.ErrLocked) {
+		return nil, fmt.Errorf("%s: a node runs on it, stop it first: %w", dir, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", dir, err)
+	}
+	return l, nil
+}
+
+// CheckStopped says before anybody is asked to confirm anything whether a node
+// runs on a directory (vfs.ErrLocked). Nothing is changed.
+func CheckStopped(dir string) error {
+	if _, err := os.Stat(path.Join(dir, lockFile)); errors.Is(err, fs.ErrNotExist) {
+		return nil // nobody has it, and it is not made for this
+	}
+	l, err := lock(dir)
+	if err != nil {
+		return err
+	}
+	return l.Close()
 }
 
 // tell adds a line to the record, durably; the record's name is once sync is called.
