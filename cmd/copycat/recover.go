@@ -12,6 +12,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/copycat-replication/copycat/id"
 	"github.com/copycat-replication/copycat/internal/operator"
 	"github.com/copycat-replication/copycat/raftgroup"
@@ -130,19 +132,17 @@ func (q *question) choose(ctx context.Context, out io.Writer) ([]operator.Case, 
 		}
 		which = s.String()
 	}
+	all = slices.DeleteFunc(all, func(c operator.Case) bool {
+		return which != "all" && which != c.Structure && !(which == "catalog" && c.Catalog)
+	})
+	if q.running != "" {
+		if err := q.ask(ctx, all); err != nil {
+			return nil, nil, fmt.Errorf("-ask: %w", err)
+		}
+	}
 	var chosen []operator.Case
 	for _, c := range all {
-		if which != "all" && which != c.Structure && !(which == "catalog" && c.Catalog) {
-			continue
-		}
 		c.LearnLife(q.beyond)
-		if q.running != "" && !c.Catalog {
-			fact, err := operator.Ask(ctx, q.running, c.Structure)
-			if err != nil {
-				return nil, nil, fmt.Errorf("-ask: %w", err)
-			}
-			c.Learn(fact)
-		}
 		printCase(out, c)
 		switch err := c.Check(q.over); {
 		case err == nil:
@@ -160,6 +160,31 @@ func (q *question) choose(ctx context.Context, out io.Writer) ([]operator.Case, 
 		return nil, nil, fmt.Errorf("%s holds no replica of %s", q.dirs[0], which)
 	}
 	return chosen, operator.NotIn(reports), nil
+}
+
+// asked is how many questions are put to a node at the same time: each waits for
+// nodes that do not answer.
+const asked = 32
+
+// ask learns what the node that runs says of the cases. The
+// catalog is not asked about itself.
+func (q *question) ask(ctx context.Context, cases []operator.Case) error {
+	asking, ctx := errgroup.WithContext(ctx)
+	asking.SetLimit(asked)
+	for i := range cases {
+		c := &cases[i]
+		if c.Catalog {
+			continue
+		}
+		asking.Go(func() error {
+			fact, err := operator.Ask(ctx, q.running, c.Structure)
+			if err == nil {
+				c.Learn(fact)
+			}
+			return err
+		})
+	}
+	return asking.Wait()
 }
 
 func without(dirs []string, dir string) []string {
