@@ -36,6 +36,11 @@ func drawings(c *report.Comparison) []drawing {
 			scaling(c, "groups-throughput", "Throughput with more structures, at the same load", "structures", "operations/s", "ops_per_second", 1),
 			scaling(c, "groups-cpu", "Processor time for each operation, over all replicas", "structures", "µs", "cpu_us_per_op", 1),
 		}
+	case "rate":
+		return []drawing{
+			scaling(c, "rate-cpu", "Processor time for each operation, at the same number a second", "structures", "µs", "cpu_us_per_op", 1),
+			scaling(c, "rate-p99", "Latency (p99), at the same number a second", "structures", "ms", "p99_us", 1.0/1000),
+		}
 	case "idle":
 		return []drawing{
 			scaling(c, "idle-cpu", "Idle structures: processor time of three nodes", "structures", "% of a core", "cpu_percent_of_core", 1),

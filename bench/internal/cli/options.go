@@ -70,6 +70,7 @@ func parse(c *Command, args []string, stderr io.Writer) (*options, error) {
 	f.IntVar(&o.plan.Structures, "structures", 1, "`number` of data structures")
 	f.IntVar(&o.plan.Payload, "payload", 128, "`bytes` of a proposal, 8 at least")
 	f.IntVar(&o.plan.Outstanding, "outstanding", 256, "`number` of proposals under way at any time, over all proposers together;\nwith fewer than proposers, only as many structures are active and the rest idles")
+	f.Float64Var(&o.plan.Rate, "rate", 0, "`number` of proposals in a second over all proposers together, as long as -outstanding has room; 0: as many\nas it has room for. Latency counts from when each was due")
 	proposers := f.String("proposers", string(load.AtLeader), "`where` the proposers are: leader, follower (one for each structure) or all (one on each node)")
 	f.IntVar(&o.plan.Subscribers, "subscribers", 0, "`number` of subscribers of each structure, number i on node i modulo -nodes; 0: one on each node;\nthe others only look on, and with fewer the other nodes' replicas have none")
 	f.Float64Var(&o.plan.Seconds, "seconds", 10, "`length` of the measured window")

@@ -42,6 +42,7 @@ func scenarios() []scenario {
 		{name: "lan", about: "Three nodes in one process, loopback TCP, every commit fsynced by a majority; all three nodes subscribe and apply.", cases: lan},
 		{name: "curve", about: "Throughput against latency: one structure, 128 B, from 1 to 16,384 outstanding proposals.", cases: curve},
 		{name: "groups", about: "From one to many structures, at the same load of 4,096 outstanding proposals of 128 B in total. etcd has one group for all of them: a structure is a range of keys there.", cases: groups},
+		{name: "rate", about: "From one to many structures, at the same number of operations a second in total, spread evenly; latency counts from when each was due.", cases: rate},
 		{name: "idle", about: "Structures that nothing is proposed to, on three nodes in one process: processor time of all three together, resident memory for each replica, creation, and reopening after all nodes were closed.", cases: idle, warmup: 10},
 		{name: "subscribers", about: "One structure with more and more subscribers, spread over three nodes; 128 B, 256 outstanding.", cases: subscribers},
 		{name: "failover", about: "The leader's node is ended a third into the window, inside its process: the longest time that a proposer on another node had nothing applied. NATS is not in it: its servers hand their leaderships over when they are shut down, which a crash does not.", cases: failover, seconds: 12},
@@ -80,6 +81,19 @@ func groups(*options) (out []preset) {
 			p.only = []string{copycat, "etcd"}
 		}
 		out = append(out, p)
+	}
+	return out
+}
+
+// evenRate is what each of the systems carries with 1,000 structures on two processors.
+const evenRate = "10000"
+
+func rate(*options) (out []preset) {
+	for _, n := range []int{1, 8, 64, 256, 1000} {
+		out = append(out, preset{
+			name:  fmt.Sprintf("%d structures, %s operations a second", n, evenRate),
+			flags: append(outstanding(16384), "-rate", evenRate, "-structures", strconv.Itoa(n)), x: float64(n),
+		})
 	}
 	return out
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/bits"
 	"sync/atomic"
+	"time"
 )
 
 const (
@@ -22,6 +23,7 @@ type lane struct {
 	tag             uint64 // its number, where the header has it
 	window, step    uint64
 	first           uint64 // number
+	begin, interval int64  // when the first is due, and the time to the next; 0: at once
 	ring            ring
 
 	sent    atomic.Uint64
@@ -47,12 +49,42 @@ func laneTag(p Plan, node, structure int) uint64 {
 	return uint64(structure*p.Nodes+node) << sequenceBits
 }
 
-// propose keeps the window full until the measuring ends.
+// pace gives the lane, the i-th of n, its share of the plan's rate, between those of
+// the others.
+func (ln *lane) pace(began int64, i, n int) {
+	if rate := ln.load.plan.Rate; rate > 0 {
+		each := 1e9 / rate
+		ln.begin, ln.interval = began+int64(each*float64(i)), max(1, int64(each*float64(n)))
+	}
+}
+
+// due waits until a number is due, and returns when that was; false: the load ends.
+func (ln *lane) due(seq uint64, timer *time.Timer) (at int64, ok bool) {
+	now := ln.load.now()
+	if ln.interval == 0 {
+		return now, true
+	}
+	at = ln.begin + int64(seq-ln.first)*ln.interval
+	if at <= now || at >= ln.load.end {
+		return at, true
+	}
+	timer.Reset(time.Duration(at - now))
+	select {
+	case <-timer.C:
+		return at, true
+	case <-ln.load.stop:
+		return 0, false
+	}
+}
+
+// propose keeps the window full, or the rate, until the measuring ends.
 func (ln *lane) propose(sys System) {
 	cut := slab{template: ln.load.template, size: ln.load.plan.Payload}
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
 	for seq := ln.first; ln.await(seq); seq++ {
-		now := ln.load.now()
-		if now >= ln.load.end || (ln.load.limit > 0 && seq-ln.first >= ln.load.limit) {
+		now, ok := ln.due(seq, timer)
+		if !ok || now >= ln.load.end || (ln.load.limit > 0 && seq-ln.first >= ln.load.limit) {
 			return
 		}
 		payload := cut.next()

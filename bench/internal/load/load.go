@@ -58,13 +58,17 @@ const HeaderBytes = 8
 
 // Plan is what a run is to do. It is part of the result.
 type Plan struct {
-	Nodes       int       `json:"nodes"`
-	Structures  int       `json:"structures"`
-	Payload     int       `json:"payload_bytes"`
-	Outstanding int       `json:"outstanding"` // over all lanes
-	Proposers   Proposers `json:"proposers"`
-	Seconds     float64   `json:"seconds"`
-	Warmup      float64   `json:"warmup_seconds"`
+	Nodes       int `json:"nodes"`
+	Structures  int `json:"structures"`
+	Payload     int `json:"payload_bytes"`
+	Outstanding int `json:"outstanding"` // over all lanes, at most
+	// Rate is how many proposals are due in a second over all lanes, evenly; 0: each is
+	// due as soon as the lane's window has room. Latency counts from when a
+	// proposal was due, so that what a full window holds back is not left out.
+	Rate      float64   `json:"rate,omitempty"`
+	Proposers Proposers `json:"proposers"`
+	Seconds   float64   `json:"seconds"`
+	Warmup    float64   `json:"warmup_seconds"`
 	// Subscribers is how many subscribe to each structure: subscriber i on node
 	// i modulo Nodes. 0 stands for one on each node; with fewer, the replicas
 	// of the other nodes are without one.
@@ -99,6 +103,7 @@ func (p Plan) Validate() error {
 	check(p.Structures >= 1 && p.Structures <= 1<<16, "structures: %d, need 1 to %d", p.Structures, 1<<16)
 	check(p.Payload >= HeaderBytes && p.Payload <= 8<<20, "payload: %d bytes, need %d to %d", p.Payload, HeaderBytes, 8<<20)
 	check(p.Outstanding >= 1 && p.Outstanding <= 1<<24, "outstanding: %d, need 1 to %d", p.Outstanding, 1<<24)
+	check(p.Rate >= 0 && p.Rate <= 1e8, "rate: %v in a second, need 0 to %v", p.Rate, 1e8)
 	check(p.Subscribers >= 0 && p.Subscribers <= 1<<12, "subscribers: %d, need 0 to %d", p.Subscribers, 1<<12)
 	check(p.State >= 0 && p.State <= maxState, "state: %d bytes, need 0 to %d", p.State, int64(maxState))
 	check(p.Seconds > 0, "seconds: %v, need more than 0", p.Seconds)
@@ -221,7 +226,8 @@ func (l *Load) Warn(err error) {
 
 func (l *Load) note(err error) { l.first.CompareAndSwap(nil, &err) }
 
-func (l *Load) now() int64 { return int64(time.Since(l.epoch)) }
+// now is never 0, which stands for no time.
+func (l *Load) now() int64 { return int64(time.Since(l.epoch)) + 1 }
 
 // Age is the time since New.
 func (l *Load) Age() time.Duration { return time.Duration(l.now()) }
@@ -245,7 +251,8 @@ func (l *Load) Run(ctx context.Context, sys System, hooks Hooks) error {
 	began := l.now()
 	l.start = began + int64(l.plan.Warmup*float64(time.Second))
 	l.end = l.start + int64(l.plan.Seconds*float64(time.Second))
-	for _, ln := range l.lanes {
+	for i, ln := range l.lanes {
+		ln.pace(began, i, len(l.lanes))
 		l.proposing.Go(func() { ln.propose(sys) })
 	}
 	err := l.watch(ctx, began, hooks)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -93,11 +94,21 @@ func run(t *testing.T, p Plan, alter func(int, []byte) [][]byte) Outcome {
 
 func TestLoadCountsWhatIsApplied(t *testing.T) {
 	t.Parallel()
+	synctest.Test(t, testLoadCounts)
+}
+
+func testLoadCounts(t *testing.T) {
+	slowly := func(node int, p []byte) [][]byte {
+		if node == 0 {
+			time.Sleep(50 * time.Microsecond)
+		}
+		return [][]byte{p}
+	}
 	for _, where := range []Proposers{AtLeader, AtFollower, AtAll} {
 		for _, outstanding := range []int{1, 10, 300} {
 			p := testPlan()
 			p.Proposers, p.Outstanding = where, outstanding
-			o := run(t, p, nil)
+			o := run(t, p, slowly)
 			if o.Errors() != 0 || o.Warnings != 0 || o.FirstError != nil {
 				t.Errorf("%s, %d outstanding: errors in %+v", where, outstanding, o)
 			}

@@ -59,8 +59,12 @@ func Table(w io.Writer, results []Result) error {
 
 func describe(b *strings.Builder, r *Result) {
 	p, m := &r.Plan, &r.Machine
-	fmt.Fprintf(b, "\n%d nodes, %s, %d B, %d outstanding in total, proposers: %s, %g s after %g s of warm-up\n",
-		p.Nodes, plural(p.Structures, "structure"), p.Payload, p.Outstanding, p.Proposers, p.Seconds, p.Warmup)
+	load := fmt.Sprintf("%d outstanding in total", p.Outstanding)
+	if p.Rate > 0 {
+		load = fmt.Sprintf("%g due in a second, at most %s", p.Rate, load)
+	}
+	fmt.Fprintf(b, "\n%d nodes, %s, %d B, %s, proposers: %s, %g s after %g s of warm-up\n",
+		p.Nodes, plural(p.Structures, "structure"), p.Payload, load, p.Proposers, p.Seconds, p.Warmup)
 	fmt.Fprintf(b, "%s\n", describeMachine(m))
 	if r.Settings != "" {
 		fmt.Fprintf(b, "%s: %s\n", r.System, r.Settings)
