@@ -166,14 +166,14 @@ func (q *question) choose(ctx context.Context, out io.Writer) ([]operator.Case, 
 // nodes that do not answer.
 const asked = 32
 
-// ask learns what the node that runs says of the cases. The
-// catalog is not asked about itself.
+// ask learns what the node that runs says of the cases.
 func (q *question) ask(ctx context.Context, cases []operator.Case) error {
 	asking, ctx := errgroup.WithContext(ctx)
 	asking.SetLimit(asked)
 	for i := range cases {
 		c := &cases[i]
 		if c.Catalog {
+			asking.Go(func() error { return c.LearnCatalog(ctx, q.running) })
 			continue
 		}
 		asking.Go(func() error {

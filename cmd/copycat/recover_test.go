@@ -60,8 +60,10 @@ func TestRecoverWithCare(t *testing.T) {
 	try(1, "DELETED: the catalog says that it was deleted", "-structure", deleted.String(), "-deleted", "-ask", berlin, lisbon)
 	try(1, "a node runs on it, stop it first", "-structure", kept.String(), berlin) // before it asks
 	try(1, "a majority of the voters: start the nodes", "-structure", kept.String(), "-yes", "-ask", berlin, lisbon)
+	try(1, "the catalog of the cluster that was asked has its quorum", "-structure", "catalog", "-yes", "-ask", berlin, lisbon)
 	nodes[0].Shutdown()
 	nodes[2].Shutdown()
+	try(1, "-ask: no node runs", "-structure", "catalog", "-ask", berlin, lisbon)
 	try(1, "-ask: no node runs", "-structure", deleted.String(), "-ask", berlin, lisbon)
 	try(1, "says that it was deleted; rebuilt", "-structure", deleted.String(), "-yes", lisbon, berlin)
 

@@ -2,6 +2,7 @@ package operator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -118,6 +119,18 @@ func KeepsSuperseded(r Report, which string) bool {
 	return slices.ContainsFunc(r.Groups, func(g Group) bool {
 		return g.Phase == raftgroup.PhaseSuperseded && (g.Structure == which || (g.Catalog && which == "catalog"))
 	})
+}
+
+// LearnCatalog finds out whether the catalog, which is the case, has its quorum: it
+// asks the node that runs on a data directory for something that takes a commit of
+// it. No answer says nothing. nodestatus.ErrNotRunning says that there is no node.
+func (c *Case) LearnCatalog(ctx context.Context, dir string) error {
+	_, err := nodestatus.AskHoldings(ctx, dir, id.Structure{15: 1}.String()) // any but its own: it is the answer that counts
+	if errors.Is(err, nodestatus.ErrNotRunning) {
+		return err
+	}
+	c.Answers = err == nil
+	return nil
 }
 
 // Ask asks the node that runs on a data directory what the catalog says of a

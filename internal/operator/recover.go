@@ -41,6 +41,7 @@ type Case struct {
 	Ended     string     `json:"ended,omitempty"`   // who says that the structure was deleted
 	Later     string     `json:"later,omitempty"`   // who says that it has a later life than the first survivor's
 	Running   []string   `json:"running,omitempty"` // nodes that have said that they use a replica of this life
+	Answers   bool       `json:"answers,omitempty"` // it is the catalog, and has answered: it has its quorum
 
 	facts  []Fact
 	beyond uint32 // the greatest recovery number of this birth that is known of
@@ -48,7 +49,7 @@ type Case struct {
 
 // Overrule is what an operator says although it is refused else.
 type Overrule struct {
-	Lesser  bool // another directory has more of the log, or there is a majority after all, or a later life
+	Lesser  bool // another directory has more of the log, or there is a quorum after all, or a later life
 	Deleted bool // the catalog says that the structure was deleted
 }
 
@@ -239,6 +240,8 @@ func (c *Case) Check(o Overrule) error {
 		return fmt.Errorf("%w: %s: %s", ErrRefused, c.Survivors[0].Dir, c.Survivors[0].Unfit)
 	case c.Later != "" && !o.Lesser:
 		return fmt.Errorf("%w: %s: if that is left anywhere, rebuild from there; if it is lost for good, say -force", ErrRefused, c.Later)
+	case c.Answers && !o.Lesser:
+		return fmt.Errorf("%w: the catalog of the cluster that was asked has its quorum: nothing is to be rebuilt (-force overrules this)", ErrRefused)
 	case c.HasQuorum() && len(c.Running) > 0 && !o.Lesser:
 		return fmt.Errorf("%w: with what runs on %s there is a majority of the voters: start the nodes of these directories, and nothing is lost (-force overrules this)", ErrRefused, strings.Join(c.Running, ", "))
 	case c.Moved() != "" && !o.Lesser:
