@@ -78,7 +78,7 @@ func (m *measurement) load(ctx context.Context) error {
 				case <-time.After(after):
 					killing <- kill(sys, killer, l)
 				case <-ctx.Done():
-					killing <- ctx.Err()
+					killing <- context.Cause(ctx)
 				}
 			}()
 		}
@@ -163,7 +163,7 @@ func (m *measurement) idle(ctx context.Context) error {
 func pause(ctx context.Context, seconds float64) error {
 	select {
 	case <-ctx.Done():
-		return ctx.Err()
+		return context.Cause(ctx)
 	case <-time.After(time.Duration(seconds * float64(time.Second))):
 		return nil
 	}

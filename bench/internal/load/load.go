@@ -243,7 +243,7 @@ type Hooks struct {
 const drainTime = 20 * time.Second
 
 // Run puts the load on the system, from the beginning of the warm-up until
-// what was sent has come back. Cancelling the context ends it early, with its error.
+// what was sent has come back. Cancelling the context ends it early, with its cause.
 func (l *Load) Run(ctx context.Context, sys System, hooks Hooks) error {
 	if err := l.place(sys); err != nil {
 		return err
@@ -287,14 +287,14 @@ func (l *Load) Fill(ctx context.Context, sys System, n uint64) error {
 	select {
 	case <-sent:
 	case <-ctx.Done():
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
 	look := time.NewTicker(time.Millisecond)
 	defer look.Stop()
 	for l.unfinished() > 0 {
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return context.Cause(ctx)
 		case <-look.C:
 		}
 	}
@@ -362,7 +362,7 @@ func (l *Load) watch(ctx context.Context, began int64, hooks Hooks) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return context.Cause(ctx)
 		case <-begin.C:
 			call(hooks.Start)
 		case <-end.C:
@@ -400,7 +400,7 @@ func (l *Load) drain(ctx context.Context) error {
 	for l.now() < l.end || l.unfinished() > 0 {
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return context.Cause(ctx)
 		case <-late.C:
 			return nil
 		case <-look.C:

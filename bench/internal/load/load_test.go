@@ -181,9 +181,10 @@ func TestLoadOfStuckSystem(t *testing.T) {
 	p.Outstanding, p.Seconds = 1000, 3600
 	l := New(p)
 	e := &echo{load: l, done: make(chan struct{}), queues: []chan []byte{make(chan []byte), make(chan []byte)}}
-	ctx, cancel := context.WithCancel(t.Context())
-	err := l.Run(ctx, e, Hooks{Start: cancel})
-	if !errors.Is(err, context.Canceled) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	why := errors.New("somebody has had enough")
+	err := l.Run(ctx, e, Hooks{Start: func() { cancel(why) }})
+	if !errors.Is(err, why) {
 		t.Errorf("run ended with %v", err)
 	}
 	if err := e.Close(); err != nil {
