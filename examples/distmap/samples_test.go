@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -173,7 +174,7 @@ func startPublished(t *testing.T, dir, dc string, peers []string) copycat.CopyCa
 // agree waits until all maps have what was put.
 func agree(t *testing.T, maps []*theMap, want map[string]string) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for i, m := range maps {
@@ -184,6 +185,25 @@ func agree(t *testing.T, maps []*theMap, want map[string]string) {
 				}
 				<-tick.C
 			}
+		}
+	}
+}
+
+// spread waits until the map has a voter on each of the nodes. It may be born with one, where
+// gossip has not told of the others yet: then nobody can do without that node.
+func spread(t *testing.T, nodes []copycat.CopyCat) {
+	t.Helper()
+	deadline := time.Now().Add(2 * time.Minute)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for _, n := range nodes {
+		for !slices.ContainsFunc(n.Status().Structures, func(s copycat.StructureStatus) bool {
+			return !s.Catalog && len(s.Voters) == len(nodes)
+		}) {
+			if time.Now().After(deadline) {
+				t.Fatalf("not on all nodes: %+v", n.Status().Structures)
+			}
+			<-tick.C
 		}
 	}
 }
@@ -232,6 +252,7 @@ func TestPublishedSample(t *testing.T) {
 	}
 	put("first", 0, 1, 2)
 	agree(t, maps, want)
+	spread(t, nodes)
 
 	for i := range nodes { // each is stopped once, and started from its directory
 		nodes[i].Shutdown()
