@@ -87,6 +87,10 @@ func (g *Group) onConfChange(o *outcome) {
 	}
 	g.statusDirty, g.leader.changing = true, time.Time{}
 	g.noteMembers(o)
+	if g.isLeader() && o.conf.AsV2().LeaveJoint() {
+		g.leader.confirm = true
+		g.confirmEnd()
+	}
 	g.tellRemoved(o)
 	g.log.Info("membership changed", "index", o.index, "voters", got.GetVoters(), "learners", got.GetLearners(), "outgoing", got.GetVotersOutgoing())
 	g.host.hostedChanged()

@@ -44,6 +44,7 @@ type leaderDuties struct {
 	seen           uint64 // index of the request that waits for its maker
 	seenAt         time.Time
 	changed        uint64    // the membership is as of here or before, and what is behind it was sent by this leader; 0: see append
+	confirm        bool      // the end of a joint change is to be written by a majority: see confirmEnd
 	changing       time.Time // a membership change was proposed then, and nothing was heard of it
 	care           care
 	missing        map[uint64]time.Time // sessions whose node is not seen, since when
@@ -66,6 +67,7 @@ func (d *leaderDuties) onRole(g *Group, leading bool) {
 
 // tick looks after the group, now and then.
 func (d *leaderDuties) tick(g *Group) {
+	g.confirmEnd()
 	if !g.isLeader() || g.now.Sub(d.last) < dutyInterval {
 		return
 	}

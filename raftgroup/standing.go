@@ -223,6 +223,26 @@ func (g *Group) confirmChange(done func(error)) {
 	}})
 }
 
+// confirmEnd has a majority of the voters write that a joint change is over, though
+// nothing else may be proposed for long, and nobody may ask. If all of them crashed
+// before that, they would go on amid the change, and need a majority of the voters
+// of before it: of those the one that was replaced is lost, and another one may be
+// by then. A leader that has taken over needs no such entry: its first one travels with
+// the commit index that it knows; if it does not know of the end, it finds it here.
+func (g *Group) confirmEnd() {
+	if !g.leader.confirm {
+		return
+	}
+	switch behind := g.leader.changed; {
+	case g.state.index > behind:
+		g.leader.confirm = false
+	case g.last == behind:
+		if err := g.rn.Propose(nil); err != nil { // while the lead is handed over
+			g.log.Debug("end of a membership change not confirmed, will try again", "error", err)
+		}
+	}
+}
+
 // standing says what a replica is, as of this state. That it was removed is
 // for good: IDs are given out once, in order, and only a member or one whose
 // intent is open can be added. So an answer of a state that is not the newest
