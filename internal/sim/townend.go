@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/copycat-replication/copycat/catalog"
+	"github.com/copycat-replication/copycat/id"
 )
 
 // end ends all that goes on, and holds the town against its promises.
@@ -128,7 +129,7 @@ func (t *town) litter(n *node) string {
 		case learner && g.Options.LearnersPerDataCenter == 0 && !t.lives(n, s.Group.Structure[:]) && !standsBy(g, n):
 			t.tell(s.Group.Structure)
 			return fmt.Sprintf("replica %d of %s, a learner that nobody needs", s.Replica, s.Group)
-		case !s.Quiet:
+		case !s.Quiet && t.complete(g):
 			t.tell(s.Group.Structure)
 			return fmt.Sprintf("replica %d of %s is not quiet", s.Replica, s.Group)
 		}
@@ -139,6 +140,19 @@ func (t *town) litter(n *node) string {
 		}
 	}
 	return ""
+}
+
+// complete reports whether all members of a group are there. With one that is lost, and
+// that nobody can replace where the structure is pinned to, a group does not rest.
+func (t *town) complete(g standing) bool {
+	for _, members := range []map[id.Replica]id.Node{g.Voters, g.Learners} {
+		for _, on := range members {
+			if !slices.ContainsFunc(t.there(), func(n *node) bool { return n.id == on }) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // standsBy reports whether a learner is a copy that a group with too few voters
