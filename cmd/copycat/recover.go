@@ -231,7 +231,7 @@ func printCase(out io.Writer, c operator.Case) {
 	for _, m := range c.Missing {
 		runs := ""
 		if slices.Contains(c.Running, m.NodeID) {
-			runs = "; that node runs, and uses it"
+			runs = "; that node runs, and has it"
 		}
 		fmt.Fprintf(out, "  missing: replica %d on %s, a voter%s\n", m.Replica, m.NodeID, runs)
 	}

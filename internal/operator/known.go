@@ -22,7 +22,8 @@ type Fact struct {
 	Uses   []Use          // by which nodes' own answers there are replicas now
 }
 
-// Use is a node's own word that it has a replica, and uses it.
+// Use is a node's own word that it has a replica. It may have stopped there, and run
+// again when the node is started anew: its log is not lost.
 type Use struct {
 	NodeID string
 	Life   id.Incarnation
@@ -86,14 +87,14 @@ func (c *Case) judgeUses(uses []Use) {
 		case u.Life.Birth != first.Birth: // the catalog tells which of the two counts
 		case first.Less(u.Life):
 			c.beyond = max(c.beyond, u.Life.Recovery)
-			c.Later = fmt.Sprintf("node %s uses a later life of it, %s", u.NodeID, u.Life)
+			c.Later = fmt.Sprintf("node %s has a later life of it, %s", u.NodeID, u.Life)
 		case u.Life == first && !slices.Contains(c.Running, u.NodeID):
 			c.Running = append(c.Running, u.NodeID)
 		}
 	}
 }
 
-// Moved is a node that uses a replica of which the first survivor knows nothing:
+// Moved is a node that has a replica of which the first survivor knows nothing:
 // the group has got it since that directory was written. Empty: there is none.
 func (c *Case) Moved() string {
 	for _, node := range c.Running {

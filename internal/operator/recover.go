@@ -40,7 +40,7 @@ type Case struct {
 	Missing   []Member   `json:"missing,omitempty"` // those of them that no survivor is
 	Ended     string     `json:"ended,omitempty"`   // who says that the structure was deleted
 	Later     string     `json:"later,omitempty"`   // who says that it has a later life than the first survivor's
-	Running   []string   `json:"running,omitempty"` // nodes that have said that they use a replica of this life
+	Running   []string   `json:"running,omitempty"` // nodes that have said that they have a replica of this life
 	Answers   bool       `json:"answers,omitempty"` // it is the catalog, and has answered: it has its quorum
 
 	facts  []Fact
@@ -243,9 +243,9 @@ func (c *Case) Check(o Overrule) error {
 	case c.Answers && !o.Lesser:
 		return fmt.Errorf("%w: the catalog of the cluster that was asked has its quorum: nothing is to be rebuilt (-force overrules this)", ErrRefused)
 	case c.HasQuorum() && len(c.Running) > 0 && !o.Lesser:
-		return fmt.Errorf("%w: with what runs on %s there is a majority of the voters: start the nodes of these directories, and nothing is lost (-force overrules this)", ErrRefused, strings.Join(c.Running, ", "))
+		return fmt.Errorf("%w: with what is on %s there is a majority of the voters: start the nodes of these directories, and nothing is lost (if replicas there have stopped, as their status says, and do not start again either, -force overrules this)", ErrRefused, strings.Join(c.Running, ", "))
 	case c.Moved() != "" && !o.Lesser:
-		return fmt.Errorf("%w: node %s uses a replica that came after %s was written, so the group has moved, and its log is the newer one: if it has lost its quorum, rebuild it from there (-force overrules this)", ErrRefused, c.Moved(), c.Survivors[0].Dir)
+		return fmt.Errorf("%w: node %s has a replica that came after %s was written, so the group has moved, and its log is the newer one: if it has lost its quorum, rebuild it from there (-force overrules this)", ErrRefused, c.Moved(), c.Survivors[0].Dir)
 	case c.HasQuorum() && !o.Lesser:
 		return fmt.Errorf("%w: these directories are a majority of the voters: start their nodes, and nothing is lost", ErrRefused)
 	}
