@@ -50,7 +50,9 @@
 //   - report: what was reported as never committed, expired or refused is
 //     delivered to nobody; there is one report about a proposal, to who proposed it.
 //   - unaccounted: a proposal of who lived to the end is in the list or was
-//     reported; who unsubscribed got each of its proposals back, or a report.
+//     reported; who unsubscribed got each of its proposals back, or a report,
+//     unless it was told at its end that some of them were not delivered to it:
+//     those are in the list.
 //   - convergence: all survivors end with the same state.
 //   - liveness: what survivors proposed after the faults came back to them
 //     within [Options].Bound. In the first moments ([Options].Grace) a report

@@ -98,9 +98,13 @@ const (
 	ShutDown
 	// Abandoned: nothing is claimed.
 	Abandoned
+	// CutShort: like Unsubscribed, but the subscription said at its end that not
+	// all of its own changes were delivered to it, though they are committed. What
+	// was sent is in the order, or was reported.
+	CutShort
 )
 
-var closingNames = [...]string{"none", "unsubscribed", "shut down", "abandoned"}
+var closingNames = [...]string{"none", "unsubscribed", "shut down", "abandoned", "cut short"}
 
 // String names the way to end.
 func (c Closing) String() string {

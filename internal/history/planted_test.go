@@ -324,6 +324,14 @@ var plants = []struct {
 		}
 		return l != nil
 	}},
+	{"who is cut short never hears of a proposal", RuleUnaccounted, func(p *planter) bool {
+		l, i := p.pick(nil, KindClosed, nil)
+		if l != nil {
+			p.silent(l)
+			l.Events[i+1].Close = CutShort
+		}
+		return l != nil
+	}},
 	{"an error of a survivor is not read", RuleUnaccounted, func(p *planter) bool {
 		l, i := p.pick(p.survivor, KindReported, func(l *Log, i int) bool { return !slices.Contains(p.order, l.Events[i].ID) })
 		if l != nil {

@@ -118,7 +118,7 @@ func (c *checker) checkAccounts() {
 		switch {
 		case how == Unsubscribed:
 			delivered = func(id ID) bool { _, ok := c.walks[i].since(id); return ok || c.walks[i].have[id] > 0 }
-		case how == ShutDown && c.ended && survived:
+		case (how == ShutDown || how == CutShort) && c.ended && survived:
 		case how == ClosingNone && c.ended && c.live[l.Sub]:
 		default:
 			continue

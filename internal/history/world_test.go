@@ -208,8 +208,13 @@ func (w *world) crash(i int) {
 func (w *world) unsubscribe(i int) {
 	m := w.subs[i]
 	w.commit(m, len(m.pending))
-	w.deliver(m, len(w.order))
-	m.j.Close(Unsubscribed)
+	if w.rng.IntN(4) == 0 {
+		w.deliver(m, w.rng.IntN(3))
+		m.j.Close(CutShort)
+	} else {
+		w.deliver(m, len(w.order))
+		m.j.Close(Unsubscribed)
+	}
 	sub := m.j.Subscriber()
 	w.subs = append(w.subs[:i:i], w.subs[i+1:]...)
 	if again := w.start(sub.Structure, sub.Node); len(w.base) > 0 {

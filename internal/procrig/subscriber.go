@@ -31,6 +31,7 @@ type subscriber struct {
 	errors   []string
 	notices  []string
 	troubles []string
+	short    bool          // it was told that not all of its own was delivered to it
 	pace     chan struct{} // closed: the running load ends; nil: there is none
 }
 
@@ -105,6 +106,7 @@ func (s *subscriber) report(err error) {
 	var p *copycat.ProposalError
 	if !errors.As(err, &p) {
 		s.mu.Lock()
+		s.short = s.short || errors.Is(err, copycat.ErrUndelivered)
 		if len(s.notices) < maxNotes {
 			s.notices = append(s.notices, err.Error())
 		}
@@ -248,6 +250,12 @@ func (s *subscriber) unsubscribe() {
 		s.sendMu.Unlock()
 	})
 	<-s.done
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.short {
+		s.journal.Close(history.CutShort)
+		return
+	}
 	s.journal.Close(history.Unsubscribed)
 }
 

@@ -61,6 +61,9 @@ var (
 	errSync  = errors.New("sync failed")
 )
 
+// logFailed reports whether the node's log takes nothing any more.
+func (n *node) logFailed() bool { return errors.Is(n.log.Health(), wal.ErrFailed) }
+
 // Now is the node's clock for durations; wall is its time of day.
 func (n *node) Now() time.Time  { return n.s.now }
 func (n *node) wall() time.Time { return n.s.now.Add(n.clock) }

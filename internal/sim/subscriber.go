@@ -25,6 +25,7 @@ type subscriber struct {
 	rate    time.Duration    // the longest pause between two proposals; 0: none
 	due     bool             // a nil came, and its consume has not succeeded
 	leaving bool
+	short   bool // it was told that not all of its own was delivered to it
 }
 
 func (n *node) subscribe(group int) error {
@@ -133,6 +134,10 @@ func (sub *subscriber) look() {
 				// What it had not been handed when the replica went is lost
 				// for it, but stands in the order.
 				sub.journal.Close(history.ShutDown)
+			case sub.short && !sub.n.logFailed():
+				s.broken("node %d: not all of its own was delivered to a subscription that could have had a replica", sub.n.number)
+			case known && sub.short:
+				sub.journal.Close(history.CutShort)
 			case known:
 				sub.journal.Close(history.Unsubscribed)
 			}
@@ -166,6 +171,7 @@ func (sub *subscriber) errors() {
 		if !ok {
 			return
 		}
+		sub.short = sub.short || errors.Is(err, raftgroup.ErrUndelivered)
 		var pe *raftgroup.ProposalError
 		if !errors.As(err, &pe) {
 			continue
