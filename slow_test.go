@@ -164,3 +164,85 @@ func TestErrorsNobodyReads(t *testing.T) {
 	}
 	drain(commits, nil, consume)
 }
+
+// TestConsumeBeforeItsNil calls the SnapshotConsumer while the nil is still in
+// the commit channel, behind changes that have not been applied: that is refused
+// (a snapshot made of such a state would lack them, for everybody), and the nil
+// is served when it has been received.
+func TestConsumeBeforeItsNil(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t, "")
+	cfg.SnapshotEntries = 10
+	cc := start(t, cfg)
+	applied := 0
+	propose, commits, errs, consume, err := cc.SubscribeToDataStructureWithStringID(sampleID, func() ([]byte, error) {
+		return make([]byte, applied), nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const n = 15
+	for range n {
+		propose <- []byte("x")
+	}
+	waitStatus(t, cc, "all changes and a nil in the commit channel", func(Status) bool { return len(commits) == n+1 })
+	if data, err := consume(); !errors.Is(err, ErrNoSnapshotDue) {
+		t.Errorf("with %d changes and the nil unread: %d bytes, %v", len(commits), len(data), err)
+	}
+	for applied < n {
+		if p := <-commits; p != nil {
+			applied++
+			continue
+		}
+		if data, err := consume(); err != nil || len(data) != applied {
+			t.Errorf("after %d changes: %d bytes, %v", applied, len(data), err)
+		}
+	}
+	if len(commits) == 1 {
+		if _, err := consume(); !errors.Is(err, ErrNoSnapshotDue) {
+			t.Errorf("with the nil alone unread: %v", err)
+		}
+		if p := <-commits; p != nil {
+			t.Fatalf("commit %q", p)
+		}
+		if data, err := consume(); err != nil || len(data) != n {
+			t.Errorf("the snapshot of %d changes has %d bytes, %v", n, len(data), err)
+		}
+	}
+	if _, err := consume(); !errors.Is(err, ErrNoSnapshotDue) {
+		t.Errorf("for the second time: %v", err)
+	}
+	waitStatus(t, cc, "the snapshot", func(s Status) bool {
+		st, ok := structure(s, sampleID)
+		return ok && st.Snapshot > 0
+	})
+	close(propose)
+	drain(commits, errs, consume)
+	// Whoever comes later loads what the snapshot holds.
+	propose, commits, errs, consume, err = cc.SubscribeToDataStructureWithStringID(sampleID, func() ([]byte, error) { return nil, nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitStatus(t, cc, "the nil of a load", func(Status) bool { return len(commits) >= 1 })
+	if data, err := consume(); !errors.Is(err, ErrNoSnapshotDue) {
+		t.Errorf("before the nil of a load: %d bytes, %v", len(data), err)
+	}
+	if p := <-commits; p != nil {
+		t.Fatalf("first commit is %q", p)
+	}
+	data, err := consume()
+	if err != nil {
+		t.Fatal(err)
+	}
+	close(propose)
+	total := len(data)
+	for p := range commits {
+		if p != nil {
+			total++
+		}
+	}
+	drain(nil, errs, consume)
+	if total != n {
+		t.Errorf("a load and what follows make %d changes, want %d", total, n)
+	}
+}

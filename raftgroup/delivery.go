@@ -141,7 +141,7 @@ func (d *deliverer) end() step {
 
 // meet makes a nil due.
 func (d *deliverer) meet(r *rendezvous) step {
-	r.done = make(chan struct{})
+	r.done, r.handed = make(chan struct{}), make(chan struct{})
 	d.met = r
 	d.sub.mu.Lock()
 	d.sub.due = r
@@ -225,7 +225,9 @@ func (s *Subscription) deliver() {
 		ok := true
 		switch st {
 		case stepHand:
-			ok = s.sendCommit(p)
+			if ok = s.sendCommit(p); ok && d.met != nil {
+				close(d.met.handed)
+			}
 		case stepWait:
 			ok = s.awaitNews(d.met)
 		case stepPause:

@@ -20,8 +20,9 @@ type rendezvous struct {
 	state *state
 	maker uint64
 
-	rewind *state // set by a make that failed: delivery goes on after this
-	failed bool   // nothing could be returned, and nothing follows
+	rewind *state        // set by a make that failed: delivery goes on after this
+	failed bool          // nothing could be returned, and nothing follows
+	handed chan struct{} // closed: the nil is in the commit channel, or was
 	done   chan struct{}
 }
 
@@ -29,11 +30,7 @@ type rendezvous struct {
 // commit channel, by the goroutine that read it. It returns the bytes to load,
 // which belong to the caller.
 func (s *Subscription) Consume() ([]byte, error) {
-	s.mu.Lock()
-	r := s.due
-	s.due = nil
-	over := s.over || s.stopped
-	s.mu.Unlock()
+	r, over := s.takeDue()
 	if r == nil {
 		if over {
 			return nil, fmt.Errorf("structure %s: %w", s.cfg.Structure, ErrClosed)
@@ -49,6 +46,45 @@ func (s *Subscription) Consume() ([]byte, error) {
 	}
 	close(r.done)
 	return data, err
+}
+
+// takeDue takes the outstanding nil, if the consumer has received it; over: none
+// comes any more. A consumer that calls before that has commits in its channel
+// which it has not applied: a snapshot of its state would lack them.
+func (s *Subscription) takeDue() (r *rendezvous, over bool) {
+	s.mu.Lock()
+	r = s.due
+	s.mu.Unlock()
+	received := r != nil && s.received(r)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	over = s.over || s.stopped
+	if !received || s.due != r {
+		return nil, over
+	}
+	s.due = nil
+	return r, over
+}
+
+// received reports whether a nil was taken out of the commit channel. Nothing
+// is sent behind it, so the channel is empty then.
+func (s *Subscription) received(r *rendezvous) bool {
+	if s.manual {
+		return true
+	}
+	if len(s.commitCh) > 0 {
+		return false
+	}
+	// The channel is empty: if the nil is not in it yet, it is being sent, and
+	// that has room.
+	select {
+	case <-r.handed:
+	case <-s.stop:
+		if !over(r.handed) {
+			return false
+		}
+	}
+	return len(s.commitCh) == 0
 }
 
 // serve does what a nil is for. An error ends the subscription, or, where
