@@ -199,7 +199,7 @@ func (c *care) survey(g *Group, nodes []Node) *survey {
 		}
 	}
 	for r, since := range c.idle {
-		v.idle[r] = g.now.Sub(since) >= idleFactor*g.host.cfg.ReplaceAfter
+		v.idle[r] = g.now.Sub(since)/idleFactor >= g.host.cfg.ReplaceAfter // of which five may be more than a Duration holds
 		v.stray[r] = g.now.Sub(since) >= strayTime
 	}
 	return v

@@ -284,6 +284,35 @@ func TestIdleLearnerIsDismissed(t *testing.T) {
 	})
 }
 
+// TestNobodyIsEverReplaced has a ReplaceAfter that means never: that five times
+// that long is more than can be counted makes no learner idle at once.
+func TestNobodyIsEverReplaced(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := rig.New(t, 4, 51)
+		c.Tune = func(cfg *raftgroup.Config) { cfg.ReplaceAfter = 100 * 365 * 24 * time.Hour }
+		c.StartAll()
+		s := rig.Structure(1)
+		c.Born(s, 3, raftgroup.Options{})
+		n := c.Nodes[3]
+		if err := n.Host.Join(s, c.Nodes[0].ID); err != nil {
+			t.Fatal(err)
+		}
+		c.Wait(time.Minute, "a learner", func() bool { return holds(n, s) })
+		g, _ := n.Host.Group(s)
+		c.Nodes[0].Stop()
+		time.Sleep(10 * time.Minute)
+		if now, here := n.Host.Group(s); !here || now != g {
+			t.Errorf("the learner was dismissed: %t", here)
+		}
+		leader, ok := c.Nodes[1].Host.Group(s)
+		if !ok || len(leader.Status().Voters) != 3 {
+			t.Errorf("the voters have changed: %+v", leader.Status())
+		}
+		c.StopAll()
+	})
+}
+
 // TestLearnerOfPassiveSubscriptionsIsDismissed has everybody subscribe as the
 // catalog does, which joins for nobody's sake: a node that is not needed for a
 // voter keeps no replica for that, and its subscription waits for another one.
