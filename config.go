@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/copycat-replication/copycat/gossip"
 )
@@ -30,8 +32,9 @@ const (
 // Config says how a node works. The zero value of a field means its default.
 // NewCopyCat copies the struct and does not change it.
 type Config struct {
-	// Hostname is the name or address by which other nodes reach this one.
-	// Default "127.0.0.1", which only nodes of the same machine can reach.
+	// Hostname is the name or address by which other nodes reach this one, without
+	// a port; not "0.0.0.0". Default "127.0.0.1", which only nodes of the same
+	// machine can reach.
 	Hostname string
 	// BindAddress is the address to listen on. Default: what Hostname
 	// resolves to. Set it (perhaps to "0.0.0.0") where Hostname is not an
@@ -46,12 +49,14 @@ type Config struct {
 	// CopyCatDataDir holds everything that must survive: the node's identity,
 	// its log, its snapshots. It is made if it does not exist, and belongs to
 	// one node: moved to another machine, the node moves; copied, it breaks.
-	// Default "./copy-cat-db/".
+	// A relative path counts from the working directory at the start. Default
+	// "./copy-cat-db/".
 	CopyCatDataDir string
 	// PeersToContact are gossip addresses (host:port) of other nodes; one that
 	// answers is enough. An element may hold several, separated by spaces. A
-	// node without peers starts a new cluster, unless its data directory knows
-	// one already.
+	// node without peers (empty elements are none) starts a new cluster, unless its
+	// data directory knows one already. That the node itself is among them does no
+	// harm, but it is no answer either.
 	PeersToContact []string
 	// Bootstrap lets a node whose peers do not answer within JoinTimeout start
 	// a cluster. Set it on one node only: two that do so at the same time make
@@ -62,7 +67,8 @@ type Config struct {
 	JoinTimeout time.Duration
 
 	// DataCenter and Rack say where the node stands; replicas are spread over
-	// data centers first, then over racks. Default "default".
+	// data centers first, then over racks. At most 64 bytes of text, compared byte
+	// by byte; they may change from one start to the next. Default "default".
 	DataCenter string
 	Rack       string
 	// Capacity is this node's weight when replicas are placed. Default 1.
@@ -83,7 +89,7 @@ type Config struct {
 
 	// A snapshot of a structure is due after that many commits, or that many
 	// bytes of them, whichever comes first. They are stored with a structure
-	// when it is created. Defaults 100,000 and 64 MiB.
+	// when it is created, and do not change then. Defaults 100,000 and 64 MiB.
 	SnapshotEntries uint64
 	SnapshotBytes   uint64
 	// MaxProposalBytes bounds one proposal. Default 8 MiB, at most 32 MiB.
@@ -98,10 +104,14 @@ type Config struct {
 	ProposalTimeout time.Duration
 
 	// ClusterKey is shared by all nodes of a cluster: 16, 24 or 32 random
-	// bytes. It encrypts gossip and has nodes prove to one another that they
+	// bytes, or none. It encrypts gossip and has nodes prove to one another that they
 	// belong. Without it, whoever reaches the ports can join.
 	ClusterKey []byte
-	// TLS, if set, encrypts the traffic between nodes; it serves both sides.
+	// TLS, if set, encrypts the traffic between nodes, but not gossip (see
+	// ClusterKey). It serves both sides: it needs a certificate, RootCAs to check
+	// that of the node connected to (for its Hostname, unless ServerName is set), and
+	// ClientCAs with ClientAuth to check that of the node that connects. It is
+	// cloned. All nodes of a cluster have it, or none.
 	TLS *tls.Config
 
 	// Logger takes what an operator should know. Default: nothing is logged.
@@ -177,9 +187,15 @@ func (c *Config) validate() error {
 	check(c.ProposalTimeout >= 0, "ProposalTimeout %s is negative", c.ProposalTimeout)
 	check(c.MaxProposalBytes > 0 && c.MaxProposalBytes <= maxProposalCeiling, "MaxProposalBytes %d is not between 1 and %d", c.MaxProposalBytes, maxProposalCeiling)
 	check(c.WindowBytes > 0, "WindowBytes %d is not positive", c.WindowBytes)
-	check(len(c.DataCenter) <= 64 && len(c.Rack) <= 64, "DataCenter and Rack have at most 64 bytes")
+	check(len(c.Hostname) <= maxHostname, "Hostname has %d bytes, at most %d", len(c.Hostname), maxHostname)
+	ip := net.ParseIP(c.Hostname)
+	check(ip == nil || !ip.IsUnspecified(), "Hostname %s is no address that other nodes can reach: it is for BindAddress", c.Hostname)
+	check(isPlace(c.DataCenter), "DataCenter %q: %s", c.DataCenter, placeRule)
+	check(isPlace(c.Rack), "Rack %q: %s", c.Rack, placeRule)
 	check(c.Profile <= Local, "Profile %d is not known", c.Profile)
 	check(c.BindAddress == "" || net.ParseIP(c.BindAddress) != nil, "BindAddress %q is not an IP address", c.BindAddress)
+	check(c.TLS == nil || len(c.TLS.Certificates) > 0 || c.TLS.GetCertificate != nil || c.TLS.GetConfigForClient != nil,
+		"TLS has no certificate: it serves both sides, and other nodes connect to this one")
 	switch len(c.ClusterKey) {
 	case 0, 16, 24, 32:
 	default:
@@ -194,6 +210,19 @@ func (c *Config) validate() error {
 		return nil
 	}
 	return fmt.Errorf("%w: %w", ErrConfig, errors.Join(faults...))
+}
+
+// Bounds of what gossip tells of a node.
+const (
+	maxHostname = 253 // the longest DNS name
+	maxPlace    = 64
+	placeRule   = "must be text of at most 64 bytes, without control characters"
+)
+
+// isPlace reports whether a name can stand for a data center or a rack. A line
+// feed that came along from a file would make two data centers of one.
+func isPlace(name string) bool {
+	return len(name) <= maxPlace && utf8.ValidString(name) && !strings.ContainsFunc(name, unicode.IsControl)
 }
 
 func validPort(p int) bool { return p >= 0 && p <= 65535 }

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"log/slog"
+	"math"
 	"reflect"
 	"slices"
 	"strings"
@@ -25,7 +26,7 @@ func TestConfigFaults(t *testing.T) {
 	cfg := &Config{
 		Hostname: "127.0.0.1", BindAddress: "nowhere", CopyCatPort: -1, GossipPort: 65536,
 		CopyCatDataDir: t.TempDir(), JoinTimeout: -time.Second, ProposalTimeout: -time.Second,
-		MaxProposalBytes: maxProposalCeiling + 1, WindowBytes: -1, DataCenter: strings.Repeat("x", 65),
+		MaxProposalBytes: maxProposalCeiling + 1, WindowBytes: -1, DataCenter: strings.Repeat("x", 65), Rack: "rack 1\n",
 		Profile: 99, ClusterKey: []byte("short"),
 		PeersToContact: []string{"no-port", "h:1  :2", "h:0", "h:port", "h:65536", "1.2.3.4:5", "[::1]:5"},
 		TLS:            &tls.Config{}, Logger: slog.New(slog.DiscardHandler),
@@ -41,7 +42,7 @@ func TestConfigFaults(t *testing.T) {
 	}
 	for _, fault := range []string{
 		"BindAddress", "CopyCatPort -1", "GossipPort 65536", "JoinTimeout", "ProposalTimeout", "MaxProposalBytes",
-		"WindowBytes", "DataCenter", "Profile", "ClusterKey", `"no-port"`, `":2"`, `"h:0"`, `"h:port"`, `"h:65536"`,
+		"WindowBytes", "DataCenter", "Rack", "Profile", "ClusterKey", "TLS", `"no-port"`, `":2"`, `"h:0"`, `"h:port"`, `"h:65536"`,
 	} {
 		if !strings.Contains(err.Error(), fault) {
 			t.Errorf("the error does not name %s", fault)
@@ -105,6 +106,73 @@ func TestHostnameDoesNotResolve(t *testing.T) {
 	cfg.Hostname, cfg.JoinTimeout = "no host name", time.Second
 	if _, err := NewCopyCat(cfg); !errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), "no host name") {
 		t.Fatalf("got %v, want ErrConfig with the name", err)
+	}
+}
+
+// TestConfigThatCannotListen has configurations that are well-formed, and of
+// which only the machine knows that they do not work: each is told by a
+// documented error that names what is wrong, and leaves nothing behind.
+func TestConfigThatCannotListen(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change func(*Config)
+		want   error
+		names  string
+	}{
+		"name that others cannot resolve": {func(c *Config) { c.Hostname, c.BindAddress = "no host name", "127.0.0.1" }, ErrConfig, "no host name"},
+		"address of another kind":         {func(c *Config) { c.BindAddress = "::1" }, ErrConfig, "127.0.0.1"},
+		"name too long":                   {func(c *Config) { c.Hostname, c.BindAddress = strings.Repeat("h", 254), "127.0.0.1" }, ErrConfig, "254"},
+		"every address":                   {func(c *Config) { c.Hostname = "0.0.0.0" }, ErrConfig, "BindAddress"},
+		"every address of IPv6":           {func(c *Config) { c.Hostname = "::" }, ErrConfig, "BindAddress"},
+		"text that is none":               {func(c *Config) { c.DataCenter = "berlin\xff" }, ErrConfig, "DataCenter"},
+		"another machine's host":          {func(c *Config) { c.Hostname = "192.0.2.1" }, ErrListen, "192.0.2.1"},
+		"another machine's address":       {func(c *Config) { c.BindAddress = "192.0.2.1" }, ErrListen, "192.0.2.1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cfg := testConfig(t, "")
+			good := *cfg
+			c.change(cfg)
+			if err := refused(t, cfg, c.want); !strings.Contains(err.Error(), c.names) {
+				t.Errorf("%v does not name %s", err, c.names)
+			}
+			mustBeClosed(t, cfg.CopyCatDataDir)
+			works(t, &good)
+		})
+	}
+}
+
+// TestConfigAtItsBounds runs on the largest and the smallest numbers that are
+// taken: nothing that is computed of them may overflow, or divide by nothing.
+func TestConfigAtItsBounds(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*Config){
+		"largest": func(c *Config) {
+			c.ReplaceAfter, c.JoinTimeout, c.ProposalTimeout = math.MaxInt64, math.MaxInt64, math.MaxInt64
+			c.SnapshotBandwidth, c.WindowBytes, c.Capacity = math.MaxInt64, math.MaxInt64, math.MaxUint32
+			c.SnapshotEntries, c.SnapshotBytes, c.MaxProposalBytes = math.MaxUint64, math.MaxUint64, maxProposalCeiling
+		},
+		"smallest": func(c *Config) {
+			c.ReplaceAfter, c.SnapshotBandwidth, c.WindowBytes = 1, 1, 1
+			c.SnapshotEntries, c.SnapshotBytes, c.MaxProposalBytes = 1, 1, 1
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cfg := testConfig(t, "")
+			change(cfg)
+			cc := start(t, cfg)
+			l := newList(t, cc, sampleID)
+			for range 20 {
+				l.propose <- []byte("x")
+			}
+			l.waitFor(20)
+			if errs := l.errors(); len(errs) > 0 {
+				t.Errorf("errors: %v", errs)
+			}
+			cc.Shutdown()
+			<-l.done
+		})
 	}
 }
 

@@ -38,8 +38,10 @@
 //	}()
 //	proposeCh <- []byte("a change")
 //
-// To leave, close the propose channel: what was sent is still delivered or
-// reported, then the commit channel is closed, then the error channel.
+// To unsubscribe, close the propose channel, when nobody sends on it any more,
+// and go on receiving: what was sent is still delivered or reported, then the
+// commit channel is closed, then the error channel. A subscription that nobody
+// reads to its end stays until Shutdown.
 //
 // # What is promised
 //
@@ -62,7 +64,7 @@ import (
 type ID = id.Structure
 
 // ParseID reads the 26 characters of a data structure's ID, strictly: anything
-// else is [ErrMalformedID].
+// else is [ErrMalformedID]. Upper and lower case mean the same.
 func ParseID(s string) (*ID, error) {
 	structure, err := id.ParseStructure(s)
 	if err != nil {
@@ -85,19 +87,31 @@ func ParseID(s string) (*ID, error) {
 //   - inside a call of the SnapshotConsumer, on the goroutine that called: by
 //     then the consumer has applied exactly the commits before the nil.
 //
-// So it may read the data without a lock, and it must not want a lock that the
-// goroutine holds while it calls the SnapshotConsumer. The bytes belong to
-// CopyCat while the call lasts and are returned to the consumer, whose they
-// are then. An error, or a panic, goes to the error channel as [ErrProvider];
-// the consumer then gets the newest snapshot that exists, and the commits after
-// it are delivered again.
+// Never two calls at a time for one subscription. So it may read the data
+// without a lock, as long as nobody but the receiving goroutine changes them, and
+// it must not want a lock that the goroutine holds while it calls the
+// SnapshotConsumer. A nil is no bytes, like an empty slice.
+//
+// The bytes belong to CopyCat from then on, and must not be changed: those of the
+// first two kinds of calls for good; those of the third are what the call of the
+// SnapshotConsumer returns, to whose caller they belong then.
+//
+// An error, or a panic, goes to the error channel as [ErrProvider]. At the start
+// the provider is asked again; inside a SnapshotConsumer, that returns the newest
+// snapshot that exists, and the commits after it are delivered again. One that
+// does not return holds up this subscription alone: see [ErrProviderSlow].
 type SnapshotProvider func() ([]byte, error)
 
 // SnapshotConsumer returns the bytes to load: to be called once for each nil
-// on the commit channel, by the goroutine that received it, before it receives
-// anything else. Nothing follows a nil until the call has returned. The bytes
-// belong to the caller. Without a nil before it, it returns [ErrNoSnapshotDue];
-// after the subscription has ended, [ErrClosed].
+// on the commit channel, by the goroutine that received it, when all commits
+// before the nil are applied and before it receives anything else. Nothing
+// follows a nil until the call has returned. The bytes belong to the caller; none
+// is an empty slice. It waits for the provider, or for the disk, or until the
+// snapshot has come from another node.
+//
+// Before the nil has been received, and for the second time, it returns
+// [ErrNoSnapshotDue], and changes nothing. After the subscription has ended it
+// returns [ErrClosed], perhaps also for a nil that was received before.
 type SnapshotConsumer func() ([]byte, error)
 
 // CopyCat is one node of a cluster. All methods are safe for concurrent use.
@@ -108,7 +122,10 @@ type CopyCat interface {
 
 	// AllocateNewDataStructure creates a data structure with options, and
 	// returns its ID. It waits up to Config.JoinTimeout for the catalog
-	// (ErrCatalogUnavailable).
+	// (ErrCatalogUnavailable), and for nodes that the options allow (ErrNoNodes).
+	// After an error it may exist all the same, under an ID that only
+	// DataStructures tells; who wants to try again, makes an ID and uses
+	// CreateDataStructure. Other errors: ErrInvalidOptions, ErrLeaving, ErrClosed.
 	AllocateNewDataStructure(opts ...AllocationOption) (*ID, error)
 
 	// AlterDataStructure changes options of a data structure; those that are not
@@ -116,13 +133,15 @@ type CopyCat interface {
 	// the group's leader moves replicas to where they belong by then, which may
 	// take a while. It waits until the change is committed or ctx ends; then it
 	// may still happen. Errors: ErrInvalidOptions, ErrDeleted, ErrUnknownStructure,
-	// ctx.Err(), each wrapped.
+	// ErrMalformedID, ErrClosed, ctx.Err(), each wrapped.
 	AlterDataStructure(ctx context.Context, id *ID, opts ...AllocationOption) error
 
 	// CreateDataStructure creates a data structure of a given ID: ErrExists if
 	// there is one. It is the only way back for an ID that was deleted: the new
-	// structure is empty, and has nothing of the old one. It waits for the catalog
-	// until ctx ends (ErrCatalogUnavailable); then it may still be created.
+	// structure is empty, and has nothing of the old one. It waits until ctx ends
+	// for the catalog (ErrCatalogUnavailable), and for nodes that the options allow
+	// (ErrNoNodes); then it may still be created, and ErrExists is what trying again
+	// gives. Other errors: ErrInvalidOptions, ErrMalformedID, ErrLeaving, ErrClosed.
 	CreateDataStructure(ctx context.Context, id *ID, opts ...AllocationOption) error
 
 	// DeleteDataStructure deletes a data structure, for good and for everybody:
@@ -132,7 +151,9 @@ type CopyCat interface {
 	// fails with ErrDeleted from then on, until CreateDataStructure.
 	// It needs a quorum of the structure and one of the catalog, and waits for both
 	// until ctx ends; then the structure may be deleted or not. Deleting what is
-	// deleted changes nothing. Errors: ErrUnknownStructure, ErrCatalogUnavailable.
+	// deleted changes nothing. Errors: ErrUnknownStructure, ErrMalformedID, ErrClosed;
+	// when ctx ends ErrCatalogUnavailable, or ctx.Err() alone if it is the structure
+	// that has no quorum.
 	DeleteDataStructure(ctx context.Context, id *ID) error
 
 	// DataStructures lists all data structures of the cluster, in the order of
@@ -144,21 +165,33 @@ type CopyCat interface {
 	// if there never was one of that ID; one that was deleted is ErrDeleted. It
 	// returns at once where this node knows the structure, whether or not it has a
 	// quorum; a structure that nobody knows is created, with the defaults of all
-	// options, which waits up to Config.JoinTimeout (ErrCatalogUnavailable). Other
-	// errors: ErrNoProvider, ErrMalformedID for a nil, ErrLeaving, ErrClosed.
+	// options, which waits up to Config.JoinTimeout (ErrCatalogUnavailable,
+	// ErrNoNodes). A node that has not heard of a deletion yet may return no error,
+	// and say ErrDeleted on the error channel. Other errors: ErrNoProvider,
+	// ErrMalformedID (nil, zero, or that of CopyCat's own catalog), ErrLeaving,
+	// ErrClosed. After an error all else that it returns is nil.
 	//
-	// The propose channel takes changes; the bytes belong to CopyCat from then
-	// on. It blocks while more than Config.WindowBytes wait for their fate
-	// and 256 more changes wait in the channel.
-	// Closing it unsubscribes: the commit channel closes once all that was sent
-	// has been settled, and what is committed of it was handed out, or else with
-	// ErrUndelivered. After Shutdown (and Leave) nobody receives from it: what
+	// A program may subscribe several times to one structure: each subscription has
+	// channels, and a provider, of its own, and gets everything.
+	//
+	// The propose channel takes changes, from any number of goroutines. The bytes
+	// belong to CopyCat from then on: do not change them. An empty change is
+	// delivered as an empty one; a nil is refused (ErrNilProposal). Sending blocks
+	// while more than Config.WindowBytes wait for their fate and 256 more changes
+	// wait in the channel; without a quorum, until there is one.
+	//
+	// Closing the propose channel unsubscribes. As with any channel, nobody may send
+	// on it any more, and it is closed once. The commit channel closes when all that
+	// was sent is settled, for which it needs a quorum, and what is committed of it
+	// was received, or else with ErrUndelivered. So go on receiving, from both
+	// channels, until they are closed.
+	//
+	// After Shutdown (and Leave) nobody receives from the propose channel: what
 	// still fits into it is lost without a word, and then sending blocks for good.
-	// So stop sending before, or when the commit channel closes. An empty change
-	// is delivered as an empty one; a nil is refused (ErrNilProposal).
+	// So stop sending before, or when the commit channel closes.
 	//
 	// The commit channel hands out all changes in their order; the slices
-	// belong to the receiver. Not reading it delays this subscription alone,
+	// belong to the receiver, and are never nil: see SnapshotConsumer. Not reading it delays this subscription alone,
 	// and gives a warning (ErrSlowConsumer) on the error channel after a while;
 	// 256 changes of together 4 MiB wait in it, or one that is larger.
 	//
@@ -178,12 +211,15 @@ type CopyCat interface {
 	// the ID as text: ErrMalformedID if it is none.
 	SubscribeToDataStructureWithStringID(id string, provider SnapshotProvider) (chan<- []byte, <-chan []byte, <-chan error, SnapshotConsumer, error)
 
-	// Status says how this node and its replicas do. It does not block.
+	// Status says how this node and its replicas do. It waits neither for the disk
+	// nor for other nodes; its cost grows with the number of replicas here. What it
+	// returns belongs to the caller. After Shutdown it goes on to tell what it was.
 	Status() Status
 
 	// Events subscribes to what happens to the structures of which this node
 	// holds a replica, from now on. buffer is how many events wait to be read (1
-	// at least): above, the oldest are dropped and counted. Close ends it.
+	// at least, 65,536 at most): above, the oldest are dropped and counted. Close
+	// ends it. After Shutdown its channel is closed from the beginning.
 	Events(buffer int) *EventSubscription
 
 	// Leave takes the node out of its cluster for good: leaderships and voters
@@ -197,9 +233,11 @@ type CopyCat interface {
 	// It waits until that is done: for seconds, or as long as the largest
 	// snapshot takes to another node. Status shows what is left. When ctx ends
 	// first it returns a *LeaveError with what is still here, and the node goes
-	// on as before, with the replicas that it has; so it does if no other node is
-	// alive (ErrNoOtherNode). ErrLeaving: another call is under way. ErrClosed
-	// after Shutdown.
+	// on, with the replicas that it has: subscribe again, if it is to be used. If no
+	// other node is alive nothing is done, and its subscriptions go on too: a
+	// *LeaveError with ErrNoOtherNode. ErrLeaving: another call is under way, as
+	// creating and subscribing say meanwhile. ErrClosed after Shutdown, or, in a
+	// *LeaveError, when that came first.
 	Leave(ctx context.Context) error
 
 	// Shutdown ends the node, and moves nothing: it is for a restart (Leave is for

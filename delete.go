@@ -20,6 +20,9 @@ func (n *node) CreateDataStructure(ctx context.Context, s *ID, opts ...Allocatio
 	if err != nil {
 		return fmt.Errorf("structure %s: %w", s, err)
 	}
+	if n.leaving.Load() { // it would be created, and no replica of it come here
+		return fmt.Errorf("structure %s: %w", s, ErrLeaving)
+	}
 	ctx, cancel := n.within(ctx)
 	defer cancel()
 	rec, err := n.catalog.Load().Create(ctx, *s, opt, func() []id.Node { return n.place(*s, opt) })

@@ -69,7 +69,8 @@ var (
 	ErrUnknownStructure = catalog.ErrUnknown
 	// ErrExists: there is a data structure of that ID.
 	ErrExists = catalog.ErrExists
-	// ErrInvalidOptions: options of a structure contradict one another.
+	// ErrInvalidOptions: an option of a structure is out of bounds, or options
+	// contradict one another; the text says which.
 	ErrInvalidOptions = raftgroup.ErrInvalidOptions
 	// ErrReplicaStopped: this node's replica stopped; the cause is wrapped.
 	ErrReplicaStopped = raftgroup.ErrGroupFailed
@@ -93,6 +94,10 @@ var (
 	ErrNewerFormat = raftgroup.ErrNewerFormat
 	// ErrAddressInUse: another socket listens on a port of this node.
 	ErrAddressInUse = errors.New("address in use")
+	// ErrListen: this node cannot listen where it is to, for another reason than
+	// ErrAddressInUse: most often the address is none of this machine (set
+	// BindAddress), or the port is for privileged processes.
+	ErrListen = errors.New("cannot listen")
 	// ErrNoCluster: none of the peers answered within Config.JoinTimeout.
 	ErrNoCluster = gossip.ErrNoCluster
 	// ErrOtherVersion: a peer speaks another major version of the protocol; the
@@ -103,6 +108,10 @@ var (
 	// ErrCatalogUnavailable: the catalog, which decides about the birth of a
 	// structure, did not answer in time. Structures that exist go on.
 	ErrCatalogUnavailable = catalog.ErrCatalogUnavailable
+	// ErrNoNodes: a structure cannot be created, since no node can take a replica of
+	// it: none is in a data center that its options allow, or those that are do not
+	// answer, or leave.
+	ErrNoNodes = catalog.ErrNoNodes
 	// ErrNoOtherNode: a node wants to leave, and no other one is alive that could
 	// take its replicas. Wrapped in a *LeaveError.
 	ErrNoOtherNode = errors.New("no other node can take the replicas of this one")
@@ -111,6 +120,17 @@ var (
 	// ErrStorageFailed: a write or fsync failed; the node does not write any more.
 	ErrStorageFailed = wal.ErrFailed
 )
+
+// listenError makes the errors of the layers that listen those of this package.
+func listenError(err error) error {
+	switch {
+	case err == nil || errors.Is(err, ErrAddressInUse):
+		return err
+	case errors.Is(err, gossip.ErrConfig), errors.Is(err, gossip.ErrNoAddress):
+		return fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	return fmt.Errorf("%w: %w", ErrListen, err)
+}
 
 func configFault(format string, args ...any) error {
 	return fmt.Errorf("%w: %w", ErrConfig, fmt.Errorf(format, args...))

@@ -42,7 +42,8 @@ type Event struct {
 }
 
 // EventSubscription hands out events. It never slows anything: when nobody
-// reads, the oldest events are dropped, and counted.
+// reads, the oldest events are dropped, and counted. Its methods are safe for
+// concurrent use.
 type EventSubscription struct {
 	// C hands out the events, oldest first. It is closed by Close and by the end
 	// of the node.
@@ -63,8 +64,8 @@ func (s *EventSubscription) Dropped() uint64 {
 	return s.dropped
 }
 
-// Close ends the subscription; what was not read is gone. Closing it again
-// does nothing.
+// Close ends the subscription and closes C; what waits there can still be
+// received. Closing it again does nothing.
 func (s *EventSubscription) Close() {
 	s.bus.remove(s)
 	s.mu.Lock()
@@ -101,8 +102,11 @@ type eventBus struct {
 	closed bool
 }
 
+// maxEvents bounds the events that wait in one subscription.
+const maxEvents = 65536
+
 func (b *eventBus) add(buffer int) *EventSubscription {
-	ch := make(chan Event, max(buffer, 1))
+	ch := make(chan Event, min(max(buffer, 1), maxEvents))
 	s := &EventSubscription{C: ch, ch: ch, bus: b}
 	b.mu.Lock()
 	defer b.mu.Unlock()

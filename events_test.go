@@ -1,6 +1,7 @@
 package copycat
 
 import (
+	"math"
 	"slices"
 	"testing"
 	"time"
@@ -88,5 +89,27 @@ func TestEvents(t *testing.T) {
 	}
 	nodes[0].Shutdown()
 	for range events.C { // closed by the end of the node
+	}
+}
+
+// TestEventsBuffer asks for buffers that make no sense: they are brought within
+// bounds. After Close, what waits can still be received.
+func TestEventsBuffer(t *testing.T) {
+	t.Parallel()
+	var b eventBus
+	for _, c := range []struct{ ask, get int }{{-1, 1}, {0, 1}, {7, 7}, {math.MaxInt, maxEvents}} {
+		s := b.add(c.ask)
+		if cap(s.C) != c.get {
+			t.Errorf("%d asked for: %d", c.ask, cap(s.C))
+		}
+		b.tell(raftgroup.Event{Kind: raftgroup.EventLeaderChanged})
+		s.Close()
+		s.Close()
+		if _, ok := <-s.C; !ok {
+			t.Error("what waited is gone")
+		}
+		if _, ok := <-s.C; ok {
+			t.Error("closed, and goes on")
+		}
 	}
 }

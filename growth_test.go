@@ -139,8 +139,8 @@ func TestAllocationOptions(t *testing.T) {
 	t.Parallel()
 	cc := start(t, testConfig(t, ""))
 	for _, n := range []int{-1, 0, maxDataCenters + 1} {
-		if _, err := cc.AllocateNewDataStructure(WithDataCenterReplicas(n)); !errors.Is(err, ErrConfig) {
-			t.Errorf("WithDataCenterReplicas(%d): got %v, want ErrConfig", n, err)
+		if _, err := cc.AllocateNewDataStructure(WithDataCenterReplicas(n)); !errors.Is(err, ErrInvalidOptions) {
+			t.Errorf("WithDataCenterReplicas(%d): got %v, want ErrInvalidOptions", n, err)
 		}
 	}
 	a, err := cc.AllocateNewDataStructure()

@@ -44,8 +44,9 @@ type dataDir struct {
 	dir  string
 	lock io.Closer
 
-	mu sync.Mutex // guards id and its file
-	id identity
+	writing sync.Mutex // held over a change and its file: one must not overtake another
+	mu      sync.Mutex // guards id; taken after writing, and never held over the disk
+	id      identity
 }
 
 // openDataDir locks a directory and reads its identity, or makes one. The
@@ -107,7 +108,7 @@ func (d *dataDir) load(now time.Time, entropy io.Reader) error {
 			return fmt.Errorf("%s: %w", identityFile, err)
 		}
 	}
-	return d.change(func(i *identity) { i.Incarnation++ })
+	return d.write(func(i *identity) { i.Incarnation++ })
 }
 
 // refuseRemains refuses a directory that holds a log but no identity: a new
@@ -139,26 +140,41 @@ func (i *identity) parse(data []byte) error {
 	if i.node, err = id.ParseNode(i.NodeID); err != nil {
 		return err
 	}
+	if i.node.IsZero() {
+		return fmt.Errorf("%w: node ID %q names no node", ErrMalformedID, i.NodeID)
+	}
 	if i.ClusterID == "" {
 		return nil
 	}
-	i.cluster, err = id.ParseCluster(i.ClusterID)
-	return err
+	if i.cluster, err = id.ParseCluster(i.ClusterID); err != nil {
+		return err
+	}
+	if i.cluster.IsZero() {
+		return fmt.Errorf("%w: cluster ID %q names no cluster", ErrMalformedID, i.ClusterID)
+	}
+	return nil
 }
 
-// get returns a copy of the identity.
+// get returns a copy of the identity. It does not wait for the disk.
 func (d *dataDir) get() identity {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.id
 }
 
-// change changes the identity, durably: the file is replaced whole. The lock
-// is held over the write, since two changes must not overtake each other.
+// change changes the identity, durably: the file is replaced whole. An error is
+// ErrDataDir.
 func (d *dataDir) change(f func(*identity)) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	next := d.id
+	if err := d.write(f); err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrDataDir, d.dir, err)
+	}
+	return nil
+}
+
+func (d *dataDir) write(f func(*identity)) error {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	next := d.get()
 	f(&next)
 	if !next.cluster.IsZero() {
 		next.ClusterID = next.cluster.String()
@@ -170,6 +186,8 @@ func (d *dataDir) change(f func(*identity)) error {
 	if err := writeFile(d.fs, d.dir, identityFile, append(data, '\n')); err != nil {
 		return err
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.id = next
 	return nil
 }

@@ -10,7 +10,7 @@ import (
 )
 
 // LeaveError says what is still on a node that did not get to leave. The node
-// goes on; its subscriptions have ended.
+// goes on; its subscriptions have ended, unless Err is ErrNoOtherNode.
 type LeaveError struct {
 	Structures []StructureStatus // whose replicas are still here
 	Also       string            // what else it waited for, for people: "1 replica is still being removed from the disk"

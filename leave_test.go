@@ -80,3 +80,47 @@ func TestLastNodeDoesNotLeave(t *testing.T) {
 	l.propose <- []byte("y")
 	l.waitFor(2)
 }
+
+// TestNothingBeginsOnANodeThatLeaves has a leave that cannot end, and asks the
+// node for new things meanwhile: each is refused, and nothing of it is left in
+// the catalog. A shutdown ends the leave.
+func TestNothingBeginsOnANodeThatLeaves(t *testing.T) {
+	t.Parallel()
+	a := start(t, testConfig(t, "dc1"))
+	b := start(t, testConfig(t, "dc2", a.Status().GossipAddress))
+	waitStatus(t, b, "two nodes alive", func(s Status) bool { return alive(s) == 2 })
+	here, err := b.AllocateNewDataStructure(WithPinnedDataCenters("dc2"), WithVoters(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := make(chan error, 1)
+	go func() { left <- b.Leave(t.Context()) }()
+	waitStatus(t, b, "it leaves", func(s Status) bool { return s.Leaving })
+	waitStatus(t, a, "the other one knows", func(s Status) bool {
+		return slices.ContainsFunc(s.Nodes, func(n NodeStatus) bool { return n.Leaving })
+	})
+	if err := b.Leave(t.Context()); !errors.Is(err, ErrLeaving) {
+		t.Errorf("leave: got %v, want ErrLeaving", err)
+	}
+	if _, err := b.AllocateNewDataStructure(); !errors.Is(err, ErrLeaving) {
+		t.Errorf("allocate: got %v, want ErrLeaving", err)
+	}
+	fresh, err := b.NewDataStructureID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.CreateDataStructure(t.Context(), fresh); !errors.Is(err, ErrLeaving) {
+		t.Errorf("create: got %v, want ErrLeaving", err)
+	}
+	if _, _, _, _, err := b.SubscribeToDataStructure(fresh, func() ([]byte, error) { return nil, nil }); !errors.Is(err, ErrLeaving) {
+		t.Errorf("subscribe: got %v, want ErrLeaving", err)
+	}
+	if list, err := a.DataStructures(t.Context()); err != nil || len(list) != 1 || list[0].ID != *here {
+		t.Errorf("the catalog has %+v, %v", list, err)
+	}
+	b.Shutdown()
+	var rest *LeaveError
+	if err := <-left; !errors.As(err, &rest) || !errors.Is(err, ErrClosed) {
+		t.Errorf("cut short by a shutdown: %v", err)
+	}
+}

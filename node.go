@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"path"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -63,8 +64,9 @@ type node struct {
 // Config.Bootstrap lets it start a cluster then.
 //
 // Other errors: ErrConfig, ErrDataDir (which ErrLocked, ErrNewerFormat and
-// errors of the file system come wrapped in), ErrAddressInUse, ErrWrongCluster.
-// After an error nothing is left running.
+// errors of the file system come wrapped in), ErrAddressInUse, ErrListen,
+// ErrWrongCluster, ErrDiskFull and ErrStorageFailed. After an error nothing is left running, and the
+// directory can be used again.
 func NewCopyCat(config *Config) (CopyCat, error) {
 	return newNode(config, environment{fs: vfs.OS{}})
 }
@@ -77,6 +79,13 @@ func newNode(config *Config, env environment) (CopyCat, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
+	// Files are opened as long as the node runs; the program may change its
+	// working directory meanwhile.
+	dir, err := filepath.Abs(cfg.CopyCatDataDir)
+	if err != nil {
+		return nil, fmt.Errorf("start CopyCat: %w: %s: %w", ErrDataDir, cfg.CopyCatDataDir, err)
+	}
+	cfg.CopyCatDataDir = filepath.ToSlash(dir)
 	n := &node{cfg: cfg, env: env, log: cfg.Logger}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	if err := n.start(); err != nil {
@@ -160,7 +169,7 @@ func (n *node) listen(self identity, bind string) error {
 		return err
 	})
 	if err != nil {
-		return err
+		return listenError(err)
 	}
 	port := n.transport.Addr().(*net.TCPAddr).Port
 	err = listenOnPort(n.cfg.GossipPort, self.GossipPort, func(gossipPort int) error {
@@ -177,7 +186,7 @@ func (n *node) listen(self identity, bind string) error {
 		return err
 	})
 	if err != nil {
-		return err
+		return listenError(err)
 	}
 	_, gossipPort := n.gossip.Load().Addr()
 	if self.CopyCatPort == port && self.GossipPort == gossipPort {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -29,8 +30,8 @@ func TestOptionsAreCollected(t *testing.T) {
 		}
 	}
 	for i, o := range []AllocationOption{WithVoters(0), WithVoters(2), WithVoters(11), WithDataCenterReplicas(0), WithLearnersPerDataCenter(-1), WithLearnersPerDataCenter(17), nil} {
-		if _, err := collect([]AllocationOption{o}); !errors.Is(err, ErrConfig) {
-			t.Errorf("option %d: %v, want ErrConfig", i, err)
+		if _, err := collect([]AllocationOption{o}); !errors.Is(err, ErrInvalidOptions) {
+			t.Errorf("option %d: %v, want ErrInvalidOptions", i, err)
 		}
 	}
 }
@@ -100,5 +101,61 @@ func TestAlterConfirmsDeletion(t *testing.T) {
 	}
 	if rec, err := n.catalog.Load().Lookup(ctx, *s); !errors.Is(err, ErrDeleted) {
 		t.Errorf("said to be deleted, and the catalog has %+v, %v", rec, err)
+	}
+}
+
+// TestContextsThatHaveEnded calls all that takes a context with one that has
+// ended: each returns at once, and says so by its documented errors.
+func TestContextsThatHaveEnded(t *testing.T) {
+	t.Parallel()
+	cc := start(t, testConfig(t, "dc1"))
+	known, err := cc.AllocateNewDataStructure()
+	if err != nil {
+		t.Fatal(err)
+	}
+	unknown, err := cc.NewDataStructureID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = cc.DataStructures(ctx)
+	calls := map[string]error{"list": err}
+	for name, s := range map[string]*ID{"known": known, "unknown": unknown} {
+		calls["alter "+name] = cc.AlterDataStructure(ctx, s, WithVoters(1))
+		calls["create "+name] = cc.CreateDataStructure(ctx, s)
+		calls["delete "+name] = cc.DeleteDataStructure(ctx, s)
+	}
+	for call, err := range calls {
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v", call, err)
+		}
+		if !strings.HasPrefix(call, "alter") && !errors.Is(err, ErrCatalogUnavailable) {
+			t.Errorf("%s: %v is not ErrCatalogUnavailable", call, err)
+		}
+	}
+}
+
+// TestNoNodeForAStructure asks for a structure where there is no node: that has
+// an error of its own, since to wait for the catalog would be in vain.
+func TestNoNodeForAStructure(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t, "dc1")
+	cfg.JoinTimeout = time.Second
+	cc := start(t, cfg)
+	if _, err := cc.AllocateNewDataStructure(WithPinnedDataCenters("atlantis")); !errors.Is(err, ErrNoNodes) {
+		t.Errorf("allocate: got %v, want ErrNoNodes", err)
+	}
+	s, err := cc.NewDataStructureID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if err := cc.CreateDataStructure(ctx, s, WithPinnedDataCenters("atlantis")); !errors.Is(err, ErrNoNodes) || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), s.String()) {
+		t.Errorf("create: got %v, want ErrNoNodes with the structure and the context's error", err)
+	}
+	if err := cc.CreateDataStructure(t.Context(), s, WithPinnedDataCenters("dc1")); err != nil {
+		t.Error(err)
 	}
 }

@@ -12,7 +12,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
+
+	"github.com/copycat-replication/copycat/internal/vfs"
+	"github.com/copycat-replication/copycat/wal"
 )
 
 // alive counts the nodes that a status takes for alive.
@@ -264,6 +269,8 @@ func TestIdentityUnreadable(t *testing.T) {
 		{"no JSON", `{`, `[`, ErrDataDir},
 		{"malformed node", `"node_id": "0`, `"node_id": "?`, ErrMalformedID},
 		{"no node", `"node_id"`, `"else"`, ErrMalformedID},
+		{"zero node", `"node_id": "`, `"node_id": "00000000000000000000000000", "was": "`, ErrMalformedID},
+		{"zero cluster", `"cluster_id": "`, `"cluster_id": "00000000000000000000000000", "was": "`, ErrMalformedID},
 		{"malformed cluster", `"cluster_id": "0`, `"cluster_id": "?`, ErrMalformedID},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -336,4 +343,122 @@ func TestNewerLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	works(t, cfg)
+}
+
+// TestIdentityNotWritten fails each writing of node.json during a start: that is
+// ErrDataDir with the directory, and the next start is as if nothing had been.
+func TestIdentityNotWritten(t *testing.T) {
+	t.Parallel()
+	errDisk := errors.New("no such luck")
+	for nth := 1; ; nth++ {
+		disk, cold, writes := vfs.NewMem(), wal.NewMemCold(), 0
+		disk.SetFault(func(op vfs.Op, name string, _, _ int64) error {
+			if op != vfs.OpRename || !strings.Contains(name, identityFile) {
+				return nil
+			}
+			if writes++; writes == nth {
+				return errDisk
+			}
+			return nil
+		})
+		cfg := testConfig(t, "")
+		cfg.CopyCatDataDir = "data"
+		cc, err := newNode(cfg, environment{fs: disk, cold: cold})
+		if err == nil {
+			cc.Shutdown()
+			if writes >= nth && nth <= 4 {
+				t.Errorf("write %d failed, and the node started", nth)
+			}
+			if nth <= 3 {
+				t.Errorf("only %d writes of %s during a start", nth-1, identityFile)
+			}
+			return
+		}
+		if !errors.Is(err, ErrDataDir) || !errors.Is(err, errDisk) || !strings.Contains(err.Error(), "data") {
+			t.Errorf("write %d: %v is no ErrDataDir with its cause", nth, err)
+		}
+		if cc, err = newNode(cfg, environment{fs: disk, cold: cold}); err != nil {
+			t.Fatalf("after write %d had failed: %v", nth, err)
+		}
+		cc.Shutdown()
+	}
+}
+
+// TestStatusWaitsForNoDisk has the disk hold up the writing of the peers'
+// addresses: Status tells all the same.
+func TestStatusWaitsForNoDisk(t *testing.T) {
+	t.Parallel()
+	disk, held, release := vfs.NewMem(), make(chan struct{}, 16), make(chan struct{})
+	cfg := testConfig(t, "")
+	cfg.CopyCatDataDir = "data"
+	cc, err := newNode(cfg, environment{fs: disk, cold: wal.NewMemCold()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cc.Shutdown)
+	t.Cleanup(sync.OnceFunc(func() { close(release) }))
+	disk.SetFault(func(op vfs.Op, name string, _, _ int64) error {
+		if op == vfs.OpSync && strings.Contains(name, identityFile) {
+			held <- struct{}{}
+			<-release
+		}
+		return nil
+	})
+	other := make(chan CopyCat, 1)
+	go func() {
+		cc, err := NewCopyCat(testConfig(t, "", cc.Status().GossipAddress))
+		if err != nil {
+			t.Error(err)
+		}
+		other <- cc
+	}()
+	if cc := <-other; cc != nil {
+		t.Cleanup(cc.Shutdown)
+	}
+	<-held
+	told := make(chan Status, 1)
+	go func() { told <- cc.Status() }()
+	select {
+	case s := <-told:
+		if s.NodeID == "" || s.ClusterID == "" {
+			t.Errorf("status %+v", s)
+		}
+	case <-time.After(2 * time.Minute):
+		t.Fatal("Status waits for the disk")
+	}
+}
+
+// TestWorkingDirectoryChanges starts a node on a relative path, and changes the
+// working directory: its files stay where they were, and the next start has all.
+// It does not run beside other tests, since the working directory is the process's.
+func TestWorkingDirectoryChanges(t *testing.T) {
+	cfg := testConfig(t, "")
+	cfg.SnapshotEntries = 10
+	t.Chdir(cfg.CopyCatDataDir)
+	cfg.CopyCatDataDir = "data"
+	cc := start(t, cfg)
+	elsewhere := t.TempDir()
+	t.Chdir(elsewhere)
+	l := newList(t, cc, sampleID)
+	const n = 50
+	for i := range n {
+		l.propose <- fmt.Append(nil, i)
+	}
+	l.waitFor(n)
+	waitStatus(t, cc, "a snapshot", func(s Status) bool {
+		st, ok := structure(s, sampleID)
+		return ok && st.Snapshot > 0
+	})
+	dir := cc.Status().DataDir
+	if !filepath.IsAbs(dir) {
+		t.Errorf("Status().DataDir is %q", dir)
+	}
+	cc.Shutdown()
+	<-l.done
+	if names, err := os.ReadDir(elsewhere); err != nil || len(names) > 0 {
+		t.Errorf("files in another directory: %v, %v", names, err)
+	}
+	cfg.CopyCatDataDir = dir
+	l = newList(t, start(t, cfg), sampleID)
+	l.waitFor(n)
 }

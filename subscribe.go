@@ -46,6 +46,9 @@ func (n *node) birth(s id.Structure, change raftgroup.OptionsChange) error {
 	if err != nil {
 		return fmt.Errorf("structure %s: %w", s, err)
 	}
+	if n.leaving.Load() { // it would be created, and no replica of it come here
+		return fmt.Errorf("structure %s: %w", s, ErrLeaving)
+	}
 	_, err, _ = n.births.Do(s.String(), func() (any, error) {
 		ctx, cancel := context.WithTimeout(n.ctx, n.cfg.JoinTimeout)
 		defer cancel()

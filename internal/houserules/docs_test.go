@@ -38,6 +38,34 @@ func TestGuaranteesNameRealTests(t *testing.T) {
 	}
 }
 
+var sentinel = regexp.MustCompile(`(?m)^\t(Err\w+) +=`)
+
+// TestErrorsAreInTheManual: whoever meets an error of the public API finds it in
+// the README, and what to do about it in docs/operations.md.
+func TestErrorsAreInTheManual(t *testing.T) {
+	t.Parallel()
+	root := filepath.Join("..", "..")
+	source, err := os.ReadFile(filepath.Join(root, "errors.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := sentinel.FindAllStringSubmatch(string(source), -1)
+	if len(names) < 30 {
+		t.Fatalf("found only %d errors", len(names))
+	}
+	for _, page := range []string{"README.md", "docs/operations.md"} {
+		text, err := os.ReadFile(filepath.Join(root, page))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range names {
+			if !strings.Contains(string(text), "`"+n[1]+"`") {
+				t.Errorf("%s does not name %s", page, n[1])
+			}
+		}
+	}
+}
+
 // namedStory is a story's name in brackets, which is not the text of a link.
 var namedStory = regexp.MustCompile(`\[([a-z0-9_]+)\](?:[^(]|$)`)
 
