@@ -6,6 +6,7 @@ import "go.etcd.io/raft/v3/raftpb"
 // last index. It is empty or ends where the log ends.
 type entryCache struct {
 	entries []*raftpb.Entry
+	behind  uint64 // for repackCacheQueueLocked alone
 }
 
 func (c *entryCache) first() uint64 {
@@ -59,8 +60,13 @@ func (l *Log) cacheLocked(g *group, c *change) {
 	l.packCacheQueueLocked()
 }
 
-// packCacheQueueLocked keeps the queue as long as what it describes: items at
-// its head whose entries are gone already are skipped, and room is reused.
+// cacheSlack is how many items that describe nothing any more the queue may hold.
+const cacheSlack = 4096
+
+// packCacheQueueLocked keeps the queue about as long as what it describes: items
+// at its head whose entries are gone already are skipped, and room is reused. One
+// at the head may stay for good, of a group that writes nothing any more: if too
+// many have come behind it since, those that describe nothing are taken out.
 func (l *Log) packCacheQueueLocked() {
 	for l.cacheHead < len(l.cacheQueue) {
 		item := l.cacheQueue[l.cacheHead]
@@ -75,6 +81,32 @@ func (l *Log) packCacheQueueLocked() {
 		clear(l.cacheQueue[n:])
 		l.cacheQueue, l.cacheHead = l.cacheQueue[:n], 0
 	}
+	if len(l.cacheQueue)-l.cacheHead > 2*l.cachePacked+cacheSlack {
+		l.repackCacheQueueLocked()
+	}
+}
+
+// repackCacheQueueLocked leaves one item at most for each cached entry: those
+// whose entries are gone go, and those that reach as far as a later one of their
+// group, which has overwritten what they brought.
+func (l *Log) repackCacheQueueLocked() {
+	q := l.cacheQueue[l.cacheHead:]
+	for i := range q {
+		q[i].group.cache.behind = 0
+	}
+	to := len(q)
+	for i := len(q) - 1; i >= 0; i-- {
+		c := &q[i].group.cache
+		if f := c.first(); f == 0 || q[i].upto < f || (c.behind != 0 && q[i].upto >= c.behind) {
+			continue
+		}
+		c.behind = q[i].upto
+		to--
+		q[to] = q[i]
+	}
+	n := copy(l.cacheQueue, q[to:])
+	clear(l.cacheQueue[n:])
+	l.cacheQueue, l.cacheHead, l.cachePacked = l.cacheQueue[:n], 0, n
 }
 
 // dropCacheLocked forgets cached entries below first.

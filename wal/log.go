@@ -31,21 +31,22 @@ type Log struct {
 	flushMu sync.Mutex
 	writer  writer
 
-	mu         sync.RWMutex
-	groups     map[uint64]*group
-	allocated  map[uint64]struct{} // given out, nothing durable yet
-	next       uint64              // the next group number
-	ceiling    uint64              // numbers below it are durably reserved
-	refused    map[uint64]refusal  // groups whose updates wait for a refused one
-	segments   map[uint64]*segment
-	order      []*segment // by number; the last one is the active one, if there is any
-	trash      []coldRange
-	cacheBytes int64
-	cacheQueue []cacheItem
-	cacheHead  int
-	failure    error // wraps ErrFailed; never cleared
-	low        bool  // free space is below the reserve
-	closed     bool
+	mu          sync.RWMutex
+	groups      map[uint64]*group
+	allocated   map[uint64]struct{} // given out, nothing durable yet
+	next        uint64              // the next group number
+	ceiling     uint64              // numbers below it are durably reserved
+	refused     map[uint64]refusal  // groups whose updates wait for a refused one
+	segments    map[uint64]*segment
+	order       []*segment // by number; the last one is the active one, if there is any
+	trash       []coldRange
+	cacheBytes  int64
+	cacheQueue  []cacheItem
+	cacheHead   int
+	cachePacked int   // items of the queue after it was last repacked
+	failure     error // wraps ErrFailed; never cleared
+	low         bool  // free space is below the reserve
+	closed      bool
 
 	damages []*DamageError // found at recovery
 
