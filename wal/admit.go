@@ -113,8 +113,11 @@ func (g *group) judge(u *Update, c *change, batch uint64) error {
 	if g.pend.batch != batch {
 		g.pend = pendingState{batch: batch, counter: g.counter, last: g.last(), term: g.hs.term, commit: g.committed(), stored: g.hs.commit}
 	}
+	if g.pend.removed {
+		return groupError(ErrUnknownGroup, g.number, "is removed by an update before this one")
+	}
 	if u.Remove {
-		c.flags = flagRemove
+		c.flags, g.pend.removed = flagRemove, true
 		return nil
 	}
 	p := g.pend

@@ -41,6 +41,7 @@ type pendingState struct {
 	term    uint64
 	commit  uint64 // entries up to here cannot change
 	stored  uint64 // the hard state's commit
+	removed bool
 }
 
 func newGroup(number uint64) *group { return &group{number: number, first: 1} }

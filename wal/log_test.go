@@ -513,3 +513,54 @@ func TestNewGroupOnAFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestNothingFollowsARemoval: what is submitted behind a removal and comes into the
+// same batch is refused, like what comes later: a frame of a group that is gone would
+// be taken for one whose others are lost.
+func TestNothingFollowsARemoval(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	g, fresh, other := r.group(), r.group(), r.group()
+	r.must(Update{Group: g, Entries: entries(g, 1, 3, 1, 10)}, Update{Group: other, Meta: []byte("other")})
+	results := map[string]error{}
+	submit := func(what string, u Update) {
+		results[what] = errors.New("not answered")
+		r.log.Submit([]Update{u}, func(err error) { results[what] = err })
+	}
+	submit("removal", Update{Group: g, Remove: true})
+	submit("entry", Update{Group: g, Entries: entries(g, 4, 4, 1, 10)})
+	submit("second removal", Update{Group: g, Remove: true})
+	submit("first update", Update{Group: fresh, Meta: []byte("fresh")})
+	submit("its removal", Update{Group: fresh, Remove: true})
+	submit("what follows", Update{Group: fresh, Meta: []byte("again")})
+	for {
+		if n, err := r.log.Flush(); err != nil {
+			t.Fatal(err)
+		} else if n == 0 {
+			break
+		}
+	}
+	for what, err := range results {
+		switch what {
+		case "removal", "first update", "its removal":
+			if err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+		default:
+			if !errors.Is(err, ErrUnknownGroup) {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+	}
+	live := 0
+	for _, s := range r.log.Segments() {
+		live += s.Live
+	}
+	if live != 0 {
+		t.Errorf("%d entries keep their segments", live)
+	}
+	r.crash(vfs.LoseAll)
+	if s, d, n := r.log.Suspects(), r.log.Damages(), len(r.log.Groups()); len(s)+len(d) > 0 || n != 1 {
+		t.Fatalf("suspects %+v, damages %v, %d groups", s, d, n)
+	}
+}
