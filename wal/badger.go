@@ -155,7 +155,7 @@ func (c *badgerCold) Get(group, lo, hi, maxBytes uint64) ([][]byte, error) {
 				}
 				rec := value[4:]
 				if size > len(rec) {
-					rec = append(make([]byte, 0, min(size, maxFramePayload)), rec...)
+					rec = append(make([]byte, 0, min(size, coldBatch)), rec...) // a rotten length must not become an allocation
 				}
 				list, missing = append(list, rec), size-len(rec)
 			}

@@ -97,19 +97,11 @@ func (l *Log) stateOf(job *moveJob, victim *segment, room *int) (f stateFrame, o
 	}
 	f.group, f.change, f.size = g, c, stateSize(g)+chunkSize(&job.chunk)
 	p := planTail(g, victim, room)
-	for _, s := range p.segments {
-		s.acquire()
-	}
 	l.mu.RUnlock()
 	if stale {
 		l.giveUp(job)
 	}
-	defer func() {
-		for _, s := range p.segments {
-			_ = s.release()
-		}
-	}()
-	f.runs, err = p.read(g.number, &f.size)
+	f.runs, err = l.readTail(&p, g.number, victim, &f.size)
 	return f, true, err
 }
 
@@ -136,9 +128,8 @@ func addChunk(chunks []chunk, k chunk, records []ColdRecord) []chunk {
 
 // tailPlan lists uncommitted entries in the victim.
 type tailPlan struct {
-	index    []uint64
-	places   []place
-	segments []*segment
+	index  []uint64
+	places []place
 }
 
 func planTail(g *group, victim *segment, room *int) (p tailPlan) {
@@ -153,23 +144,17 @@ func planTail(g *group, victim *segment, room *int) (p tailPlan) {
 		*room -= int(pl.size)
 		p.index = append(p.index, at)
 		p.places = append(p.places, pl)
-		p.segments = append(p.segments, victim)
 	}
 	return p
 }
 
-// read reads and verifies the entries, as runs, and adds to size what they take.
-func (p *tailPlan) read(number uint64, size *int) (runs []rawRun, err error) {
+// readTail reads and verifies the entries, as runs, and adds to size what they
+// take. Nobody closes the victim meanwhile: that takes reclaimMu.
+func (l *Log) readTail(p *tailPlan, number uint64, victim *segment, size *int) (runs []rawRun, err error) {
 	for i, pl := range p.places {
-		b := make([]byte, pl.size)
-		d := DamageError{Group: number, Index: p.index[i], File: p.segments[i].name, Offset: int64(pl.off)}
-		if _, err := p.segments[i].file.ReadAt(b, int64(pl.off)); err != nil {
-			d.Reason, d.Err = "cannot read", err
-			return nil, &d
-		}
-		if _, term, _, ok := verifyRecord(b, number, p.index[i]); !ok || term != pl.term {
-			d.Reason = "entry does not match its checksum"
-			return nil, &d
+		b, err := l.moved(number, p.index[i], pl, victim, victim)
+		if err != nil {
+			return nil, err
 		}
 		n := len(runs)
 		if n == 0 || runs[n-1].first+uint64(len(runs[n-1].records)) != p.index[i] {

@@ -128,6 +128,10 @@
 // *DamageError that names group and index. A write to the cold store that
 // failed ends its use for this life: segments are kept instead.
 //
+// A record that has rotten in a segment must not keep that one, and all behind it,
+// from being freed: a lost record moves in its place, which has its term and a wrong
+// checksum, and is damage for whoever reads it, as before.
+//
 // # Rejected
 //
 //   - Badger, or any LSM tree, as the log itself: measured, several times

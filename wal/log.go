@@ -60,6 +60,7 @@ type counters struct {
 	batches, frames, bytes, refused     atomic.Uint64
 	cacheHits, diskReads, coldReads     atomic.Uint64
 	coldMoved, carried, segments, freed atomic.Uint64
+	lost                                atomic.Uint64
 }
 
 // NewGroup returns the next local group number, never given out before, not
@@ -209,7 +210,7 @@ func (l *Log) Stats() Stats {
 		Batches: l.count.batches.Load(), Frames: l.count.frames.Load(), BytesWritten: l.count.bytes.Load(),
 		Refused: l.count.refused.Load(), CacheHits: l.count.cacheHits.Load(), DiskReads: l.count.diskReads.Load(),
 		ColdReads: l.count.coldReads.Load(), ColdMoved: l.count.coldMoved.Load(), Carried: l.count.carried.Load(),
-		SegmentsMade: l.count.segments.Load(), SegmentsFreed: l.count.freed.Load(),
+		SegmentsMade: l.count.segments.Load(), SegmentsFreed: l.count.freed.Load(), Lost: l.count.lost.Load(),
 	}
 	s.QueuedUpdates, s.QueuedBytes = l.queue.load()
 	s.ColdFailed = l.cold.hasFailed()
@@ -281,6 +282,7 @@ func (l *Log) checkSpace() bool {
 		l.mu.Lock()
 		l.low = low
 		l.mu.Unlock()
+		l.run.wakeReclaim() // it frees more when space is low, and may write cold again when it is not
 	}
 	if err != nil {
 		l.logger.Warn("wal: cannot tell the free space", "dir", l.dir, "error", err)
@@ -293,13 +295,16 @@ func (l *Log) checkSpace() bool {
 // fail stops all writing for good.
 func (l *Log) fail(op string, err error) error {
 	l.mu.Lock()
-	if l.failure == nil {
+	first := l.failure == nil
+	if first {
 		l.failure = fmt.Errorf("%w: %s: %w", ErrFailed, op, err)
+	}
+	failure := l.failure
+	l.mu.Unlock()
+	if first {
 		l.logger.Error("wal: log has failed", "dir", l.dir, "op", op, "error", err)
 	}
-	err = l.failure
-	l.mu.Unlock()
-	return err
+	return failure
 }
 
 // Close stops and waits for what Start started, writes what is queued, seals,

@@ -1,9 +1,12 @@
 package wal
 
 import (
+	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io/fs"
 	"path"
 	"slices"
 )
@@ -26,9 +29,12 @@ const (
 // of what is: committed entries to the cold store, the rest to the newest
 // segment. More says that another step is worth while. It may run beside
 // Flush; calls for it wait for each other. Errors: ErrFailed, ErrClosed,
-// ErrDiskFull (no room for the cold store), a *DamageError (what should move
-// is not readable; its segment stays until the group is removed), or those
-// of the cold store.
+// ErrDiskFull (no room for the cold store), a *DamageError (the disk does not
+// give what should move: its segment stays for now), or those of the cold store.
+//
+// An entry that is rotten, or that the disk goes on refusing, keeps no segment
+// from being freed, since those behind it could not be freed either: a lost
+// record takes its place (see moved), and whoever reads it hears of the damage.
 //
 // Order: cold store synced, then the manifest frame synced, then a batch
 // behind it, then the segment removed, oldest first, then the directory synced.
@@ -61,17 +67,55 @@ func (l *Log) Reclaim() (more bool, err error) {
 	if !l.due(victim) {
 		return false, nil
 	}
-	jobs, err := l.planMove(victim)
-	if err != nil && len(jobs) == 0 {
-		return false, err
-	}
-	if e := l.putCold(jobs, full); e != nil {
-		return false, e
-	}
-	if e := l.carry(victim, jobs); e != nil {
-		return false, e
+	err = l.empty(victim, full)
+	var d *DamageError
+	if errors.As(err, &d) {
+		victim.refusals++
 	}
 	return err == nil, err
+}
+
+// empty moves some of what is needed of the victim. full, if not nil, says that
+// there is no room for the cold store.
+func (l *Log) empty(victim *segment, full error) error {
+	jobs, err := l.planMove(victim)
+	if err != nil && len(jobs) == 0 {
+		return err
+	}
+	if err := l.putCold(jobs, full); err != nil {
+		return err
+	}
+	return cmp.Or(l.carry(victim, jobs), err)
+}
+
+// maxRefusals is how often the disk may refuse an entry of a segment that is to be
+// freed before it is taken for lost. There is an attempt with each new segment.
+const maxRefusals = 3
+
+// moved returns the record of an entry as it moves out of segment s, so that the
+// victim is freed: what is read there if it verifies, and else a lost record, after
+// which the file of s is kept under another name. The error is that of a disk which
+// may give it yet. The caller holds reclaimMu.
+func (l *Log) moved(number, index uint64, pl place, s, victim *segment) ([]byte, error) {
+	d := &DamageError{Group: number, Index: index, File: s.name, Offset: int64(pl.off), Reason: "entry does not match its checksum"}
+	b := make([]byte, pl.size)
+	if _, err := s.file.ReadAt(b, int64(pl.off)); err != nil {
+		d.Reason, d.Err = "cannot read", err
+		if victim.refusals < maxRefusals {
+			return nil, d
+		}
+	} else if _, term, _, ok := verifyRecord(b, number, index); ok && term == pl.term {
+		return b, nil
+	}
+	lost := lostRecord(number, index, pl.term)
+	if !bytes.Equal(b, lost) { // and not the trace of an earlier loss
+		l.mu.Lock()
+		s.damaged = true
+		l.mu.Unlock()
+		l.count.lost.Add(1)
+		l.logger.Error("wal: entry is lost, its segment is freed without it", "dir", l.dir, "error", d)
+	}
+	return lost, nil
 }
 
 // due decides whether the oldest segment is worth emptying: if all its
@@ -141,7 +185,7 @@ func (l *Log) planMove(victim *segment) (jobs []moveJob, err error) {
 		}
 		job := moveJob{group: n}
 		if len(p.places) > 0 {
-			e := l.readChunk(&job, &p)
+			e := l.readChunk(&job, &p, victim)
 			p.release()
 			if e != nil {
 				err = errors.Join(err, e)
@@ -196,16 +240,13 @@ func (l *Log) planGroup(number uint64, victim *segment, limit int) (p readPlan, 
 }
 
 // readChunk reads and verifies the planned records.
-func (l *Log) readChunk(job *moveJob, p *readPlan) error {
+func (l *Log) readChunk(job *moveJob, p *readPlan, victim *segment) error {
 	k := chunk{first: p.first, last: p.first + uint64(len(p.places)) - 1}
 	for i, pl := range p.places {
-		b := make([]byte, pl.size)
 		index := p.first + uint64(i)
-		if _, err := p.segments[i].file.ReadAt(b, int64(pl.off)); err != nil {
-			return p.damage(job.group, i, "cannot read", err)
-		}
-		if _, term, _, ok := verifyRecord(b, job.group, index); !ok || term != pl.term {
-			return p.damage(job.group, i, "entry does not match its checksum", nil)
+		b, err := l.moved(job.group, index, pl, p.segments[i], victim)
+		if err != nil {
+			return err
 		}
 		k.add(index, pl.term, b)
 		job.records = append(job.records, ColdRecord{Key: ColdKey{job.group, index}, Bytes: b})
@@ -231,11 +272,9 @@ func chainRecord(sum, record uint32) uint32 {
 // removeSegment removes the oldest segment, which nobody needs. One with
 // damage in it is kept under another name.
 func (l *Log) removeSegment(s *segment) error {
-	l.flushMu.Lock()
-	defer l.flushMu.Unlock()
 	// What was carried out of the segment must not stand in the last batch,
-	// where damage would pass for a tear.
-	if err := l.sealLocked(false); err != nil {
+	// where damage would pass for a tear. Batches that come meanwhile do no harm.
+	if err := l.Seal(); err != nil {
 		return err
 	}
 	name := path.Join(l.dir, s.name)
@@ -245,7 +284,8 @@ func (l *Log) removeSegment(s *segment) error {
 	} else {
 		err = l.fs.Remove(name)
 	}
-	if err != nil {
+	// One that is gone already must not keep those behind it.
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("wal: remove %s: %w", s.name, err)
 	}
 	if err := l.fs.SyncDir(l.dir); err != nil {

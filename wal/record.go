@@ -54,6 +54,15 @@ func recordTerm(b []byte) (size int, term uint64, ok bool) {
 	return size, term, n > 0
 }
 
+// lostRecord stands for an entry that was not readable when its record moved: it
+// has the term, which the index in memory knows, no data, and a checksum that is
+// wrong. So it is damage for whoever reads it, and leaves the frame around it whole.
+func lostRecord(group, index, term uint64) []byte {
+	b := appendRecord(nil, group, &raftpb.Entry{Index: &index, Term: &term})
+	le.PutUint32(b, ^le.Uint32(b))
+	return b
+}
+
 // recordSum returns the record's own checksum.
 func recordSum(b []byte) uint32 { return le.Uint32(b) }
 

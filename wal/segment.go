@@ -16,12 +16,14 @@ type segment struct {
 	end    int64 // where its batches end
 	seed   uint32
 
-	// damaged says that recovery could not read all that was durable in it.
-	// Such a file is kept under another name when its turn to go comes.
+	// damaged says that not all that was durable in it can be read. Such a file
+	// is kept under another name when its turn to go comes. Log.mu, since Open.
 	damaged bool
 
 	live  int // entries in it that some group still needs; Log.mu
 	bases int // groups whose base it is; Log.mu
+
+	refusals int // how often the disk has refused what was to move out of it; Log.reclaimMu
 
 	refs atomic.Int32 // one for the log itself, one for each read under way
 }

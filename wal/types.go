@@ -111,6 +111,7 @@ type Stats struct {
 	Carried       uint64 // entries and states carried to a newer segment
 	SegmentsMade  uint64
 	SegmentsFreed uint64
+	Lost          uint64 // entries that were not readable when their segment was freed
 }
 
 const (
