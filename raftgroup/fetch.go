@@ -25,12 +25,14 @@ var errStalled = errors.New("transfer stands still")
 
 // fetchSnapshot gets a snapshot's file onto this node, if it is not here yet,
 // and calls done in the group's step with the state that it holds. A group has
-// two under way at most: one that it wants, and one that its leader offers.
+// two under way at most: one that it wants, and one that its leader offers. What
+// came in vain of others makes room first: they may not come again.
 func (h *Host) fetchSnapshot(g *Group, ref SnapshotRef, holder id.Node, done func(*state, error)) {
 	var members []id.Node
 	if g.state != nil {
 		members = nodesOf(g.state.members)
 	}
+	h.clearSnapshots(g)
 	h.jobs.transfers.add(func() {
 		s, _, err := h.fetch(g, ref, holder, members)
 		g.call(func() { done(s, err) })
@@ -52,7 +54,7 @@ func nodesOf(members map[id.Replica]id.Node) []id.Node {
 func (h *Host) fetch(g *Group, ref SnapshotRef, holder id.Node, members []id.Node) (_ *state, came int64, _ error) {
 	g.files.settle()
 	if s, err := h.snapshotState(g, ref); err == nil {
-		return s, 0, nil
+		return s, 0, h.snaps.Confirm(g.local) // found, perhaps of a process that ended amid its commit
 	}
 	errs := []error{fmt.Errorf("group %s: snapshot %d: no holder reached", g.key, ref.Index)}
 	for _, node := range h.sources(g.key.Structure, holder, members) {
@@ -288,6 +290,16 @@ func (h *Host) retainSnapshots(g *Group) {
 	h.jobs.files.addOnce(g, func() {
 		if err := g.files.retain(h.snaps, g.local); err != nil {
 			g.log.Warn("old snapshots not removed", "error", err)
+		}
+	})
+}
+
+// clearSnapshots removes what was cut short of files that nobody wants any more.
+func (h *Host) clearSnapshots(g *Group) {
+	type clearing struct{ *Group }
+	h.jobs.files.addOnce(clearing{g}, func() {
+		if err := g.files.clear(h.snaps, g.local); err != nil {
+			g.log.Warn("what is left of cut transfers is not removed", "error", err)
 		}
 	})
 }

@@ -18,6 +18,8 @@ import (
 type snapshotFiles struct {
 	disk sync.Mutex // held while a file is finished, or old ones are removed; never by a step
 
+	ended bool // nothing is removed any more; guarded by disk
+
 	mu    sync.Mutex          // guards what follows, and is held over no I/O
 	named [2]SnapshotRef      // held and previous
 	fresh map[SnapshotRef]int // being fetched, or made and not announced: how many want it
@@ -62,9 +64,30 @@ func (f *snapshotFiles) commit(w *snapshot.Writer) (SnapshotRef, error) {
 // retain removes every other file of the group. One that is wanted while it does
 // may go too.
 func (f *snapshotFiles) retain(store *snapshot.Store, local uint64) error {
+	return f.remove(store.Retain, local)
+}
+
+// clear removes what came, or was made, of other files in vain. Those that are
+// complete stay: the log may have an announcement that this replica has not come to.
+func (f *snapshotFiles) clear(store *snapshot.Store, local uint64) error {
+	return f.remove(store.Clear, local)
+}
+
+func (f *snapshotFiles) remove(others func(uint64, ...SnapshotRef) error, local uint64) error {
 	f.disk.Lock()
 	defer f.disk.Unlock()
-	return store.Retain(local, f.keep()...)
+	if f.ended {
+		return nil
+	}
+	return others(local, f.keep()...)
+}
+
+// end has no file removed any more: somebody else says from now on which must stay,
+// or nobody can tell. What retain has begun is over when it returns.
+func (f *snapshotFiles) end() {
+	f.disk.Lock()
+	defer f.disk.Unlock()
+	f.ended = true
 }
 
 func (f *snapshotFiles) keep() []SnapshotRef {

@@ -29,7 +29,8 @@ type Host struct {
 	jobs jobs
 	idle chan struct{} // closed: no worker runs any more
 
-	orphans []uint64 // local numbers whose snapshot files Start removes
+	filed   []uint64 // local numbers that had snapshot files when this host was made, ascending
+	orphans []uint64 // those whose files Start removes
 
 	ctx    context.Context // of calls and fetches: ends when the host closes
 	cancel context.CancelFunc
@@ -109,7 +110,7 @@ func NewHost(cfg Config) (*Host, error) {
 		}
 	}
 	var err error
-	if h.orphans, err = findOrphans(cfg.Log, cfg.Snapshots); err != nil {
+	if h.filed, h.orphans, err = findOrphans(cfg.Log, cfg.Snapshots); err != nil {
 		cfg.Logger.Warn("snapshots without a replica are left", "error", err) // they only take room
 	}
 	return h, nil

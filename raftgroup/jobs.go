@@ -23,8 +23,8 @@ const (
 // and calls to nodes that do not answer must not keep transfers out.
 //
 // What bounds the queues: a group has two transfers at most (one wanted, one
-// offered, see fetchSnapshot), one removal of files that has not begun, and one
-// call to each node that it asks to host a replica.
+// offered, see fetchSnapshot), one removal of old files and one of half-made ones
+// that have not begun, and one call to each node that it asks to host a replica.
 type jobs struct {
 	transfers, files, calls *jobQueue
 }

@@ -299,7 +299,9 @@ func (h *Host) goOn(g *Group, behind SnapshotRef) error {
 	}
 	if behind.Index != 0 {
 		st := g.Status()
+		g.files.want(behind) // until it starts again
 		if _, _, err := h.fetch(g, behind, st.LeaderNode, nodesOf(st.Voters)); err != nil {
+			g.files.forget(behind)
 			return err
 		}
 	}
@@ -322,6 +324,7 @@ func (h *Host) goOn(g *Group, behind SnapshotRef) error {
 // startAgain opens a replica anew whose group has been dropped. What that one
 // had submitted is durable, or never will be, before this reads the log.
 func (h *Host) startAgain(g *Group, behind SnapshotRef) (*Group, error) {
+	g.files.end() // those of the replica as it starts again begin with what is written here
 	u := wal.Update{Group: g.local}
 	meta := g.meta
 	if behind.Index != 0 {

@@ -153,6 +153,11 @@ func (h *Host) newGroup(local uint64, meta grouppb.Replica, genesis Genesis) *Gr
 	g.onAnswer = g.answered
 	g.log = h.cfg.Logger.With("group", g.key.String(), "replica", uint64(g.self))
 	g.store.mended.wanted = g.mendLater
+	held, err := decodeRef(meta.Snapshot)
+	previous, perr := decodeRef(meta.Previous)
+	if g.files.name(held, previous); err != nil || perr != nil {
+		g.files.end() // start says what is wrong with the record
+	}
 	g.status.Store(&GroupStatus{Group: g.key, Replica: g.self, Role: "starting"})
 	return g
 }
@@ -272,7 +277,6 @@ func (g *Group) waitForSnapshot(ref SnapshotRef, cause error) {
 			g.log.Error("damaged snapshot not set aside", "snapshot", ref.Index, "error", err)
 		}
 	}
-	g.files.name(ref, SnapshotRef{})
 	g.repairing, g.statusDirty = true, true
 	g.publishStatus(false)
 }

@@ -5,9 +5,21 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 )
+
+// Confirm makes sure that the names of a group's files survive a crash. A file that
+// was found, and not committed by this process, may have got its name from one that
+// ended before it had synced the directory: call this before a frame names it.
+func (s *Store) Confirm(group uint64) error {
+	err := s.checkOpen()
+	if err == nil {
+		err = s.fs.SyncDir(s.groupDir(group))
+	}
+	return inGroup(group, "confirm", err)
+}
 
 // keepBad is how many set-aside files of a group are kept for whoever wants to
 // know what happened to them.
@@ -31,10 +43,17 @@ func (s *Store) removeIfThere(file string) error {
 // group call Retain and Commit in order. Readers that are open keep their
 // files. The removals are synced.
 func (s *Store) Retain(group uint64, keep ...Ref) error {
-	return inGroup(group, "retain", s.retain(group, keep))
+	return inGroup(group, "retain", s.retain(group, keep, snapSuffix, partSuffix, tempSuffix))
 }
 
-func (s *Store) retain(group uint64, keep []Ref) error {
+// Clear is Retain for what is not complete: temporary and partial files. Complete ones
+// stay, whether they are in keep or not.
+func (s *Store) Clear(group uint64, keep ...Ref) error {
+	return inGroup(group, "clear", s.retain(group, keep, partSuffix, tempSuffix))
+}
+
+// retain removes files with these suffixes.
+func (s *Store) retain(group uint64, keep []Ref, suffixes ...string) error {
 	if err := s.checkOpen(); err != nil {
 		return err
 	}
@@ -50,7 +69,7 @@ func (s *Store) retain(group uint64, keep []Ref) error {
 	}
 	removed := false
 	for _, name := range names {
-		if wanted[name] || !isOurs(name) {
+		if wanted[name] || !slices.Contains(suffixes, path.Ext(name)) {
 			continue
 		}
 		ok, err := s.removeUnused(path.Join(dir, name))
@@ -74,15 +93,6 @@ func (s *Store) removeUnused(file string) (bool, error) {
 	}
 	defer s.unclaim(file)
 	return true, s.removeIfThere(file)
-}
-
-// isOurs reports whether Retain may remove a file of that name.
-func isOurs(name string) bool {
-	switch path.Ext(name) {
-	case snapSuffix, partSuffix, tempSuffix:
-		return true
-	}
-	return false
 }
 
 // SetAside renames a file that failed its check, so that it is not found under
