@@ -161,13 +161,20 @@ func TestLyingTrailer(t *testing.T) {
 	if !bytes.Equal(appendTrailer(bytes.Clone(body), right), whole) {
 		t.Fatal("the trailer is not what this test takes it for")
 	}
-	chunks, user, sum := right, right, right
-	chunks.chunks, user.userBytes = 2, 5
+	chunks, user, huge, sum := right, right, right, right
+	chunks.chunks, user.userBytes, huge.userBytes = 2, 5, 1<<62
 	sum.sum[0]++
-	for _, wrong := range []trailer{chunks, user, sum} {
+	for _, wrong := range []trailer{chunks, user, huge, sum} {
 		ref.Checksum = wrong.sum
 		putFile(t, m, s.snapPath(1, ref), appendTrailer(bytes.Clone(body), wrong))
 		checkBroken(t, s, ref, "lying trailer")
+	}
+	// Who allocates what UserSize says must not be made to allocate more than the file.
+	ref.Checksum = huge.sum
+	putFile(t, m, s.snapPath(1, ref), appendTrailer(bytes.Clone(body), huge))
+	var damage *DamageError
+	if r, err := s.Open(1, ref); !errors.As(err, &damage) {
+		t.Fatalf("opened with %d bytes: %v", r.UserSize(), err)
 	}
 }
 

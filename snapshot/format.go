@@ -193,6 +193,8 @@ func decodeTrailer(b []byte, size int64) (trailer, error) {
 		return t, fmt.Errorf("no trailer at the end: cut off, or continued")
 	case checksum(0, b[:64]) != le.Uint32(b[64:]):
 		return t, fmt.Errorf("CRC of the trailer is wrong")
+	case t.userBytes > uint64(size):
+		return t, fmt.Errorf("%d bytes in a file of %d", t.userBytes, size)
 	case t.size != size:
 		return t, fmt.Errorf("the file has %d bytes, the trailer says %d", size, t.size)
 	}
