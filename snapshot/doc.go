@@ -10,7 +10,7 @@
 // only after the checksum over the whole file was right too. A damaged length
 // never becomes an allocation larger than a chunk or than what the file really
 // holds. A full disk is vfs.ErrNoSpace and leaves nothing behind under a final
-// name.
+// name; files stop short of the space that the log store keeps in reserve.
 //
 // What is not promised: that a file is wanted. The commit point of a snapshot
 // is a frame in the log store that names its Ref; a file that no frame names

@@ -21,6 +21,7 @@ type Receiver struct {
 
 	start  int64 // where this Receiver went on
 	off    int64 // bytes taken
+	looked int64 // up to where there was room
 	back   writeBack
 	stream *stream
 	buf    []byte // the part of the next piece that is here
@@ -29,7 +30,8 @@ type Receiver struct {
 
 // Receive begins or resumes the transfer of a snapshot. ErrReceiving if another
 // Receiver of the same Ref is open. A resume reads what is there, and goes on
-// after the last part of it that checks. That a complete file of that Ref is
+// after the last part of it that checks. Where there is no room for the rest it is
+// vfs.ErrNoSpace, and nothing is kept of what came. That a complete file of that Ref is
 // there already is no error: Commit replaces it.
 func (s *Store) Receive(group uint64, ref Ref) (*Receiver, error) {
 	r, err := s.receive(group, ref)
@@ -55,6 +57,9 @@ func (s *Store) receive(group uint64, ref Ref) (_ *Receiver, err error) {
 		if r.file != nil {
 			err = errors.Join(err, r.file.Close())
 		}
+		if errors.Is(err, vfs.ErrNoSpace) {
+			err = errors.Join(err, s.removeIfThere(r.path))
+		}
 		s.unclaim(r.path)
 		return nil, err
 	}
@@ -66,6 +71,9 @@ func (r *Receiver) openPartial() (err error) {
 	s := r.store
 	r.file, err = s.fs.OpenReadWrite(r.path)
 	if errors.Is(err, fs.ErrNotExist) {
+		if err := s.room(r.ref.Size, r.ref.Size); err != nil {
+			return err
+		}
 		if err := vfs.MkdirAllSync(s.fs, s.groupDir(r.group)); err != nil {
 			return err
 		}
@@ -80,6 +88,9 @@ func (r *Receiver) openPartial() (err error) {
 		return err
 	}
 	if err := r.rescan(size); err != nil {
+		return err
+	}
+	if err := s.room(r.ref.Size, r.ref.Size-r.off); err != nil {
 		return err
 	}
 	if size == r.off {
@@ -160,6 +171,12 @@ func (r *Receiver) write(p []byte) (int, error) {
 	if int64(len(p)) > r.ref.Size-r.off {
 		r.err = fmt.Errorf("%w: more than %d bytes", ErrMismatch, r.ref.Size)
 		return 0, r.err
+	}
+	if end := r.off + int64(len(p)); end > r.looked {
+		if err := r.store.room(r.ref.Size, end-r.off); err != nil {
+			return 0, err
+		}
+		r.looked = end + spaceEvery
 	}
 	n, err := r.file.WriteAt(p, r.off)
 	r.off += int64(n)

@@ -23,6 +23,11 @@ type Options struct {
 	// Dir is the store's own directory; it is made if it is missing. Nothing
 	// else may write there: the caller holds the lock of the data directory.
 	Dir string
+	// Reserve is the free space in bytes that the log store beside it needs to go
+	// on. Files are refused with vfs.ErrNoSpace that would touch it; a small one, a
+	// quarter of it at most, may take half of it, since to hold a snapshot is what
+	// lets the log store give up entries. 0: files may fill the disk.
+	Reserve uint64
 	// Logger hears of files that do not check; nil: nobody does.
 	Logger *slog.Logger
 }
@@ -31,9 +36,10 @@ type Options struct {
 // Writer, Reader or Receiver is for one goroutine at a time. It starts no
 // goroutines, and does all I/O in the goroutine that calls.
 type Store struct {
-	fs     vfs.FS
-	dir    string
-	logger *slog.Logger
+	fs      vfs.FS
+	dir     string
+	reserve uint64
+	logger  *slog.Logger
 
 	mu       sync.Mutex
 	closed   bool
@@ -54,7 +60,7 @@ func OpenStore(o Options) (*Store, error) {
 	if err := vfs.MkdirAllSync(o.FS, o.Dir); err != nil {
 		return nil, fmt.Errorf("snapshot: open %s: %w", o.Dir, err)
 	}
-	return &Store{fs: o.FS, dir: o.Dir, logger: logger, inUse: map[string]bool{}}, nil
+	return &Store{fs: o.FS, dir: o.Dir, reserve: o.Reserve, logger: logger, inUse: map[string]bool{}}, nil
 }
 
 // Close makes every later call fail with ErrClosed. Writers, Readers and
@@ -62,10 +68,11 @@ func OpenStore(o Options) (*Store, error) {
 // have not committed is not committed any more.
 func (s *Store) Close() error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.closed = true
-	if len(s.inUse) > 0 {
-		s.logger.Warn("snapshot store closed while files are being written", "dir", s.dir, "files", len(s.inUse))
+	n := len(s.inUse)
+	s.mu.Unlock()
+	if n > 0 {
+		s.logger.Warn("snapshot store closed while files are being written", "dir", s.dir, "files", n)
 	}
 	return nil
 }

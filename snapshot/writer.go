@@ -21,6 +21,7 @@ type Writer struct {
 	head  Head
 
 	off    int64 // in the file
+	looked int64 // up to where there was room
 	back   writeBack
 	seed   uint32
 	chunks uint64
@@ -117,6 +118,12 @@ func (w *Writer) flush() error {
 
 // writeOut appends b to the file and to what is hashed.
 func (w *Writer) writeOut(b []byte) error {
+	if end := w.off + int64(len(b)); end > w.looked {
+		if err := w.store.room(end, end-w.off); err != nil {
+			return err
+		}
+		w.looked = end + spaceEvery
+	}
 	if _, err := w.file.WriteAt(b, w.off); err != nil {
 		return err
 	}

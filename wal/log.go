@@ -244,6 +244,10 @@ func (l *Log) Health() error {
 	return err
 }
 
+// Reserve returns Options.ReserveBytes: what others who write to the same disk
+// should leave free.
+func (l *Log) Reserve() uint64 { return l.opts.ReserveBytes }
+
 // spaceShare is the part of the reserve that may be written between two looks
 // at the free space: what this log writes cannot use the reserve up unseen.
 const spaceShare = 16
