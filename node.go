@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"path"
@@ -141,7 +142,10 @@ func (n *node) bindAddress() (string, error) {
 // openStores opens what is on disk.
 func (n *node) openStores() error {
 	fail := func(err error) error { return fmt.Errorf("%w: %s: %w", ErrDataDir, n.cfg.CopyCatDataDir, err) }
-	var err error
+	err := n.findLog()
+	if err != nil {
+		return fail(err)
+	}
 	n.wal, err = wal.Open(wal.Options{FS: n.env.fs, Dir: path.Join(n.cfg.CopyCatDataDir, "wal"), Cold: n.env.cold, Logger: n.log})
 	if errors.Is(err, wal.ErrNewerFormat) {
 		err = fmt.Errorf("%w: %w", ErrNewerFormat, err)
@@ -155,6 +159,25 @@ func (n *node) openStores() error {
 		return fail(err)
 	}
 	return nil
+}
+
+// findLog refuses a directory whose log is gone, as where a disk of its own is not
+// mounted. Replicas had their numbers from that log before they had snapshots: a new
+// one would know none of them, and what is left of them would be swept away.
+func (n *node) findLog() error {
+	logs, snapshots := path.Join(n.cfg.CopyCatDataDir, "wal"), path.Join(n.cfg.CopyCatDataDir, "snapshots")
+	empty, err := wal.Empty(n.env.fs, logs)
+	if err != nil || !empty {
+		return err
+	}
+	names, err := n.env.fs.List(snapshots)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) || err == nil && len(names) == 0:
+		return nil
+	case err != nil:
+		return err
+	}
+	return fmt.Errorf("there are snapshots in %s, and no log in %s: bring it back, or remove both directories to go on without the replicas that were here", snapshots, logs)
 }
 
 // listen opens the two ports. A port that was chosen freely once is kept, so

@@ -315,6 +315,37 @@ func TestAbandonedStart(t *testing.T) {
 	works(t, cfg)
 }
 
+// TestLogIsGone wants a directory with snapshots and without the log that they belong to
+// to be refused, each time, and nothing of it to be swept away.
+func TestLogIsGone(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t, "")
+	works(t, cfg).Shutdown()
+	logs, away := filepath.Join(cfg.CopyCatDataDir, "wal"), filepath.Join(cfg.CopyCatDataDir, "elsewhere")
+	kept := filepath.Join(cfg.CopyCatDataDir, "snapshots", "00000000000000ff", "kept")
+	if err := os.MkdirAll(filepath.Dir(kept), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(kept, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(logs, away); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := refused(t, cfg, ErrDataDir); !strings.Contains(err.Error(), "no log in") {
+			t.Errorf("%v does not say that the log is gone", err)
+		}
+		if _, err := os.Stat(kept); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := os.Rename(away, logs); err != nil {
+		t.Fatal(err)
+	}
+	works(t, cfg)
+}
+
 // TestNewerLog wants a log of a newer format to be refused by the documented
 // error, and to be left alone.
 func TestNewerLog(t *testing.T) {

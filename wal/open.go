@@ -132,6 +132,16 @@ func (l *Log) listSegments() ([]uint64, error) {
 	return numbers, nil
 }
 
+// Empty reports whether a directory holds no segment of a log: it is missing, or Open
+// has never come to the end there, or what it held is gone, which Open cannot tell.
+func Empty(fsys vfs.FS, dir string) (bool, error) {
+	names, err := fsys.List(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("wal: list %s: %w", dir, err)
+	}
+	return !slices.ContainsFunc(names, func(name string) bool { return strings.Contains(name, segmentSuffix) }), nil
+}
+
 // identify finds the log's identity: in the FORMAT file, or, if that is gone
 // or damaged, in a segment's head. A new directory gets one.
 func (r *recovery) identify(numbers []uint64) error {
