@@ -139,7 +139,7 @@ func TestCallEndsWithItsContext(t *testing.T) {
 	})
 }
 
-// Beyond MaxCalls a call is refused, not queued.
+// Beyond its share of MaxCalls, a node's call is refused, not queued.
 func TestCallsAreBounded(t *testing.T) {
 	onBoth(t, func(t *testing.T, c *cluster) {
 		h := newRecorder()
@@ -151,7 +151,7 @@ func TestCallsAreBounded(t *testing.T) {
 		}
 		a := c.start(c.config(1, newRecorder()))
 		cfg := c.config(2, h)
-		cfg.MaxCalls = 2
+		cfg.MaxCalls = 4
 		c.start(cfg)
 		var group sync.WaitGroup
 		for range 2 {

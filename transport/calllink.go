@@ -97,7 +97,7 @@ func (l *callLink) abandon(number uint64) {
 
 // serve runs the link until it is idle or breaks, and then fails what waits.
 func (l *callLink) serve() {
-	p := l.peer
+	p, made := l.peer, time.Now()
 	registered := p.attach(l.conn, false)
 	ended := make(chan struct{})
 	go func() { // ends when the connection is closed, which detach does
@@ -107,10 +107,13 @@ func (l *callLink) serve() {
 	err := l.write()
 	p.detach(registered)
 	<-ended
-	p.calls.forget(l)
 	if err == errLinkIdle {
+		p.ended(made, nil)
+		p.calls.forget(l)
 		return
 	}
+	p.ended(made, err) // before somebody dials again
+	p.calls.forget(l)
 	if l.readErr != nil && !errors.Is(err, l.readErr) && !errors.Is(err, ErrStalled) {
 		err = fmt.Errorf("%w (%w)", err, l.readErr)
 	}

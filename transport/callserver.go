@@ -62,9 +62,7 @@ func (s *callServer) begin(ctx context.Context, body []byte) error {
 	if d.failed {
 		return fmt.Errorf("%w: request of %d bytes", ErrMalformed, len(body))
 	}
-	select {
-	case t.callSlots <- struct{}{}:
-	default:
+	if !t.callSlots.take(s.peer.node) {
 		return s.write(ctx, response(number, nil, &RemoteError{Code: CodeBusy, Text: "too many calls at work"}))
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -75,13 +73,13 @@ func (s *callServer) begin(ctx context.Context, body []byte) error {
 	}
 	s.mu.Unlock()
 	started := !taken && t.spawn(func() {
-		defer func() { <-t.callSlots }() // after the answer is written: it counts
+		defer t.callSlots.give(s.peer.node) // after the answer is written: it counts
 		defer cancel()
 		s.run(ctx, number, method, time.Duration(millis)*time.Millisecond, d.rest)
 	})
 	if !started {
 		cancel()
-		<-t.callSlots
+		t.callSlots.give(s.peer.node)
 	}
 	if taken {
 		return fmt.Errorf("%w: call %d twice", ErrMalformed, number)

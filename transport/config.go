@@ -46,12 +46,12 @@ type Handler interface {
 	// call.
 	HandleMessages(from id.Node, batch []Message)
 	// HandleCall answers a request. Calls run concurrently, at most
-	// Config.MaxCalls of them. The context ends when the caller gives up, its
+	// Config.MaxCalls of them, and half as many for one node. The context ends when the caller gives up, its
 	// connection breaks, or the transport closes; the handler must return then.
 	// request belongs to the handler, the answer to the transport.
 	HandleCall(ctx context.Context, from id.Node, method uint16, request []byte) ([]byte, error)
 	// HandleStream answers a request with bytes of any length, at most
-	// Config.MaxFetches of them at a time. Each Write goes out as it is, so it
+	// Config.MaxFetches of them at a time, and half as many for one node. Each Write goes out as it is, so it
 	// should be large. Writes block while the reader is slow, and fail when it
 	// has gone. Returning nil ends the stream whole; an error reaches the
 	// reader after the bytes that were written.
@@ -118,10 +118,11 @@ type Config struct {
 	// 256 KiB at 100 Mbit/s are 20 ms. At most a quarter of MaxFrame. Default
 	// 256 KiB.
 	PieceBytes int
-	// MaxCalls and MaxFetches bound the handlers at work for others, MaxPeers
+	// MaxCalls and MaxFetches bound the handlers at work for others, of which
+	// half may work for one and the same node, MaxPeers
 	// the nodes known (when there is no room for another, those are forgotten
 	// that had no connection for ten idle time-outs), MaxHandshakes the inbound connections that have not
-	// said who they are. Defaults 256, 32, 4096, 128.
+	// said who they are. Defaults 512, 64, 4096, 128.
 	MaxCalls, MaxFetches, MaxPeers, MaxHandshakes int
 
 	// HandshakeTimeout bounds dialing and handshake together. Default 5 s.
@@ -158,8 +159,8 @@ func (c Config) withDefaults() Config {
 	setInt(&c.MaxFrame, 64<<20)
 	setInt(&c.QueueBytes, max(64<<20, c.MaxFrame)+1<<10)
 	setInt(&c.PieceBytes, min(256<<10, c.MaxFrame/4))
-	setInt(&c.MaxCalls, 256)
-	setInt(&c.MaxFetches, 32)
+	setInt(&c.MaxCalls, 512)
+	setInt(&c.MaxFetches, 64)
 	setInt(&c.MaxPeers, 4096)
 	setInt(&c.MaxHandshakes, 128)
 	setTime(&c.HandshakeTimeout, 5*time.Second)

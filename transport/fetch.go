@@ -3,8 +3,10 @@ package transport
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"sync"
 	"time"
 
@@ -43,13 +45,15 @@ func (t *Transport) fetch(ctx context.Context, to id.Node, request []byte) (io.R
 	if err != nil {
 		return nil, err
 	}
+	made := time.Now()
 	l := p.attach(c, false)
 	if err := c.write(appendFrame(nil, frameFetch, request), t.cfg.StallTimeout); err != nil {
 		p.detach(l)
+		p.ended(made, err)
 		return nil, fmt.Errorf("%w: %w", ErrPeerDown, err)
 	}
 	c.patience = t.cfg.FetchTimeout
-	r := &fetched{ctx: ctx, peer: p, link: l}
+	r := &fetched{ctx: ctx, peer: p, link: l, made: made}
 	r.stop = context.AfterFunc(ctx, func() { closeQuietly(c.raw) })
 	return r, nil
 }
@@ -59,6 +63,7 @@ type fetched struct {
 	ctx  context.Context
 	peer *peer
 	link *link
+	made time.Time // when the connection was
 	stop func() bool
 	once sync.Once
 
@@ -119,6 +124,8 @@ func (r *fetched) cut(err error) error {
 		err = ErrClosed
 	} else if r.ctx.Err() != nil {
 		err = context.Cause(r.ctx)
+	} else if !errors.Is(err, net.ErrClosed) { // by Close, on another goroutine
+		r.peer.ended(r.made, err)
 	}
 	return fmt.Errorf("%w after %d bytes: fetch from node %s: %w", ErrCut, r.read, r.peer.node, err)
 }
@@ -136,9 +143,18 @@ func (r *fetched) Close() error {
 	return nil
 }
 
+// fetchConns is how many connections for fetches may stand for each of the
+// streams of Config.MaxFetches: most of these wait for their request, or are
+// about to be told that the node is busy. They have no other bound.
+const fetchConns = 8
+
 // serveFetch answers the one request of a connection.
 func (p *peer) serveFetch(c *conn) error {
 	t := p.t
+	if !t.fetchConns.take(p.node) {
+		return fmt.Errorf("%w: too many connections for fetches", ErrBusy)
+	}
+	defer t.fetchConns.give(p.node)
 	c.patience = t.cfg.HandshakeTimeout + t.cfg.StallTimeout
 	f, err := c.next()
 	if err != nil {
@@ -149,12 +165,10 @@ func (p *peer) serveFetch(c *conn) error {
 	}
 	w := &streamWriter{conn: c, piece: t.cfg.PieceBytes, patience: t.cfg.FetchTimeout}
 	w.compress = t.cfg.Compress != nil && t.cfg.Compress(p.node)
-	select {
-	case t.fetchSlots <- struct{}{}:
-		defer func() { <-t.fetchSlots }()
-	default:
+	if !t.fetchSlots.take(p.node) {
 		return w.end(&RemoteError{Code: CodeBusy, Text: "too many streams at work"})
 	}
+	defer t.fetchSlots.give(p.node)
 	ctx, cancel := context.WithCancel(t.ctx)
 	defer cancel()
 	gone := make(chan struct{})

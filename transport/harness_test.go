@@ -205,3 +205,8 @@ func TestSmoke(t *testing.T) {
 		t.Fatalf("%d bytes, %v", len(all), err)
 	}
 }
+
+// decodeMessages appends all messages of a frame's body to batch.
+func decodeMessages(body []byte, batch []Message) ([]Message, error) {
+	return newMessageDecoder(body).next(batch, len(body))
+}

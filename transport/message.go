@@ -66,18 +66,33 @@ func appendMessageHead(buf []byte, m, previous *Message) []byte {
 	return binary.AppendUvarint(buf, uint64(m.size()))
 }
 
-// decodeMessages appends the messages of a frame's body to batch. Payloads are
-// slices of body.
-func decodeMessages(body []byte, batch []Message) ([]Message, error) {
-	d := decoder{rest: body}
-	var group id.Group
-	for first := true; len(d.rest) > 0; first = false {
-		m, size := d.messageHead(group, first)
+// messageDecoder reads the messages of a frame's body, some at a time: an empty
+// message takes four bytes there, and thirty times that in memory.
+type messageDecoder struct {
+	decoder
+	size  int // of the body
+	count int // of the messages read
+	group id.Group
+}
+
+func newMessageDecoder(body []byte) *messageDecoder {
+	return &messageDecoder{decoder: decoder{rest: body}, size: len(body)}
+}
+
+// next appends the next messages to batch, at most limit of them: none if there
+// are no more. Payloads are slices of the body.
+func (d *messageDecoder) next(batch []Message, limit int) ([]Message, error) {
+	for range limit {
+		if len(d.rest) == 0 {
+			break
+		}
+		m, size := d.messageHead(d.group, d.count == 0)
 		if d.failed || size > uint64(len(d.rest)) {
-			return batch, fmt.Errorf("%w: message %d of a frame of %d bytes", ErrMalformed, len(batch), len(body))
+			return batch, fmt.Errorf("%w: message %d of a frame of %d bytes", ErrMalformed, d.count, d.size)
 		}
 		m.Payload = d.take(int(size))
-		group = m.Group
+		d.group = m.Group
+		d.count++
 		batch = append(batch, m)
 	}
 	return batch, nil

@@ -103,15 +103,12 @@ func (o *outbox) write() {
 	err = s.run()
 	p.detach(l)
 	<-ended
+	p.ended(started, err)
 	if err == nil {
 		return // idle
 	}
 	if s.readErr != nil && !errors.Is(err, s.readErr) && !errors.Is(err, ErrStalled) {
 		err = fmt.Errorf("%w (%w)", err, s.readErr)
-	}
-	if p.t.ctx.Err() == nil && time.Since(started) < p.t.cfg.BackoffMax {
-		// It accepts and breaks: do not try again without a pause.
-		p.unreachable(err)
 	}
 	o.dropWaiting(s.packer.left() + s.packer.packed)
 	if p.t.ctx.Err() == nil {

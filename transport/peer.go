@@ -64,16 +64,39 @@ func (p *peer) mayDial() error {
 	return nil
 }
 
+// reachable notes a handshake that succeeded, in whichever direction.
 func (p *peer) reachable() {
 	p.mu.Lock()
-	p.backoff.succeeded()
+	p.backoff.connected()
 	p.mu.Unlock()
 }
 
+// unreachable notes that the peer could not be dialed.
 func (p *peer) unreachable(err error) {
 	chance := p.t.chance()
 	p.mu.Lock()
 	p.backoff.failed(time.Now(), err, chance)
+	p.mu.Unlock()
+}
+
+// ended notes the end of a connection that was dialed from here; err is nil if
+// nothing was wrong with it. One that did not outlive the longest wait between
+// two attempts counts as one of them: or else a peer that accepts and breaks
+// would be dialed without a pause.
+func (p *peer) ended(made time.Time, err error) {
+	now := time.Now()
+	if err != nil && now.Sub(made) < p.t.cfg.BackoffMax {
+		if p.t.ctx.Err() != nil {
+			return
+		}
+		chance := p.t.chance()
+		p.mu.Lock()
+		p.backoff.broke(now, err, chance)
+		p.mu.Unlock()
+		return
+	}
+	p.mu.Lock()
+	p.backoff.forgive()
 	p.mu.Unlock()
 }
 
@@ -108,6 +131,9 @@ func (p *peer) met(incarnation uint64) error {
 	}
 	p.order.Unlock()
 	if newer {
+		p.mu.Lock()
+		p.backoff.forgive() // what an earlier process did is not this one's fault
+		p.mu.Unlock()
 		p.closeOlder(incarnation)
 	}
 	return nil

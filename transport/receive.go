@@ -16,18 +16,34 @@ func (t *Transport) serve(raw net.Conn) {
 	}
 	if err != nil && t.ctx.Err() == nil {
 		t.counters.refused.Add(1)
-		key, peer := who.node.String(), "node"
-		if who.node.IsZero() {
-			key, peer = raw.RemoteAddr().String(), "stranger"
-			if host, _, err := net.SplitHostPort(key); err == nil {
-				key = host
-			}
-		}
-		if !errors.Is(err, ErrNotReady) {
-			t.notices.warn(t.log, "accept "+key, "connection refused",
-				peer, key, "remote", raw.RemoteAddr(), "for", who.purpose, "error", err)
+		t.warnRefused(raw, who, err)
+	}
+}
+
+// warnRefused logs an inbound connection that was refused. What a stranger says
+// of himself is logged, and does not count for how often: he could say something
+// else each time.
+func (t *Transport) warnRefused(raw net.Conn, who stranger, err error) {
+	if errors.Is(err, ErrNotReady) {
+		return // it passes
+	}
+	remote := raw.RemoteAddr().String()
+	host := remote
+	if h, _, err := net.SplitHostPort(remote); err == nil {
+		host = h
+	}
+	kind := 0
+	for code, reason := range refusalReasons {
+		if reason != nil && errors.Is(err, reason) {
+			kind = code
+			break
 		}
 	}
+	args := []any{"remote", remote, "error", err}
+	if !who.node.IsZero() {
+		args = append(args, "node", who.node, "for", who.purpose)
+	}
+	t.notices.warn(t.log, fmt.Sprint("accept ", kind, " ", host), "connection refused", args...)
 }
 
 // serveAccepted runs a connection whose handshake succeeded. An error means
@@ -66,6 +82,9 @@ func (t *Transport) serveAccepted(c *conn) error {
 	return nil
 }
 
+// maxBatch is how many messages are handed to the handler at once.
+const maxBatch = 1024
+
 // receiveMessages hands the messages of one connection to the handler. nil
 // means that the other side closed it because it was idle.
 func (p *peer) receiveMessages(c *conn) error {
@@ -78,17 +97,17 @@ func (p *peer) receiveMessages(c *conn) error {
 		if err != nil {
 			return err
 		}
-		batch = batch[:0]
+		t.counters.bytesReceived.Add(uint64(len(f.body) + frameHeader))
 		switch f.kind {
 		case frameMessages:
-			batch, err = decodeMessages(f.body, batch)
+			batch, err = p.handMessages(f.body, batch)
 		case framePiece:
 			err = large.first(f.body)
 		case framePieceMore:
 			var m Message
 			var whole bool
 			if m, whole, err = large.more(f.body); whole {
-				batch = append(batch, m)
+				batch = p.hand(append(batch, m))
 			}
 		case framePing:
 			err = c.write(appendFrame(nil, framePong, f.body), t.cfg.StallTimeout)
@@ -100,16 +119,28 @@ func (p *peer) receiveMessages(c *conn) error {
 		if err != nil {
 			return err
 		}
-		t.counters.bytesReceived.Add(uint64(len(f.body) + frameHeader))
-		if len(batch) > 0 {
-			t.counters.messagesReceived.Add(uint64(len(batch)))
-			t.cfg.Handler.HandleMessages(p.node, batch)
-			clear(batch)
-		}
-		if cap(batch) > keepQueue {
-			batch = nil
-		}
 	}
+}
+
+// handMessages hands the messages in a frame's body to the handler. batch is
+// empty, and used again.
+func (p *peer) handMessages(body []byte, batch []Message) ([]Message, error) {
+	d := newMessageDecoder(body)
+	for {
+		batch, err := d.next(batch, maxBatch)
+		if len(batch) == 0 || err != nil {
+			return batch[:0], err
+		}
+		batch = p.hand(batch)
+	}
+}
+
+// hand hands a batch to the handler, and returns it empty.
+func (p *peer) hand(batch []Message) []Message {
+	p.t.counters.messagesReceived.Add(uint64(len(batch)))
+	p.t.cfg.Handler.HandleMessages(p.node, batch)
+	clear(batch)
+	return batch[:0]
 }
 
 // patience is how long an inbound connection may be silent: the dialer closes

@@ -3,8 +3,13 @@ package transport
 import (
 	"errors"
 	"fmt"
+	"log/slog"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/copycat-replication/copycat/id"
 )
 
 func TestBackoffGrowsAndResets(t *testing.T) {
@@ -31,7 +36,7 @@ func TestBackoffGrowsAndResets(t *testing.T) {
 	if b.allow(now.Add(749*time.Millisecond)) == nil || b.allow(now.Add(750*time.Millisecond)) != nil {
 		t.Fatal("half of the wait is random")
 	}
-	b.succeeded()
+	b.connected()
 	if b.allow(now) != nil {
 		t.Fatal("success ends the wait")
 	}
@@ -85,13 +90,65 @@ func TestNoticesAreRare(t *testing.T) {
 	t.Parallel()
 	var n notices
 	now := time.Unix(1000, 0)
-	if !n.due("a", now) || n.due("a", now.Add(59*time.Second)) || !n.due("b", now) || !n.due("a", now.Add(time.Minute)) {
+	due := func(key string, after time.Duration) bool {
+		is, _ := n.due(key, now.Add(after))
+		return is
+	}
+	if !due("a", 0) || due("a", 59*time.Second) || !due("b", 0) || !due("a", time.Minute) {
 		t.Fatal("one a minute for each key")
 	}
+	lines := 1 // "a", in the minute that begins
 	for i := range 10 * noticeKeys {
-		n.due(fmt.Sprint(i), now.Add(time.Minute))
+		if due(fmt.Sprint(i), time.Minute) {
+			lines++
+		}
+	}
+	if lines != noticeLines {
+		t.Fatalf("%d lines in a minute", lines)
+	}
+	if is, leftOut := n.due("c", now.Add(2*time.Minute)); !is || leftOut != 1+10*noticeKeys-noticeLines {
+		t.Fatalf("%v, %d warnings were left out", is, leftOut)
+	}
+	for i := range 100 {
+		for j := range noticeLines {
+			n.due(fmt.Sprint(i, j), now.Add(time.Duration(3+i)*time.Minute))
+		}
 	}
 	if len(n.last) > noticeKeys {
 		t.Fatalf("%d keys are kept", len(n.last))
 	}
+}
+
+// A stranger who calls himself another node each time does not fill the log.
+func TestStrangersDoNotFillTheLog(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		network := NewMemNetwork()
+		c := memCluster(t, network)
+		cfg := c.config(1, newRecorder())
+		cfg.Key = []byte("0123456789abcdef")
+		var lines countingWriter
+		cfg.Logger = slog.New(slog.NewTextHandler(&lines, nil))
+		a := c.start(cfg)
+		for i := range 1000 {
+			me := identity{cluster: clusterID(1), node: id.Node{0: 1, 14: byte(i >> 8), 15: byte(i)}, key: []byte("fedcba9876543210")}
+			conn := rawDial(t, a, network.Host("stranger"))
+			if _, err := me.dialHandshake(conn, nodeID(1), purposeMessages, time.Minute); !errors.Is(err, ErrBadKey) {
+				t.Fatal(err)
+			}
+			conn.Close()
+		}
+		synctest.Wait()
+		if n := lines.Load(); n != 1 {
+			t.Errorf("%d lines for one stranger", n)
+		}
+	})
+}
+
+// countingWriter counts the lines of a log.
+type countingWriter struct{ atomic.Int64 }
+
+func (w *countingWriter) Write(b []byte) (int, error) {
+	w.Add(1)
+	return len(b), nil
 }

@@ -30,7 +30,8 @@ type Transport struct {
 	// peers is replaced as a whole, so that Send finds its peer without a lock.
 	peers atomic.Pointer[map[id.Node]*peer]
 
-	callSlots, fetchSlots chan struct{}
+	callSlots, fetchSlots *slots // handlers at work
+	fetchConns            *slots // inbound connections for fetches
 	counters              counters
 
 	queuedMu sync.Mutex // taken after an outbox's mu
@@ -60,8 +61,9 @@ func New(cfg Config) (*Transport, error) {
 		cfg:        cfg,
 		log:        cfg.Logger,
 		listener:   listener,
-		callSlots:  make(chan struct{}, cfg.MaxCalls),
-		fetchSlots: make(chan struct{}, cfg.MaxFetches),
+		callSlots:  newSlots(cfg.MaxCalls),
+		fetchSlots: newSlots(cfg.MaxFetches),
+		fetchConns: newSlots(fetchConns * cfg.MaxFetches),
 		random:     cfg.Random,
 		conns:      make(map[net.Conn]struct{}),
 	}

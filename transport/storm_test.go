@@ -1,0 +1,152 @@
+package transport
+
+import (
+	"context"
+	"io"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// fickle listens as a node that lets everybody in and breaks each connection
+// right after the handshake. It returns how many there were.
+func fickle(t *testing.T, c *cluster, n byte) *atomic.Int64 {
+	t.Helper()
+	l, err := c.network(nodeID(n)).Listen(hostOf(nodeID(n)) + ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.locate(nodeID(n), l.Addr().String())
+	var met atomic.Int64
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			me := identity{cluster: clusterID(1), node: nodeID(n), incarnation: 1}
+			if _, err := me.acceptHandshake(conn, func(stranger) error { return nil }); err == nil {
+				met.Add(1)
+			}
+			conn.Close()
+		}
+	}()
+	t.Cleanup(func() {
+		l.Close()
+		<-ended
+	})
+	return &met
+}
+
+// A peer that lets a node in and then breaks the connection, again and again
+// (another version, a broken middlebox, a process that dies of what it is sent),
+// is dialed ever more rarely, whatever it is dialed for.
+func TestNoStormAtAPeerThatBreaksConnections(t *testing.T) {
+	t.Parallel()
+	for name, use := range map[string]func(a *Transport){
+		"messages": func(a *Transport) { _ = a.Send(nodeID(2), numbered(1, 1, 8)) },
+		"urgent":   func(a *Transport) { _ = a.Send(nodeID(2), Message{Group: groupID(1), Urgent: true}) },
+		"calls":    func(a *Transport) { _, _ = a.Call(context.Background(), nodeID(2), 1, nil) },
+		"fetches": func(a *Transport) {
+			if r, err := a.Fetch(context.Background(), nodeID(2), nil); err == nil {
+				_, _ = io.ReadAll(r)
+				r.Close()
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := memCluster(t, NewMemNetwork())
+				h := newRecorder()
+				h.events = make(chan event, 1<<16) // or a storm would block
+				a := c.start(c.config(1, h))
+				met := fickle(t, c, 2)
+				for range 6000 {
+					use(a)
+					time.Sleep(10 * time.Millisecond)
+				}
+				// A minute: some doublings, and then one each second or two.
+				if n := met.Load(); n < 20 || n > 90 {
+					t.Errorf("%d connections in a minute", n)
+				}
+				if n := len(h.events); n > 2*90 {
+					t.Errorf("%d reports of a peer that comes and goes", n)
+				}
+			})
+		})
+	}
+}
+
+// The same while the peer dials as well: that it is there, and can connect, does
+// not say that its connections last.
+func TestNoStormBetweenTwoThatBreakConnections(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := memCluster(t, NewMemNetwork())
+		h := newRecorder()
+		h.events = make(chan event, 1<<16) // or a storm would block
+		a := c.start(c.config(1, h))
+		met := fickle(t, c, 2)
+		me := identity{cluster: clusterID(1), node: nodeID(2), incarnation: 1}
+		for range 6000 {
+			conn, err := c.network(nodeID(2)).Dial(t.Context(), a.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := me.dialHandshake(conn, nodeID(1), purposeMessages, time.Minute); err != nil {
+				t.Fatal(err)
+			}
+			conn.Close()
+			_ = a.Send(nodeID(2), numbered(1, 1, 8))
+			time.Sleep(10 * time.Millisecond)
+		}
+		if n := met.Load(); n < 20 || n > 90 {
+			t.Errorf("%d connections in a minute", n)
+		}
+	})
+}
+
+// A new process of such a peer is not made to pay for the old one, and a
+// connection that has lasted ends the distrust.
+func TestDistrustEnds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		network := NewMemNetwork()
+		c := memCluster(t, network)
+		h := newRecorder()
+		h.events = make(chan event, 1<<16) // or a storm would block
+		a := c.start(c.config(1, h))
+		met := fickle(t, c, 2)
+		for range 6000 {
+			_ = a.Send(nodeID(2), numbered(1, 1, 8))
+			time.Sleep(10 * time.Millisecond)
+		}
+		hb := newRecorder()
+		cfg := c.config(2, hb)
+		cfg.Incarnation = 2
+		b := c.start(cfg)
+		if err := b.Send(nodeID(1), numbered(1, 2, 8)); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if err := a.Send(nodeID(2), numbered(1, 3, 8)); err != nil {
+			t.Fatalf("a later process is not dialed, after %d connections with an earlier one: %v", met.Load(), err)
+		}
+		if m := await(t, hb.messages, "message"); number(m) != 3 {
+			t.Fatal(m)
+		}
+		time.Sleep(a.cfg.BackoffMax)
+		network.Reset(hostOf(nodeID(1)), hostOf(nodeID(2)))
+		synctest.Wait()
+		if err := a.Send(nodeID(2), numbered(1, 4, 8)); err != nil {
+			t.Fatalf("a connection that lasted is not made again at once: %v", err)
+		}
+		if m := await(t, hb.messages, "message"); number(m) != 4 {
+			t.Fatal(m)
+		}
+	})
+}
