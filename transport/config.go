@@ -72,7 +72,8 @@ type Handler interface {
 // Config says how a transport works. Zero values mean the default.
 type Config struct {
 	// Node is this node, Incarnation counts its processes: a restarted node
-	// must have a greater one.
+	// must have a greater one. A peer talks to the process with the greatest
+	// that it has heard of, and to the first one of those that come with the same.
 	Node        id.Node
 	Incarnation uint64
 	// Cluster tells this node's cluster. While it returns zero, connections

@@ -102,7 +102,7 @@ func (t *Transport) dial(ctx context.Context, p *peer, for_ purpose) (*conn, err
 	t.counters.dials.Add(1)
 	c, err := t.dialOnce(ctx, p.node, for_)
 	if err == nil {
-		if err = p.met(c.peer.incarnation); err != nil {
+		if err = p.met(c.peer); err != nil {
 			t.release(c.raw)
 		}
 	}
@@ -223,11 +223,11 @@ func (t *Transport) admit(s stranger) error {
 	if err != nil {
 		return err
 	}
-	return p.notStale(s.incarnation)
+	return p.notStale(s)
 }
 
 func (t *Transport) identity() (*identity, error) {
-	me := &identity{cluster: t.cfg.Cluster(), node: t.cfg.Node, incarnation: t.cfg.Incarnation, key: t.cfg.Key}
+	me := &identity{cluster: t.cfg.Cluster(), node: t.cfg.Node, incarnation: t.cfg.Incarnation, instance: t.instance, key: t.cfg.Key}
 	if len(me.key) == 0 {
 		return me, nil
 	}

@@ -42,17 +42,19 @@
 // message at a time, between which other groups' messages pass; its own group's
 // wait behind it.
 //
-// # Wire format, version 1.0
+// # Wire format, version 1.1
 //
 // Numbers are little-endian, uvarint is that of encoding/binary, CRC is
 // CRC-32C. A connection, after TLS if there is TLS, begins with records
 // (record.go): magic "CPYC", major, minor, kind, zero, length (2), body, CRC.
 //
 //	dialer   hello      cluster 16, node 16, wanted node 16, incarnation 8,
-//	                    purpose 1, has a key 1, idle milliseconds 4, nonce 32
+//	                    purpose 1, has a key 1, idle milliseconds 4, nonce 32,
+//	                    instance 8 (since 1.1)
 //	listener challenge  nonce 32                                (with a key)
 //	dialer   proof      HMAC-SHA256 of what was said so far     (with a key)
-//	listener welcome    cluster 16, node 16, incarnation 8, HMAC 32 or zeros
+//	listener welcome    cluster 16, node 16, incarnation 8, HMAC 32 or zeros,
+//	                    instance 8 (since 1.1)
 //	listener refuse     code 1, cluster 16, node 16             (instead)
 //
 // The dialer proves itself first, so that a stranger gets nothing to guess the

@@ -54,7 +54,8 @@ var (
 	// than the refusing one can read.
 	ErrNewerVersion = errors.New("newer protocol version")
 	// ErrStaleIncarnation says that a newer process of the same node has been
-	// heard of already.
+	// heard of already, or that two of them come with the same incarnation: a
+	// copied data directory, or one that was set back.
 	ErrStaleIncarnation = errors.New("stale incarnation")
 	// ErrMalformed says that bytes on a connection are not what the protocol
 	// allows. The connection is closed.

@@ -17,6 +17,7 @@ type identity struct {
 	cluster     id.Cluster
 	node        id.Node
 	incarnation uint64
+	instance    uint64 // of the process, by chance; 0: not to be told
 	key         []byte
 	binding     []byte // ties the proofs to the TLS session, if there is one
 	nonce       [nonceSize]byte
@@ -26,6 +27,7 @@ type identity struct {
 type stranger struct {
 	node        id.Node // zero: it never said
 	incarnation uint64
+	instance    uint64 // 0: it did not say
 	purpose     purpose
 	idle        time.Duration
 }
@@ -39,7 +41,7 @@ func (me *identity) dialHandshake(rw io.ReadWriter, target id.Node, p purpose, i
 	}
 	h := hello{
 		cluster: me.cluster, from: me.node, target: target, incarnation: me.incarnation,
-		purpose: p, keyed: len(me.key) > 0, idle: idle, nonce: me.nonce,
+		purpose: p, keyed: len(me.key) > 0, idle: idle, nonce: me.nonce, instance: me.instance,
 	}
 	sent := appendRecord(nil, recordHello, h.append(nil))
 	if _, err := rw.Write(sent); err != nil {
@@ -71,9 +73,9 @@ func (me *identity) dialHandshake(rw io.ReadWriter, target id.Node, p purpose, i
 	if err != nil {
 		return it, err
 	}
-	it.incarnation = w.incarnation
+	it.incarnation, it.instance = w.incarnation, w.instance
 	switch {
-	case h.keyed && (challenge == nil || !hmac.Equal(w.mac[:], me.proof("listener", sent, challenge, w.unproven()))):
+	case h.keyed && (challenge == nil || !hmac.Equal(w.mac[:], me.proof("listener", sent, challenge, w.appendProven(nil)))):
 		return it, fmt.Errorf("%w: node %s did not prove that it knows the key", ErrBadKey, w.node)
 	case w.cluster != me.cluster:
 		return it, wrongCluster(me.cluster, w.cluster)
@@ -136,7 +138,7 @@ func (me *identity) examine(rw io.ReadWriter, admit func(stranger) error) (it st
 	if err != nil {
 		return it, err
 	}
-	it = stranger{node: h.from, incarnation: h.incarnation, purpose: h.purpose, idle: h.idle}
+	it = stranger{node: h.from, incarnation: h.incarnation, instance: h.instance, purpose: h.purpose, idle: h.idle}
 	switch {
 	case me.cluster.IsZero():
 		return it, fmt.Errorf("%w: this node", ErrNotReady)
@@ -149,7 +151,7 @@ func (me *identity) examine(rw io.ReadWriter, admit func(stranger) error) (it st
 	case h.keyed != (len(me.key) > 0):
 		return it, fmt.Errorf("%w: only one of the two sides has one", ErrBadKey)
 	}
-	w := welcome{cluster: me.cluster, node: me.node, incarnation: me.incarnation}
+	w := welcome{cluster: me.cluster, node: me.node, incarnation: me.incarnation, instance: me.instance}
 	if h.keyed {
 		challenge := appendRecord(nil, recordChallenge, me.nonce[:])
 		if _, err := rw.Write(challenge); err != nil {
@@ -162,7 +164,7 @@ func (me *identity) examine(rw io.ReadWriter, admit func(stranger) error) (it st
 		if answer.kind != recordProof || !hmac.Equal(answer.body, me.proof("dialer", r.raw, challenge)) {
 			return it, fmt.Errorf("%w: node %s did not prove that it knows the key", ErrBadKey, h.from)
 		}
-		copy(w.mac[:], me.proof("listener", r.raw, challenge, w.unproven()))
+		copy(w.mac[:], me.proof("listener", r.raw, challenge, w.appendProven(nil)))
 	}
 	if err := admit(it); err != nil {
 		return it, err
@@ -171,12 +173,6 @@ func (me *identity) examine(rw io.ReadWriter, admit func(stranger) error) (it st
 		return it, fmt.Errorf("write handshake: %w", err)
 	}
 	return it, nil
-}
-
-// unproven is the part of the body that the proof in it covers.
-func (w *welcome) unproven() []byte {
-	b := w.append(nil)
-	return b[:len(b)-macSize]
 }
 
 // proof is the HMAC of everything said so far. The role keeps one side's proof

@@ -32,6 +32,7 @@ type peer struct {
 	order       sync.Mutex
 	known, up   bool
 	incarnation uint64 // the greatest heard of
+	instance    uint64 // of the process that came as it; 0: it has not said
 }
 
 // link is a standing connection, as its peer knows it.
@@ -100,34 +101,47 @@ func (p *peer) ended(made time.Time, err error) {
 	p.mu.Unlock()
 }
 
-// notStale returns ErrStaleIncarnation if a newer process of the node is known.
-func (p *peer) notStale(incarnation uint64) error {
+// notStale returns ErrStaleIncarnation if a newer process of the node is known,
+// or another one that came as the same.
+func (p *peer) notStale(s stranger) error {
 	p.order.Lock()
 	defer p.order.Unlock()
-	return p.notStaleLocked(incarnation)
+	return p.notStaleLocked(s)
 }
 
-func (p *peer) notStaleLocked(incarnation uint64) error {
-	if p.known && incarnation < p.incarnation {
-		return fmt.Errorf("%w: node %s comes as %d, was %d already", ErrStaleIncarnation, p.node, incarnation, p.incarnation)
+func (p *peer) notStaleLocked(s stranger) error {
+	switch {
+	case !p.known || s.incarnation > p.incarnation:
+	case s.incarnation < p.incarnation:
+		return fmt.Errorf("%w: node %s comes as %d, was %d already", ErrStaleIncarnation, p.node, s.incarnation, p.incarnation)
+	case s.instance != 0 && p.instance != 0 && s.instance != p.instance:
+		return fmt.Errorf("%w: two processes come as node %s and incarnation %d: a data directory was copied, or set back",
+			ErrStaleIncarnation, p.node, s.incarnation)
 	}
 	return nil
 }
 
 // met notes a handshake that succeeded, and reports PeerUp if that is news. It
 // returns when the report is through.
-func (p *peer) met(incarnation uint64) error {
+func (p *peer) met(s stranger) error {
 	p.order.Lock()
-	if err := p.notStaleLocked(incarnation); err != nil {
+	if err := p.notStaleLocked(s); err != nil {
 		p.order.Unlock()
 		return err
 	}
+	incarnation := s.incarnation
 	newer := !p.known || incarnation > p.incarnation
 	if newer || !p.up {
 		p.known, p.up, p.incarnation = true, true, incarnation
+		if newer {
+			p.instance = 0
+		}
 		if p.t.ctx.Err() == nil {
 			p.t.cfg.Handler.PeerUp(p.node, incarnation)
 		}
+	}
+	if s.instance != 0 {
+		p.instance = s.instance
 	}
 	p.order.Unlock()
 	if newer {

@@ -53,12 +53,12 @@ func (t *Transport) serveAccepted(c *conn) error {
 	if err != nil {
 		return err
 	}
-	if err := p.met(c.peer.incarnation); err != nil {
+	if err := p.met(c.peer); err != nil {
 		return err
 	}
 	p.reachable()
 	l := p.attach(c, true)
-	if p.notStale(c.peer.incarnation) != nil {
+	if p.notStale(c.peer) != nil {
 		// A newer process came between met and attach: its links are not ours.
 		p.detach(l)
 		return nil

@@ -18,7 +18,7 @@ import (
 const (
 	recordMagic  = "CPYC"
 	versionMajor = 1
-	versionMinor = 0
+	versionMinor = 1
 	recordHeader = 10
 	maxRecord    = 1 << 10 // of a body
 )
@@ -71,6 +71,7 @@ type hello struct {
 	keyed        bool
 	idle         time.Duration // after which the dialer closes a connection
 	nonce        [nonceSize]byte
+	instance     uint64 // since 1.1; 0: not told
 }
 
 func (h *hello) append(b []byte) []byte {
@@ -84,7 +85,8 @@ func (h *hello) append(b []byte) []byte {
 	}
 	b = append(b, byte(h.purpose), keyed)
 	b = binary.LittleEndian.AppendUint32(b, uint32(min(h.idle.Milliseconds(), 1<<31)))
-	return append(b, h.nonce[:]...)
+	b = append(b, h.nonce[:]...)
+	return binary.LittleEndian.AppendUint64(b, h.instance)
 }
 
 func parseHello(body []byte) (h hello, err error) {
@@ -98,10 +100,19 @@ func parseHello(body []byte) (h hello, err error) {
 	h.keyed = keyed == 1
 	h.idle = time.Duration(d.uint32()) * time.Millisecond
 	copy(h.nonce[:], d.take(nonceSize))
+	h.instance = d.instance()
 	if d.failed || keyed > 1 || h.purpose < purposeMessages || h.purpose > purposeUrgent {
 		return h, fmt.Errorf("%w: hello of %d bytes", ErrMalformed, len(body))
 	}
 	return h, nil
+}
+
+// instance reads what version 1.0 does not say.
+func (d *decoder) instance() uint64 {
+	if len(d.rest) < 8 {
+		return 0
+	}
+	return d.uint64()
 }
 
 // welcome is the last record of a handshake that succeeds.
@@ -110,13 +121,19 @@ type welcome struct {
 	node        id.Node
 	incarnation uint64
 	mac         [macSize]byte // zero without a key
+	instance    uint64        // since 1.1, and behind the proof; 0: not told
 }
 
 func (w *welcome) append(b []byte) []byte {
+	b = append(w.appendProven(b), w.mac[:]...)
+	return binary.LittleEndian.AppendUint64(b, w.instance)
+}
+
+// appendProven appends what the proof in the body covers.
+func (w *welcome) appendProven(b []byte) []byte {
 	b = append(b, w.cluster[:]...)
 	b = append(b, w.node[:]...)
-	b = binary.LittleEndian.AppendUint64(b, w.incarnation)
-	return append(b, w.mac[:]...)
+	return binary.LittleEndian.AppendUint64(b, w.incarnation)
 }
 
 func parseWelcome(body []byte) (w welcome, err error) {
@@ -125,6 +142,7 @@ func parseWelcome(body []byte) (w welcome, err error) {
 	copy(w.node[:], d.take(16))
 	w.incarnation = d.uint64()
 	copy(w.mac[:], d.take(macSize))
+	w.instance = d.instance()
 	if d.failed {
 		return w, fmt.Errorf("%w: welcome of %d bytes", ErrMalformed, len(body))
 	}

@@ -2,6 +2,7 @@ package transport
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ import (
 // Its methods are safe for concurrent use.
 type Transport struct {
 	cfg      Config
+	instance uint64 // tells this process from another one of the same incarnation
 	log      *slog.Logger
 	notices  notices
 	listener net.Listener
@@ -53,12 +55,17 @@ func New(cfg Config) (*Transport, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
+	var instance [8]byte
+	if _, err := io.ReadFull(cfg.Random, instance[:]); err != nil {
+		return nil, fmt.Errorf("transport of node %s: read randomness: %w", cfg.Node, err)
+	}
 	listener, err := cfg.Network.Listen(cfg.listenAddress())
 	if err != nil {
 		return nil, fmt.Errorf("transport of node %s: listen on %s: %w", cfg.Node, cfg.listenAddress(), err)
 	}
 	t := &Transport{
 		cfg:        cfg,
+		instance:   binary.LittleEndian.Uint64(instance[:]),
 		log:        cfg.Logger,
 		listener:   listener,
 		callSlots:  newSlots(cfg.MaxCalls),
