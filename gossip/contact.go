@@ -233,7 +233,7 @@ func (g *Gossip) contactOne(ctx context.Context, given string, address netip.Add
 	case !mine.IsZero() && found.cluster != mine:
 		g.counters.foreign.Add(1)
 		err := fmt.Errorf("node %s at %s is of cluster %s, this node of %s", found.node, address, found.cluster, mine)
-		if g.contacts.firstRefusal(given, err.Error()) {
+		if g.contacts.firstRefusal(given, err.Error(), time.Now()) {
 			g.log.Warn("a peer belongs to another cluster", "error", err)
 		}
 		if slices.Contains(g.config.Peers, given) {

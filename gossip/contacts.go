@@ -11,8 +11,11 @@ import (
 )
 
 const (
-	maxRemembered    = 256
-	maxKnownQuarrels = 1024
+	maxRemembered = 256
+	// maxKnownQuarrels is how many refusals are remembered as logged, and how
+	// many are logged in quarrelPause: who is refused, and why, is what strangers say.
+	maxKnownQuarrels = 256
+	quarrelPause     = time.Minute
 	maxMoving        = 16
 )
 
@@ -39,7 +42,8 @@ type contacts struct {
 	conflict bool                   // someone holds our name to be at another address
 	moving   map[string]bool        // addresses to which other nodes have moved
 	next     int                    // where the next round of contacts begins
-	quarrels map[string]string      // refusals that were logged
+	quarrels map[string]quarrel     // refusals that were logged
+	cleared  time.Time              // when they were last forgotten
 }
 
 func (c *contacts) init(peers, remembered []string, random *rand.Rand, now time.Time) {
@@ -50,7 +54,7 @@ func (c *contacts) init(peers, remembered []string, random *rand.Rand, now time.
 	c.live = make(map[netip.AddrPort]int)
 	c.lost = make(map[string]time.Time)
 	c.mine, c.moving = make(map[string]bool), make(map[string]bool)
-	c.quarrels = make(map[string]string)
+	c.quarrels = make(map[string]quarrel)
 	for _, address := range remembered {
 		if len(c.lost) < maxRemembered && checkAddress(address) == nil {
 			c.lost[address] = now
@@ -146,14 +150,29 @@ func (c *contacts) expire(now time.Time, forget time.Duration) {
 	}
 }
 
-// firstRefusal reports whether this is news, for the log.
-func (c *contacts) firstRefusal(who, why string) bool {
+// quarrel is a refusal that was logged.
+type quarrel struct {
+	why string
+	at  time.Time
+}
+
+// firstRefusal reports whether this is news, for the log: of one that has not
+// been refused yet, or for another reason, and not too much of that.
+func (c *contacts) firstRefusal(who, why string, now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.quarrels[who] == why || len(c.quarrels) >= maxKnownQuarrels {
+	before, known := c.quarrels[who]
+	switch {
+	case known && (before.why == why || now.Sub(before.at) < quarrelPause):
 		return false
+	case !known && len(c.quarrels) >= maxKnownQuarrels:
+		if now.Sub(c.cleared) < quarrelPause {
+			return false
+		}
+		clear(c.quarrels)
+		c.cleared = now
 	}
-	c.quarrels[who] = why
+	c.quarrels[who] = quarrel{why, now}
 	return true
 }
 

@@ -97,3 +97,32 @@ func TestBroadcastsAreBounded(t *testing.T) {
 		t.Fatalf("%+v", s)
 	}
 }
+
+// Whoever is refused again and again, for ever other reasons and under ever other
+// names, does not fill the log; nor does he end it for others for good.
+func TestRefusalsInTheLogAreBounded(t *testing.T) {
+	t.Parallel()
+	c := testContacts(nil, nil)
+	now := time.Unix(1000, 0)
+	if !c.firstRefusal("a", "x", now) || c.firstRefusal("a", "x", now.Add(time.Hour)) || !c.firstRefusal("b", "x", now) {
+		t.Fatal("one and the same is told once")
+	}
+	told := 0
+	for i := range 1000 {
+		if c.firstRefusal("a", fmt.Sprint("x", i%2), now.Add(time.Hour)) {
+			told++
+		}
+		if c.firstRefusal(fmt.Sprint(i), "x", now.Add(time.Hour)) {
+			told++
+		}
+	}
+	if told > 2*maxKnownQuarrels {
+		t.Errorf("told %d times at once", told)
+	}
+	if !c.firstRefusal("c", "x", now.Add(2*time.Hour)) {
+		t.Error("who comes later is never told of")
+	}
+	if len(c.quarrels) > maxKnownQuarrels {
+		t.Errorf("%d refusals are remembered", len(c.quarrels))
+	}
+}

@@ -244,7 +244,7 @@ func (g *Gossip) Publish(replicas []Replica) {
 	var updates []update
 	if to > from || whole {
 		updates = g.directory.announce(from, to, whole)
-		g.directory.own.movedAt = time.Now().UnixNano()
+		g.directory.own.movedAt = max(g.elapsed(time.Now()), 1)
 		g.notifyLocked()
 	}
 	g.mu.Unlock()

@@ -95,7 +95,7 @@ type hosted struct {
 	// current is the newest epoch heard of; previous the one before it, which
 	// answers for what current does not have yet, until current is complete.
 	current, previous *list
-	replacedAt        int64 // unix nanoseconds, when previous was replaced
+	replacedAt        int64 // when previous was replaced; like all times here, in nanoseconds of a clock that is never set
 
 	alive       bool
 	lostAt      int64  // when alive became false

@@ -37,7 +37,7 @@ func (g *Gossip) run() {
 func (g *Gossip) digest(c contents) {
 	g.counters.dropped.Add(c.dropped)
 	for who, why := range c.refusals {
-		if g.contacts.firstRefusal(who, why) {
+		if g.contacts.firstRefusal(who, why, time.Now()) {
 			g.log.Warn("refusing a node", "peer", who, "error", why)
 		}
 	}
@@ -54,6 +54,11 @@ func (g *Gossip) digest(c contents) {
 		}
 	}
 }
+
+// elapsed is the directory's time: nanoseconds since Start. The time of day may
+// be set back, and what was asked for "a day from now" would not be asked again
+// for a day.
+func (g *Gossip) elapsed(now time.Time) int64 { return int64(now.Sub(g.since)) }
 
 // takeEvent updates the members.
 func (g *Gossip) takeEvent(e nodeEvent) {
@@ -74,11 +79,11 @@ func (g *Gossip) takeEvent(e nodeEvent) {
 	}
 	m.identity, m.address, m.alive = e.identity, e.address, e.alive
 	if e.alive {
-		if err := g.directory.setAlive(e.node, e.identity.incarnation, now.UnixNano()); err != nil {
+		if err := g.directory.setAlive(e.node, e.identity.incarnation, g.elapsed(now)); err != nil {
 			g.counters.refused.Add(1)
 		}
 	} else {
-		g.directory.setDead(e.node, now.UnixNano())
+		g.directory.setDead(e.node, g.elapsed(now))
 	}
 	g.contacts.moved(m, wasAlive, oldAddress, now)
 	g.notifyLocked()
@@ -148,9 +153,9 @@ func (g *Gossip) takeHello(h hello) {
 		return
 	}
 	g.mu.Lock()
-	stranger := g.directory.compare(h.node, h.vector, time.Now().UnixNano())
+	stranger := g.directory.compare(h.node, h.vector, g.elapsed(time.Now()))
 	g.mu.Unlock()
-	if stranger && g.contacts.firstRefusal(h.node.String(), "stranger") {
+	if stranger && g.contacts.firstRefusal(h.node.String(), "stranger", time.Now()) {
 		g.log.Error("a peer knows a later list of this node's replicas than this node ever published: "+
 			"another process uses this node's ID, or its data directory was set back", "peer", h.node)
 	}
@@ -177,7 +182,7 @@ func (g *Gossip) takePage(p *page) {
 
 func (g *Gossip) apply(u *update) outcome {
 	g.mu.Lock()
-	out, err := g.directory.apply(u, time.Now().UnixNano())
+	out, err := g.directory.apply(u, g.elapsed(time.Now()))
 	if out.changed {
 		g.notifyLocked()
 	}
@@ -218,7 +223,7 @@ func (g *Gossip) ask() {
 		return
 	}
 	g.mu.Lock()
-	requests := g.directory.wants(time.Now().UnixNano(), int64(g.timing.retry), int64(g.timing.settle), min(maxWantsOut, maxJobs-len(g.jobs)))
+	requests := g.directory.wants(g.elapsed(time.Now()), int64(g.timing.retry), int64(g.timing.settle), min(maxWantsOut, maxJobs-len(g.jobs)))
 	jobs := make([]job, 0, len(requests))
 	for _, w := range requests {
 		if m := g.members[w.from]; m != nil {
@@ -235,7 +240,7 @@ func (g *Gossip) ask() {
 func (g *Gossip) expire() {
 	now := time.Now()
 	g.mu.Lock()
-	forgotten, changed := g.directory.expire(now.UnixNano(), int64(g.timing.keep))
+	forgotten, changed := g.directory.expire(g.elapsed(now), int64(g.timing.keep))
 	for _, node := range forgotten {
 		delete(g.members, node)
 	}

@@ -52,7 +52,7 @@ func (g *Gossip) remind(now time.Time) {
 	}
 	g.reminded = now
 	g.mu.RLock()
-	versions := g.directory.recent(now.UnixNano(), int64(g.timing.settle), int64(g.timing.remindFor), remindVersions, g.contacts.pick)
+	versions := g.directory.recent(g.elapsed(now), int64(g.timing.settle), int64(g.timing.remindFor), remindVersions, g.contacts.pick)
 	var peers []*memberlist.Node
 	if len(versions) > 0 && versions[0].sequence > 0 {
 		for node, m := range g.members {

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -24,7 +26,10 @@ const (
 	maxPacket     = 65536
 	receiveBuffer = 2 << 20
 	bindAttempts  = 10 // with port 0, the UDP port of the TCP port's number may be taken
-	maxStreams    = 256
+	// maxStreams bounds the streams that others have opened, and those that this
+	// node has: strangers who connect and say nothing must not keep it from
+	// speaking.
+	maxStreams = 256
 )
 
 // sockets is a memberlist transport over UDP and TCP.
@@ -39,9 +44,12 @@ type sockets struct {
 	stop      context.CancelFunc
 	readers   sync.WaitGroup
 
-	mu    sync.Mutex
-	conns map[*stream]struct{} // guarded by mu; nil after shutdown
-	empty sync.WaitGroup       // one per open stream
+	mu      sync.Mutex
+	closed  bool                 // guarded by mu, as what follows
+	dialed  map[*stream]struct{} // not closed yet
+	inbound []*stream            // likewise, and not cut; oldest first
+	cut     map[*stream]struct{} // inbound ones that were, and whose user has not closed them yet
+	empty   sync.WaitGroup       // one per open stream
 }
 
 var _ memberlist.NodeAwareTransport = (*sockets)(nil)
@@ -78,7 +86,8 @@ func listenOnce(address string, port int, advertise netip.Addr) (*sockets, error
 	}
 	s := &sockets{
 		tcp: tcp, udp: udp, advertise: advertise, port: port,
-		packets: make(chan *memberlist.Packet), streams: make(chan net.Conn), conns: make(map[*stream]struct{}),
+		packets: make(chan *memberlist.Packet), streams: make(chan net.Conn),
+		dialed: make(map[*stream]struct{}), cut: make(map[*stream]struct{}),
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.readers.Add(2)
@@ -108,7 +117,7 @@ func (s *sockets) accept() {
 				continue
 			}
 		}
-		tracked, err := s.track(conn)
+		tracked, err := s.track(conn, true)
 		if err != nil {
 			continue
 		}
@@ -189,7 +198,7 @@ func (s *sockets) dial(ctx context.Context, a memberlist.Address, timeout time.D
 	if err := conn.SetDeadline(time.Now().Add(timeout)); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	return s.track(conn)
+	return s.track(conn, false)
 }
 
 // Shutdown closes the sockets and every stream, and returns when memberlist
@@ -199,27 +208,42 @@ func (s *sockets) Shutdown() error {
 	err := errors.Join(s.tcp.Close(), s.udp.Close())
 	s.readers.Wait()
 	s.mu.Lock()
-	conns := s.conns
-	s.conns = nil
+	s.closed = true
+	open := slices.Concat(s.inbound, slices.Collect(maps.Keys(s.dialed)))
 	s.mu.Unlock()
-	for conn := range conns {
+	for _, conn := range open {
 		_ = conn.Conn.Close() // its user, woken by this, closes the stream
 	}
 	s.empty.Wait()
 	return err
 }
 
-// track makes a stream that Shutdown knows of.
-func (s *sockets) track(conn net.Conn) (net.Conn, error) {
+// track makes a stream that Shutdown knows of. When others have opened too many,
+// the oldest one is cut: an honest exchange takes some round trips.
+func (s *sockets) track(conn net.Conn, inbound bool) (net.Conn, error) {
 	tracked := &stream{Conn: conn, sockets: s}
+	var oldest *stream
 	s.mu.Lock()
-	full := len(s.conns) >= maxStreams
-	closed := s.conns == nil
-	if !closed && !full {
-		s.conns[tracked] = struct{}{}
+	full := !inbound && len(s.dialed) >= maxStreams || inbound && len(s.cut) >= maxStreams
+	closed := s.closed
+	switch {
+	case closed || full:
+	case inbound:
+		if len(s.inbound) >= maxStreams {
+			oldest = s.inbound[0]
+			s.inbound = slices.Delete(s.inbound, 0, 1)
+			s.cut[oldest] = struct{}{}
+		}
+		s.inbound = append(s.inbound, tracked)
+		s.empty.Add(1)
+	default:
+		s.dialed[tracked] = struct{}{}
 		s.empty.Add(1)
 	}
 	s.mu.Unlock()
+	if oldest != nil {
+		_ = oldest.Conn.Close() // its user, woken by this, closes the stream
+	}
 	switch {
 	case closed:
 		return nil, errors.Join(net.ErrClosed, conn.Close())
@@ -227,6 +251,18 @@ func (s *sockets) track(conn net.Conn) (net.Conn, error) {
 		return nil, errors.Join(fmt.Errorf("more than %d gossip streams", maxStreams), conn.Close())
 	}
 	return tracked, nil
+}
+
+// untrack forgets a stream that its user has closed.
+func (s *sockets) untrack(c *stream) {
+	s.mu.Lock()
+	delete(s.dialed, c)
+	delete(s.cut, c)
+	if i := slices.Index(s.inbound, c); i >= 0 {
+		s.inbound = slices.Delete(s.inbound, i, i+1)
+	}
+	s.mu.Unlock()
+	s.empty.Done()
 }
 
 // stream is a TCP connection that its transport knows of until it is closed.
@@ -240,10 +276,7 @@ type stream struct {
 func (c *stream) Close() error {
 	c.once.Do(func() {
 		c.err = c.Conn.Close()
-		c.sockets.mu.Lock()
-		delete(c.sockets.conns, c)
-		c.sockets.mu.Unlock()
-		c.sockets.empty.Done()
+		c.sockets.untrack(c)
 	})
 	return c.err
 }

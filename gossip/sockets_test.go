@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -359,47 +358,6 @@ func TestRubbish(t *testing.T) {
 	}
 }
 
-// memberlist's own lines come out of the logger that was given, at sane levels.
-func TestLogLevels(t *testing.T) {
-	t.Parallel()
-	for line, want := range map[string]string{
-		"[DEBUG] memberlist: a b\n":                       "DEBUG a b",
-		"[INFO] memberlist: Suspect x has failed\n":       "INFO Suspect x has failed",
-		"[WARN] memberlist: a\n":                          "WARN a",
-		"[ERR] memberlist: Failed to send gossip to x\n":  "WARN Failed to send gossip to x",
-		"[ERROR] memberlist: a\n":                         "WARN a",
-		"Err: Could not set the deadline\n":               "INFO Err: Could not set the deadline",
-		"[WARN] memberlist: ignoring alive message for x": "DEBUG ignoring alive message for x",
-		"[odd": "INFO [odd",
-		"[WARN] memberlist: " + strings.Repeat("y", 10000): "WARN " + strings.Repeat("y", 493),
-	} {
-		var out bytes.Buffer
-		a := &logAdapter{logger: slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug,
-			ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-				if a.Key == slog.TimeKey || a.Key == "from" {
-					return slog.Attr{}
-				}
-				return a
-			}}))}
-		if n, err := a.Write([]byte(line)); n != len(line) || err != nil {
-			t.Errorf("wrote %d, %v", n, err)
-		}
-		level, msg, _ := strings.Cut(want, " ")
-		if unquoted, err := strconv.Unquote(`"` + msg + `"`); err == nil {
-			msg = unquoted
-		}
-		if got := out.String(); !strings.Contains(got, "level="+level) || !strings.Contains(got, msg) || len(got) > 600 {
-			t.Errorf("%.40q gave %q, want %.80q", line, got, want)
-		}
-		a.quiet.Store(true)
-		out.Reset()
-		_, _ = a.Write([]byte(line))
-		if !strings.Contains(out.String(), "level=DEBUG") {
-			t.Errorf("not quiet: %q", out.String())
-		}
-	}
-}
-
 // Calls from many goroutines while nodes come and go.
 func TestConcurrentUse(t *testing.T) {
 	t.Parallel()
@@ -515,21 +473,4 @@ func TestPeerThatKnowsALaterListOfOurs(t *testing.T) {
 			t.Fatalf("not logged: %s", out.String())
 		}
 	}
-}
-
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(b []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(b)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }
