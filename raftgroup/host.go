@@ -26,6 +26,8 @@ type Host struct {
 
 	refusals refusals // of nodes whose connections broke
 
+	complaints complaints // of nodes whose messages are refused
+
 	jobs jobs
 	idle chan struct{} // closed: no worker runs any more
 

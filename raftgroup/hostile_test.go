@@ -1,7 +1,11 @@
 package raftgroup
 
 import (
+	"context"
 	"encoding/binary"
+	"log/slog"
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -12,8 +16,10 @@ import (
 
 // hostileStage is a group of so many replicas, of which the one on node 1 leads,
 // and the story tells what comes from node 2 over the network.
-func hostileStage(t *testing.T, replicas int) *stage {
-	s := newStage(t, replicas)
+func hostileStage(t *testing.T, replicas int) *stage { return startHostile(t, newStage(t, replicas)) }
+
+func startHostile(t *testing.T, s *stage) *stage {
+	replicas := len(s.nodes)
 	t.Cleanup(s.finish)
 	for _, n := range s.nodes {
 		if err := n.start(); err != nil {
@@ -137,6 +143,67 @@ func TestHeartbeatBehindACutLog(t *testing.T) {
 		t.Fatalf("the log ends at %d, not at %d", g.last, last+1)
 	}
 }
+
+// TestRefusedMessagesDoNotFillTheLog: a node of another version sends what this one
+// does not know with each heartbeat, and one that is broken or worse what it does
+// not believe. Both are told of now and then.
+func TestRefusedMessagesDoNotFillTheLog(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, 3)
+	var log countingHandler
+	s.tune = func(cfg *Config) {
+		if cfg.Node == nodeN(1) {
+			cfg.Logger = slog.New(&log)
+		}
+	}
+	startHostile(t, s)
+	g := s.replicaOf(s.nodes[0])
+	log.lines.Store(0)
+	said := func(group id.Group, payload ...byte) {
+		s.nodes[0].host.HandleMessage(nodeN(2), Message{Group: group, From: 2, To: g.self, Payload: payload})
+	}
+	for range 1000 {
+		said(g.key, 200)
+		said(g.key, wireRaft, 0xff)
+		said(id.Group{}, 200)
+	}
+	for range 300 {
+		s.forge(s.nodes[0], &raftpb.Message{Type: raftpb.MsgAppResp.Enum(), From: u64(2), Term: u64(g.term()), Index: u64(g.last + 1000)})
+	}
+	if n := log.lines.Load(); n != complaintLines {
+		t.Errorf("%d lines about one node", n)
+	}
+	s.nodes[0].host.HandleMessage(nodeN(3), Message{Group: g.key, From: 3, To: g.self, Payload: []byte{200}})
+	if n := log.lines.Load(); n != complaintLines+1 {
+		t.Errorf("%d lines, with one about another node", n)
+	}
+	s.now = s.now.Add(complaintEvery)
+	said(g.key, 200)
+	if n := log.lines.Load(); n != complaintLines+2 || !strings.Contains(log.last.Load().(string), "left_out") {
+		t.Errorf("%d lines, the last one %v", n, log.last.Load())
+	}
+}
+
+// countingHandler counts the warnings of a log.
+type countingHandler struct {
+	lines atomic.Int64
+	last  atomic.Value // string
+}
+
+func (h *countingHandler) Enabled(_ context.Context, level slog.Level) bool {
+	return level >= slog.LevelWarn
+}
+
+func (h *countingHandler) Handle(_ context.Context, r slog.Record) error {
+	h.lines.Add(1)
+	text := r.Message
+	r.Attrs(func(a slog.Attr) bool { text += " " + a.String(); return true })
+	h.last.Store(text)
+	return nil
+}
+
+func (h *countingHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
+func (h *countingHandler) WithGroup(string) slog.Handler      { return h }
 
 // TestManySenders: what is remembered of who speaks from where is bounded, however
 // many replicas somebody claims to be.

@@ -163,12 +163,47 @@ func decodeMessage(b []byte) (*raftpb.Message, error) {
 	if known {
 		return &s.m, nil
 	}
+	return decodeAny(b)
+}
+
+// decodeAny reads a message with the generated code, after a look at what that
+// would make of it.
+func decodeAny(b []byte) (*raftpb.Message, error) {
+	entries := 0
+	for rest := b; len(rest) > 0; {
+		field, _, n := protowire.ConsumeField(rest)
+		switch {
+		case n < 0:
+			return nil, errNotProtobuf
+		case field == messageResponses:
+			return nil, errResponses
+		case field == messageEntries:
+			entries++
+		}
+		rest = rest[n:]
+	}
+	if entries > maxEntries {
+		return nil, errManyEntries
+	}
 	m := new(raftpb.Message)
 	if err := proto.Unmarshal(b, m); err != nil {
 		return nil, err
 	}
 	return m, nil
 }
+
+// maxEntries bounds the entries of one message: an empty one takes two bytes in
+// it, and a hundred times that in memory. Of maxMessageBytes there are at most
+// half as many, each with a term and an index.
+const maxEntries = 1 << 16
+
+var (
+	// errManyEntries says that a message has more entries than any sender makes.
+	errManyEntries = errors.New("too many entries in a message")
+	// errResponses says that a message holds others: those are between a raft
+	// and its own log.
+	errResponses = errors.New("messages within a message")
+)
 
 // ownBytes is the size below which an entry's data are copied out of the frame
 // that brought them: the log keeps entries for a while, counts their bytes
@@ -197,14 +232,16 @@ func (s *messageSlot) decode(b []byte) (known bool, err error) {
 			}
 			b = b[n:]
 			if len(slots) == 0 {
-				slots = make([]entrySlot, 1+countEntries(b))
+				slots = make([]entrySlot, 1+min(countEntries(b), maxEntries))
 				m.Entries = slices.Grow(m.Entries, len(slots))
 			}
 			if known, err := slots[0].decode(body); !known || err != nil {
 				return false, err
 			}
 			m.Entries = append(m.Entries, &slots[0].e)
-			slots = slots[1:]
+			if slots = slots[1:]; len(m.Entries) > maxEntries {
+				return false, errManyEntries
+			}
 		case field == messageContext && wire == protowire.BytesType:
 			body, n := protowire.ConsumeBytes(b)
 			if n < 0 {

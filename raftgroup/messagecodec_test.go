@@ -2,6 +2,7 @@ package raftgroup
 
 import (
 	"bytes"
+	"errors"
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -78,6 +79,12 @@ func TestMessageCodecAgreesWithProtobuf(t *testing.T) {
 		}
 		for _, b := range [][]byte{got[1:], want} {
 			again, err := decodeMessage(b)
+			if len(m.Responses) > 0 { // never travels
+				if !errors.Is(err, errResponses) {
+					t.Fatalf("%v\nis read: %v", m, err)
+				}
+				continue
+			}
 			if err != nil || !proto.Equal(again, m) {
 				t.Fatalf("%v\ncomes back as\n%v (%v)", m, again, err)
 			}
@@ -85,7 +92,8 @@ func TestMessageCodecAgreesWithProtobuf(t *testing.T) {
 	})
 }
 
-// FuzzDecodeMessage reads any bytes as the generated code does.
+// FuzzDecodeMessage reads any bytes as the generated code does, but for what takes
+// too much memory, or does not travel.
 func FuzzDecodeMessage(f *testing.F) {
 	for _, m := range []*raftpb.Message{
 		{}, benchAppend(3, 40), {Type: raftpb.MsgSnap.Enum(), Snapshot: &raftpb.Snapshot{}}, {Context: []byte{}, Vote: new(uint64(1))},
@@ -101,10 +109,36 @@ func FuzzDecodeMessage(f *testing.F) {
 		want := new(raftpb.Message)
 		wantErr := proto.Unmarshal(b, want)
 		got, err := decodeMessage(b)
+		if errors.Is(err, errResponses) || errors.Is(err, errManyEntries) {
+			return
+		}
 		if (err == nil) != (wantErr == nil) || (err == nil && !proto.Equal(got, want)) {
 			t.Fatalf("%x\nis %v (%v)\nnot %v (%v)", b, got, err, want, wantErr)
 		}
 	})
+}
+
+// A message of two bytes for each entry takes no memory for more entries than any
+// sender puts into one, whichever way it is read.
+func TestEntriesOfAMessageAreBounded(t *testing.T) {
+	t.Parallel()
+	entries := func(n int) []byte { return bytes.Repeat([]byte{messageEntries<<3 | 2, 0}, n) }
+	unknown := []byte{15<<3 | 0, 1}
+	for name, b := range map[string][]byte{
+		"plain":         entries(maxEntries + 1),
+		"by generated":  append(entries(maxEntries+1), unknown...),
+		"unknown first": append(bytes.Clone(unknown), entries(maxEntries+1)...),
+		"scattered":     bytes.Repeat([]byte{messageEntries<<3 | 2, 0, messageTerm << 3, 1}, maxEntries+1),
+	} {
+		if _, err := decodeMessage(b); !errors.Is(err, errManyEntries) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, b := range [][]byte{entries(maxEntries), append(entries(maxEntries), unknown...)} {
+		if m, err := decodeMessage(b); err != nil || len(m.Entries) != maxEntries {
+			t.Errorf("%d entries, %v", len(m.GetEntries()), err)
+		}
+	}
 }
 
 func benchAppend(entries, size int) *raftpb.Message {

@@ -17,7 +17,7 @@ func (h *Host) HandleMessages(from id.Node, batch []Message) {
 func (h *Host) HandleMessage(from id.Node, m Message) {
 	if m.Group == (id.Group{}) {
 		if err := h.handleNode(from, m.Payload); err != nil && !errors.Is(err, ErrBusy) {
-			h.cfg.Logger.Warn("message refused", "from", from.String(), "error", err)
+			h.complain(h.cfg.Logger, from, "message refused", "error", err)
 		}
 		return
 	}
@@ -26,7 +26,7 @@ func (h *Host) HandleMessage(from id.Node, m Message) {
 		return // a replica that is not here, or not any more: raft's senders live with loss
 	}
 	if err := g.receive(from, m); err != nil && !errors.Is(err, ErrBusy) {
-		g.log.Warn("message refused", "from", from.String(), "error", err)
+		h.complain(g.log, from, "message refused", "error", err)
 	}
 }
 

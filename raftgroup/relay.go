@@ -209,7 +209,7 @@ func decodeRelayed(frame Message, payload []byte, self id.Replica) (relayed, err
 		return relayed{}, fmt.Errorf("%w: group %s: append to be relayed from replica %d: %s", errBadMessage, frame.Group, frame.From, why)
 	}
 	body := payload[1:]
-	x := relayed{append: new(raftpb.Message)}
+	var x relayed
 	for _, number := range []*uint64{&x.hold, &x.count, &x.lastTerm} {
 		v, n := binary.Uvarint(body)
 		if n <= 0 || v > maxNumber {
@@ -217,10 +217,11 @@ func decodeRelayed(frame Message, payload []byte, self id.Replica) (relayed, err
 		}
 		*number, body = v, body[n:]
 	}
-	if err := proto.Unmarshal(body, x.append); err != nil {
+	m, err := decodeMessage(body)
+	if err != nil {
 		return bad(err.Error())
 	}
-	m := x.append
+	x.append = m
 	switch {
 	case frame.To != self || m.GetTo() == uint64(self) || m.GetTo() == 0:
 		return bad("not for another replica")

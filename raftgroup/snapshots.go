@@ -193,11 +193,11 @@ func (k *snapshotKeeper) tick(g *Group) {
 // onSnapshotOffer holds raft's snapshot message back until the file that it
 // refers to is here and verified: raft must not believe in a state that this
 // replica cannot show.
-func (g *Group) onSnapshotOffer(m *raftpb.Message) {
+func (g *Group) onSnapshotOffer(m *raftpb.Message, from id.Node) {
 	k := &g.snaps
 	ref, holder, err := decodeOffer(m)
 	if err != nil {
-		g.log.Warn("malformed snapshot offer", "from", m.GetFrom(), "error", err)
+		g.host.complain(g.log, from, "malformed snapshot offer", "from", m.GetFrom(), "error", err)
 		return
 	}
 	if ref.Index <= g.state.index {

@@ -302,8 +302,8 @@ func (o owns) contradicts(m *raftpb.Message) bool {
 	return false
 }
 
-// believable reports whether raft may have a message.
-func (g *Group) believable(m *raftpb.Message) bool {
+// believable reports whether raft may have a message, which came from a node.
+func (g *Group) believable(m *raftpb.Message, from id.Node) bool {
 	switch m.GetType() {
 	case raftpb.MsgHeartbeat:
 		// Appends of this very step may have made the log longer, or shorter.
@@ -319,7 +319,7 @@ func (g *Group) believable(m *raftpb.Message) bool {
 		return false
 	}
 	if (owns{last: g.last, leads: g.isLeader(), echoes: g.echoes}).contradicts(m) {
-		g.log.Warn("message contradicts what this replica knows of itself", "type", m.GetType().String(), "from", m.GetFrom(),
+		g.host.complain(g.log, from, "message contradicts what this replica knows of itself", "type", m.GetType().String(), "from", m.GetFrom(),
 			"commit", m.GetCommit(), "index", m.GetIndex(), "last", g.last)
 		return false
 	}
@@ -340,12 +340,12 @@ func (g *Group) onMessage(m *raftpb.Message, from id.Node) {
 	if g.quietness.quiet && g.stirs(m) {
 		g.awaken(id.Node{})
 	}
-	if !g.believable(m) {
+	if !g.believable(m, from) {
 		return
 	}
 	switch m.GetType() {
 	case raftpb.MsgSnap:
-		g.onSnapshotOffer(m)
+		g.onSnapshotOffer(m, from)
 		return
 	case raftpb.MsgPreVote, raftpb.MsgVote:
 		g.onVoteRequest(m)
