@@ -101,6 +101,12 @@ func (t *Transport) dial(ctx context.Context, p *peer, for_ purpose) (*conn, err
 	}
 	t.counters.dials.Add(1)
 	c, err := t.dialOnce(ctx, p.node, for_)
+	for range maxMoves {
+		if !errors.Is(err, errMoved) {
+			break
+		}
+		c, err = t.dialOnce(ctx, p.node, for_)
+	}
 	if err == nil {
 		if err = p.met(c.peer); err != nil {
 			t.release(c.raw)
@@ -129,6 +135,36 @@ func (t *Transport) dial(ctx context.Context, p *peer, for_ purpose) (*conn, err
 	return nil, fmt.Errorf("%w: dial node %s: %w", ErrPeerDown, p.node, err)
 }
 
+const (
+	// moveCheck is how often a dial looks whether the peer is still where it is
+	// dialed: where a machine was, nobody may be left to say that it has gone.
+	moveCheck = 250 * time.Millisecond
+	// maxMoves bounds how often one dial follows a peer.
+	maxMoves = 3
+)
+
+// errMoved says that the peer has another address than the one that is being
+// dialed. It stays inside the package, unless a peer moves on and on.
+var errMoved = errors.New("the node has moved meanwhile")
+
+// follow ends a dial by moved when the node has another address. It ends with ctx.
+func (t *Transport) follow(ctx context.Context, node id.Node, address string, moved context.CancelCauseFunc) {
+	tick := time.NewTicker(moveCheck)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if now, ok := t.cfg.Resolve(node); ok && now != address {
+				moved(errMoved)
+				return
+			}
+		}
+	}
+}
+
+// dialOnce makes one attempt, at the address that the peer has now.
 func (t *Transport) dialOnce(ctx context.Context, node id.Node, for_ purpose) (_ *conn, err error) {
 	me, err := t.identity()
 	if err != nil {
@@ -142,7 +178,19 @@ func (t *Transport) dialOnce(ctx context.Context, node id.Node, for_ purpose) (_
 		return nil, fmt.Errorf("%w: %s", ErrUnknownNode, node)
 	}
 	ctx, cancel := context.WithTimeout(ctx, t.cfg.HandshakeTimeout)
-	defer cancel()
+	ctx, moved := context.WithCancelCause(ctx)
+	followed := make(chan struct{})
+	go func() {
+		defer close(followed)
+		t.follow(ctx, node, address, moved)
+	}()
+	defer func() {
+		cancel()
+		<-followed
+		if context.Cause(ctx) == errMoved && err != nil {
+			err = fmt.Errorf("%w: %w", errMoved, err)
+		}
+	}()
 	raw, err := t.cfg.Network.Dial(ctx, address)
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		err = fmt.Errorf("%w: %w", ErrRefused, err)
@@ -223,7 +271,7 @@ func (t *Transport) admit(s stranger) error {
 	if err != nil {
 		return err
 	}
-	return p.notStale(s)
+	return p.admit(s)
 }
 
 func (t *Transport) identity() (*identity, error) {

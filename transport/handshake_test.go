@@ -318,6 +318,7 @@ func TestGarbageClosesTheConnection(t *testing.T) {
 	hugeHead = binary.AppendUvarint(hugeHead[:len(hugeHead)-1], 1<<50)
 	oversized := append([]byte(nil), good...)
 	binary.LittleEndian.PutUint32(oversized, 1<<31)
+	life := uint64(0)
 	for name, test := range map[string]struct {
 		bytes []byte
 		want  error
@@ -338,7 +339,8 @@ func TestGarbageClosesTheConnection(t *testing.T) {
 		for len(h.events) > 0 {
 			<-h.events
 		}
-		conn := rawNode(t, a, TCP{}, purposeMessages, 1)
+		life++ // or it is told to come back later
+		conn := rawNode(t, a, TCP{}, purposeMessages, life)
 		_, _ = conn.Write(test.bytes)
 		if test.want == io.ErrUnexpectedEOF {
 			conn.Close()

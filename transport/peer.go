@@ -20,8 +20,9 @@ type peer struct {
 	rtt  atomic.Int64 // nanoseconds, smoothed; zero: never measured
 	used atomic.Int64 // when it was last looked up to be used, or lost a connection; Unix nanoseconds
 
-	mu      sync.Mutex // taken after that of an outbox
-	backoff backoff
+	mu      sync.Mutex         // taken after that of an outbox
+	backoff backoff            // of dials to it
+	unrest  backoff            // of its dials to us
 	links   map[*link]struct{} // connections that stand
 
 	calls callers
@@ -48,6 +49,7 @@ func newPeer(t *Transport, node id.Node) *peer {
 		t:       t,
 		node:    node,
 		backoff: backoff{min: t.cfg.BackoffMin, max: t.cfg.BackoffMax},
+		unrest:  backoff{min: t.cfg.BackoffMin, max: t.cfg.BackoffMax},
 		links:   make(map[*link]struct{}),
 	}
 	p.ordinary.init(p, purposeMessages, t.cfg.QueueBytes)
@@ -101,6 +103,41 @@ func (p *peer) ended(made time.Time, err error) {
 	p.mu.Unlock()
 }
 
+// admit returns nil, or why a process that has proven to be the peer is not let in.
+func (p *peer) admit(s stranger) error {
+	p.order.Lock()
+	err := p.notStaleLocked(s)
+	newer := !p.known || s.incarnation > p.incarnation
+	p.order.Unlock()
+	if err != nil || newer || s.purpose == purposeFetch {
+		return err
+	}
+	return p.mayCome()
+}
+
+// mayCome returns nil, or why the peer is not to be let in now: its connections
+// break as soon as they are made, and each one costs every group a look.
+func (p *peer) mayCome() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.unrest.allow(time.Now()); err != nil {
+		return fmt.Errorf("%w: the connections of node %s break again and again: %w", ErrBusy, p.node, err)
+	}
+	return nil
+}
+
+// endedInbound is ended for a connection of messages or calls that the peer has made.
+func (p *peer) endedInbound(made time.Time, err error) {
+	now, chance := time.Now(), p.t.chance()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err != nil && now.Sub(made) < p.t.cfg.BackoffMax {
+		p.unrest.broke(now, err, chance)
+	} else {
+		p.unrest.forgive()
+	}
+}
+
 // notStale returns ErrStaleIncarnation if a newer process of the node is known,
 // or another one that came as the same.
 func (p *peer) notStale(s stranger) error {
@@ -147,6 +184,7 @@ func (p *peer) met(s stranger) error {
 	if newer {
 		p.mu.Lock()
 		p.backoff.forgive() // what an earlier process did is not this one's fault
+		p.unrest.forgive()
 		p.mu.Unlock()
 		p.closeOlder(incarnation)
 	}

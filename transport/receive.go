@@ -57,6 +57,7 @@ func (t *Transport) serveAccepted(c *conn) error {
 		return err
 	}
 	p.reachable()
+	made := time.Now()
 	l := p.attach(c, true)
 	if p.notStale(c.peer) != nil {
 		// A newer process came between met and attach: its links are not ours.
@@ -76,7 +77,11 @@ func (t *Transport) serveAccepted(c *conn) error {
 		t.notices.warn(t.log, "frame "+p.node.String(), "connection closed",
 			"node", p.node, "for", c.peer.purpose, "error", err)
 	}
-	if replaced := p.detach(l); !replaced && err != nil && c.peer.purpose != purposeFetch {
+	if replaced := p.detach(l); replaced || c.peer.purpose == purposeFetch {
+		return nil
+	}
+	p.endedInbound(made, err)
+	if err != nil {
 		p.lost(c.peer.incarnation, fmt.Errorf("%w: %s from node %s: %w", ErrPeerDown, c.peer.purpose, p.node, err), false)
 	}
 	return nil
