@@ -123,7 +123,7 @@ func FuzzDecodeMessage(f *testing.F) {
 func TestEntriesOfAMessageAreBounded(t *testing.T) {
 	t.Parallel()
 	entries := func(n int) []byte { return bytes.Repeat([]byte{messageEntries<<3 | 2, 0}, n) }
-	unknown := []byte{15<<3 | 0, 1}
+	unknown := []byte{15 << 3, 1}
 	for name, b := range map[string][]byte{
 		"plain":         entries(maxEntries + 1),
 		"by generated":  append(entries(maxEntries+1), unknown...),

@@ -132,8 +132,8 @@ func (p *peer) receiveMessages(c *conn) error {
 func (p *peer) handMessages(body []byte, batch []Message) ([]Message, error) {
 	d := newMessageDecoder(body)
 	for {
-		batch, err := d.next(batch, maxBatch)
-		if len(batch) == 0 || err != nil {
+		var err error
+		if batch, err = d.next(batch, maxBatch); len(batch) == 0 || err != nil {
 			return batch[:0], err
 		}
 		batch = p.hand(batch)
