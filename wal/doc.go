@@ -14,7 +14,8 @@
 //
 // The hot tier is a row of segments: preallocated, append-only files. An index
 // in memory finds the record of each entry; the newest entries of all groups
-// are cached, bounded in bytes.
+// are cached, bounded in bytes. The files of segments that were freed are used
+// again, since blocks that were written before are synced faster (spare).
 //
 // The cold tier is a ColdStore, Badger by default. Before the oldest segment
 // is removed, Reclaim moves what is still needed: committed entries to the
@@ -28,7 +29,7 @@
 //	LOCK                   held by the process that has the directory open
 //	0000000000000001.seg   segments, by number
 //	*.seg.damaged          segments with damage whose turn to go has come
-//	*.tmp                  half made; removed by the next Open
+//	*.tmp                  half made, or of a freed segment; removed by the next Open
 //	cold/                  Badger
 //
 // FORMAT and segments appear under a temporary name, are synced, renamed, and
@@ -55,7 +56,8 @@
 // Batches are numbered 1, 2, 3, … over all segments. The durable mark is up to
 // where the segment was durable when the batch was written; with one write in
 // flight that is where the batch begins. The header's checksum is seeded with
-// identity, segment number and offset, and does not depend on what is before.
+// identity, segment number and offset, and does not depend on what is before. So what
+// an earlier segment left in the same file is not a batch of this one.
 //
 // A batch holds frames:
 //
@@ -138,9 +140,6 @@
 //     slower for many small groups, and in Badger's case a flipped bit loses
 //     acknowledged keys without an error.
 //   - A log per group: 1,000 groups with one entry each would pay 1,000 syncs.
-//   - Recycling segment files: saves allocation, but stale batches then verify
-//     unless every checksum knows the file's generation; preallocation is
-//     enough.
 //   - Checksums of fixed blocks (LevelDB style): a large entry is cut in pieces,
 //     and one bit in a block's header takes all groups in it.
 //   - One chain of checksums without counters: it proves that something is

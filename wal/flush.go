@@ -19,6 +19,8 @@ type writer struct {
 	// What head and seals need to know.
 	nextNumber uint64 // of the next segment
 	lastEnd    int64  // of the segment before, if active is nil
+	spares     []spare
+	madeBefore uint64 // segments, when spares were trimmed last
 	sinceTable int64  // bytes written since the last table
 
 	// The free space is looked at when look is set, or so much was written.
@@ -124,7 +126,7 @@ func (l *Log) flushTaken() error {
 			size += w.taken[i].size
 		}
 	}
-	low := l.spaceIsLow(size)
+	low := l.spaceWithoutSpares(size)
 	if err := l.beginLocked(size); err != nil {
 		for i := range w.taken {
 			if u := w.taken[i].update; u != nil && errors.Is(err, ErrDiskFull) {

@@ -57,10 +57,10 @@ type Log struct {
 }
 
 type counters struct {
-	batches, frames, bytes, refused     atomic.Uint64
-	cacheHits, diskReads, coldReads     atomic.Uint64
-	coldMoved, carried, segments, freed atomic.Uint64
-	lost                                atomic.Uint64
+	batches, frames, bytes, refused             atomic.Uint64
+	cacheHits, diskReads, coldReads             atomic.Uint64
+	coldMoved, carried, segments, reused, freed atomic.Uint64
+	lost                                        atomic.Uint64
 }
 
 // NewGroup returns the next local group number, never given out before, not
@@ -210,7 +210,7 @@ func (l *Log) Stats() Stats {
 		Batches: l.count.batches.Load(), Frames: l.count.frames.Load(), BytesWritten: l.count.bytes.Load(),
 		Refused: l.count.refused.Load(), CacheHits: l.count.cacheHits.Load(), DiskReads: l.count.diskReads.Load(),
 		ColdReads: l.count.coldReads.Load(), ColdMoved: l.count.coldMoved.Load(), Carried: l.count.carried.Load(),
-		SegmentsMade: l.count.segments.Load(), SegmentsFreed: l.count.freed.Load(), Lost: l.count.lost.Load(),
+		SegmentsMade: l.count.segments.Load(), SegmentsReused: l.count.reused.Load(), SegmentsFreed: l.count.freed.Load(), Lost: l.count.lost.Load(),
 	}
 	s.QueuedUpdates, s.QueuedBytes = l.queue.load()
 	s.ColdFailed = l.cold.hasFailed()
@@ -286,7 +286,7 @@ func (l *Log) checkSpace() bool {
 		l.mu.Lock()
 		l.low = low
 		l.mu.Unlock()
-		l.run.wakeReclaim() // it frees more when space is low, and may write cold again when it is not
+		l.run.wakeReclaim() // it frees more when space is low, spares too, and may write cold again when it is not
 	}
 	if err != nil {
 		l.logger.Warn("wal: cannot tell the free space", "dir", l.dir, "error", err)
@@ -344,6 +344,7 @@ func (l *Log) Close() error {
 	for _, s := range order {
 		errs = append(errs, s.release())
 	}
+	l.dropSpares(0)
 	errs = append(errs, l.cold.close(), l.lock.Close())
 	return errors.Join(errs...)
 }

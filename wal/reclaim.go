@@ -25,7 +25,8 @@ const (
 )
 
 // Reclaim does one bounded step towards freeing the oldest segment, if one is
-// due: it removes the segment if nothing in it is needed, or else moves some
+// due: it removes the segment if nothing in it is needed (its file may be kept for a new
+// segment, as long as all of them stay within HotBytes), or else moves some
 // of what is: committed entries to the cold store, the rest to the newest
 // segment. More says that another step is worth while. It may run beside
 // Flush; calls for it wait for each other. Errors: ErrFailed, ErrClosed,
@@ -41,6 +42,7 @@ const (
 func (l *Log) Reclaim() (more bool, err error) {
 	l.reclaimMu.Lock()
 	defer l.reclaimMu.Unlock()
+	l.yieldSpares()
 	l.mu.RLock()
 	err = l.usableLocked()
 	var victim *segment
@@ -282,7 +284,7 @@ func (l *Log) removeSegment(s *segment) error {
 	if s.damaged {
 		err = l.fs.Rename(name, name+".damaged")
 	} else {
-		err = l.fs.Remove(name)
+		err = l.keepSpare(s)
 	}
 	// One that is gone already must not keep those behind it.
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

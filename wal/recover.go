@@ -169,7 +169,9 @@ func (r *recovery) segment(s *segment, h headOf, end int64, first, last bool) er
 }
 
 // emptyBehindHead reports whether nothing was ever written behind a damaged
-// head, if the head's length can be believed.
+// head, if the head's length can be believed. Of a file that was used before it
+// says no: then a loss is assumed. Such a segment is without a batch only for the
+// moment between its making and the batch that it was made for.
 func emptyBehindHead(data []byte) bool {
 	if len(data) < headFixed {
 		return false

@@ -106,7 +106,7 @@ func (l *Log) rollLocked(need int64) error {
 	if size > maxSegmentSize {
 		return fmt.Errorf("%w: a batch of %d bytes", ErrTooLarge, need)
 	}
-	s, err := createSegment(l.fs, l.dir, &head, size)
+	s, err := l.newSegment(&head, size)
 	if err != nil {
 		var late *afterRenameError
 		if errors.Is(err, vfs.ErrNoSpace) && !errors.As(err, &late) {

@@ -106,10 +106,15 @@ func (l *Log) commitLoop() {
 
 func (l *Log) reclaimLoop() {
 	r := &l.run
+	trim := time.NewTicker(spareTime)
+	defer trim.Stop()
 	for {
 		select {
 		case <-r.done:
 			return
+		case <-trim.C:
+			l.trimSpares()
+			continue
 		case <-r.reclaim:
 		}
 		for more := true; more; {

@@ -42,20 +42,27 @@ func (s *segment) release() error {
 // returns: written under a temporary name, synced, renamed, directory synced.
 // So a segment with a broken head is always damage, never a crash.
 func createSegment(fs vfs.FS, dir string, head *segmentHead, size int64) (*segment, error) {
-	content := head.encode()
-	s := &segment{number: head.number, name: segmentName(head.number), end: int64(align(len(content)))}
-	s.size = max(size, s.end)
-	s.seed = segmentSeed(head.identity, head.number)
-	final := path.Join(dir, s.name)
-	temporary := final + temporarySuffix
+	temporary := path.Join(dir, segmentName(head.number)+temporarySuffix)
 	f, err := fs.Create(temporary)
 	if err != nil {
 		return nil, err
 	}
-	err = f.Preallocate(s.size)
-	if err == nil {
-		_, err = f.WriteAt(content, 0)
+	if err := f.Preallocate(size); err != nil {
+		_ = f.Close()
+		_ = fs.Remove(temporary)
+		return nil, err
 	}
+	return beginSegment(fs, dir, head, f, temporary, size)
+}
+
+// beginSegment makes a file of a temporary name, and of a size that has room for
+// head, a segment.
+func beginSegment(fs vfs.FS, dir string, head *segmentHead, f vfs.File, temporary string, size int64) (*segment, error) {
+	content := head.encode()
+	s := &segment{number: head.number, name: segmentName(head.number), size: size, end: int64(align(len(content)))}
+	s.seed = segmentSeed(head.identity, head.number)
+	final := path.Join(dir, s.name)
+	_, err := f.WriteAt(content, 0)
 	if err == nil {
 		err = f.Sync()
 	}

@@ -42,13 +42,16 @@ func (l *Log) putCold(jobs []moveJob, full error) error {
 
 // coldRoom checks that there is room for a write to the cold store.
 func (l *Log) coldRoom(size uint64) error {
-	free, err := l.fs.Free(l.dir)
-	if err != nil {
-		return fmt.Errorf("wal: free space of %s: %w", l.dir, err)
-	}
 	need := l.opts.ReserveBytes + 4*size
 	if l.opts.Cold == nil {
 		need += coldMargin
+	}
+	free, err := l.fs.Free(l.dir)
+	if err == nil && free < need && l.giveSparesBack() {
+		free, err = l.fs.Free(l.dir)
+	}
+	if err != nil {
+		return fmt.Errorf("wal: free space of %s: %w", l.dir, err)
 	}
 	if free < need {
 		return fmt.Errorf("%w: the cold store needs %d bytes, %d are free", ErrDiskFull, need, free)

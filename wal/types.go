@@ -100,18 +100,20 @@ type Stats struct {
 	ColdBytes     uint64
 	ColdFailed    bool // a write to the cold store failed: nothing more moves to it in this life
 
-	Batches       uint64 // written since Open, seals included
-	Frames        uint64
-	BytesWritten  uint64
-	Refused       uint64 // updates refused for lack of space
-	CacheHits     uint64 // entries read from memory
-	DiskReads     uint64 // entries read from segments
-	ColdReads     uint64 // entries read from the cold store
-	ColdMoved     uint64 // entries moved to the cold store
-	Carried       uint64 // entries and states carried to a newer segment
-	SegmentsMade  uint64
-	SegmentsFreed uint64
-	Lost          uint64 // entries that were not readable when their segment was freed
+	Batches      uint64 // written since Open, seals included
+	Frames       uint64
+	BytesWritten uint64
+	Refused      uint64 // updates refused for lack of space
+	CacheHits    uint64 // entries read from memory
+	DiskReads    uint64 // entries read from segments
+	ColdReads    uint64 // entries read from the cold store
+	ColdMoved    uint64 // entries moved to the cold store
+	Carried      uint64 // entries and states carried to a newer segment
+	SegmentsMade uint64
+	// SegmentsReused are those of SegmentsMade whose files were of freed ones.
+	SegmentsReused uint64
+	SegmentsFreed  uint64
+	Lost           uint64 // entries that were not readable when their segment was freed
 }
 
 const (

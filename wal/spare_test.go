@@ -1,0 +1,242 @@
+package wal
+
+import (
+	"bytes"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/copycat-replication/copycat/internal/vfs"
+)
+
+// spareFiles lists the spares in the directory.
+func (r *rig) spareFiles() []string {
+	r.t.Helper()
+	names, err := r.fs.List(r.opts.Dir)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return slices.DeleteFunc(names, func(n string) bool { return !strings.HasSuffix(n, spareSuffix) })
+}
+
+// rolling is a rig whose group writes entries of one size, so that what a used
+// segment held stands exactly where the new batches come, and keeps the last few.
+type rolling struct {
+	*rig
+	g, first, last uint64
+}
+
+const rollingSize = 1000
+
+func newRolling(t *testing.T) *rolling {
+	r := newRig(t, func(o *Options) { o.SegmentSize, o.HotBytes, o.CacheBytes = 16<<10, 96<<10, 1 })
+	return &rolling{rig: r, g: r.group(), first: 1}
+}
+
+// next writes one entry more; after some, all but the newest two are compacted away.
+func (r *rolling) next() error {
+	i := r.last + 1
+	if err := r.try(Update{Group: r.g, Entries: entries(r.g, i, i, 1, rollingSize), HardState: hard(1, 1, i)}); err != nil {
+		return err
+	}
+	r.last = i
+	if i%50 == 0 {
+		r.must(Update{Group: r.g, Compact: &Mark{i - 2, 1}})
+		r.first = i - 1
+		r.reclaimAll()
+	}
+	return nil
+}
+
+// fill writes until segments have been used again.
+func (r *rolling) fill(reused uint64) {
+	r.t.Helper()
+	for r.log.Stats().SegmentsReused < reused {
+		if err := r.next(); err != nil {
+			r.t.Fatal(err)
+		}
+		if r.last > 10_000 {
+			r.t.Fatalf("segments are not used again: %+v", r.log.Stats())
+		}
+	}
+}
+
+func (r *rolling) whole() {
+	r.t.Helper()
+	if d, s := r.log.Damages(), r.log.Suspects(); len(d)+len(s) > 0 {
+		r.t.Fatalf("damages %v, suspects %+v", d, s)
+	}
+	r.check(r.g, r.first, r.last, 1, rollingSize)
+}
+
+func TestFreedSegmentsAreUsedAgain(t *testing.T) {
+	t.Parallel()
+	r := newRolling(t)
+	r.fill(20)
+	r.whole()
+	names, err := r.fs.List(r.opts.Dir)
+	if most := int(r.opts.HotBytes/r.opts.SegmentSize) + 3; err != nil || len(names) > most { // FORMAT, LOCK, the newest
+		t.Fatalf("%d files, want %d at most: %v, %v", len(names), most, names, err)
+	}
+	if len(r.spareFiles()) == 0 {
+		t.Fatal("no spares")
+	}
+	r.crash(vfs.LoseAll)
+	r.whole()
+	if s := r.spareFiles(); len(s) != 0 {
+		t.Fatalf("spares of the life before: %v", s)
+	}
+	r.fill(5)
+	r.reopen()
+	if s := r.spareFiles(); len(s) != 0 {
+		t.Fatalf("spares after Close: %v", s)
+	}
+	r.whole()
+}
+
+// What a segment held before never passes for something of the new one, wherever
+// power is lost, and whichever pages of the batch under way are there then.
+func TestNothingOldComesBackInAUsedSegment(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(60) {
+		rng := rand.New(rand.NewPCG(seed, 0))
+		r := newRolling(t)
+		for range 3 {
+			r.fill(r.log.Stats().SegmentsReused + 3)
+			for range rng.IntN(20) {
+				if err := r.next(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if rng.IntN(2) == 0 { // a batch is under way
+				r.fs.SetFault(func(op vfs.Op, _ string, _, _ int64) error {
+					if op == vfs.OpSync {
+						return errors.New("injected")
+					}
+					return nil
+				})
+				if err := r.next(); !errors.Is(err, ErrFailed) {
+					t.Fatal(err)
+				}
+				r.fs.SetFault(nil)
+			}
+			old := r.log
+			r.fs, r.cold = r.fs.Crash(rng.Uint64()), r.cold.Crash()
+			_ = old.Close()
+			r.open()
+			if last, err := r.log.LastIndex(r.g); err != nil || last < r.last || last > r.last+1 {
+				t.Fatalf("seed %d: last index %d (%v), %d was durable", seed, last, err, r.last)
+			} else if last > r.last {
+				r.last = last // the batch under way is there as a whole
+			}
+			if t.Failed() {
+				t.Fatalf("seed %d", seed)
+			}
+			r.whole()
+		}
+	}
+}
+
+// A segment that somebody still reads is not written over.
+func TestSpareIsNotUsedUnderItsReader(t *testing.T) {
+	t.Parallel()
+	r := newRolling(t)
+	r.fill(2)
+	oldest := r.log.order[0]
+	oldest.acquire()
+	before := make([]byte, oldest.size)
+	if _, err := oldest.file.ReadAt(before, 0); err != nil {
+		t.Fatal(err)
+	}
+	r.fill(r.log.Stats().SegmentsReused + 20)
+	if r.log.order[0] == oldest {
+		t.Fatal("the segment is still the oldest")
+	}
+	after := make([]byte, oldest.size)
+	if _, err := oldest.file.ReadAt(after, 0); err != nil || !bytes.Equal(before, after) {
+		t.Fatalf("what is being read has changed (%v)", err)
+	}
+	if err := oldest.release(); err != nil {
+		t.Fatal(err)
+	}
+	r.whole()
+}
+
+// What spares hold is room: nothing is refused before it is given back.
+func TestSparesAreGivenBackToAFullDisk(t *testing.T) {
+	t.Parallel()
+	r := newRolling(t)
+	r.fill(4)
+	for len(r.spareFiles()) == 0 {
+		if err := r.next(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.log.opts.ReserveBytes = 8 << 10
+	r.fs.SetCapacity(r.fs.Used() + 4<<10)
+	if err := r.next(); err != nil {
+		t.Fatalf("with spares to give back: %v", err)
+	}
+	if s := r.spareFiles(); len(s) != 0 {
+		t.Fatalf("spares on a full disk: %v", s)
+	}
+	r.fs.SetCapacity(r.fs.Used() + 4<<10)
+	if err := r.try(Update{Group: r.g, Entries: entries(r.g, r.last+1, r.last+1, 1, rollingSize)}); !errors.Is(err, ErrDiskFull) {
+		t.Fatalf("without: %v", err)
+	}
+}
+
+// Whoever asks for a number needs no flush to find the room of spares.
+func TestSparesAreGivenBackWithoutAFlush(t *testing.T) {
+	t.Parallel()
+	r := newRolling(t)
+	r.fill(4)
+	for len(r.spareFiles()) == 0 {
+		if err := r.next(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.log.opts.ReserveBytes = 8 << 10
+	r.fs.SetCapacity(r.fs.Used() + 4<<10)
+	if !r.log.checkSpace() {
+		t.Fatal("space is not low")
+	}
+	r.reclaimAll()
+	if s := r.spareFiles(); len(s) != 0 {
+		t.Fatalf("spares on a full disk: %v", s)
+	}
+	if err := r.log.Health(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A log that has filled no segment for a while has no spares.
+func TestSparesGoWithTheNeed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRolling(t)
+		r.fill(4)
+		for len(r.spareFiles()) == 0 {
+			if err := r.next(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.log.trimSpares()
+		if len(r.spareFiles()) == 0 {
+			t.Fatal("spares went though segments were made")
+		}
+		r.log.Start()
+		time.Sleep(2 * spareTime)
+		synctest.Wait()
+		if s := r.spareFiles(); len(s) != 0 {
+			t.Fatalf("spares after %s without a new segment: %v", 2*spareTime, s)
+		}
+		if err := r.log.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
