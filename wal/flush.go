@@ -230,7 +230,7 @@ func (l *Log) writeLocked(flags uint32) error {
 	for len(w.buf)%batchAlign != 0 {
 		w.buf = append(w.buf, 0)
 	}
-	if _, err := w.active.file.WriteAt(w.buf, w.active.end); err != nil {
+	if _, err := w.active.file.WriteAt(w.padded(), w.active.end); err != nil {
 		return l.fail("write "+w.active.name, err)
 	}
 	if err := w.active.file.SyncData(); err != nil {

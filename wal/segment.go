@@ -13,6 +13,7 @@ type segment struct {
 	name   string // base name
 	file   vfs.File
 	size   int64 // of the file
+	reused bool  // the file was another segment's before
 	end    int64 // where its batches end
 	seed   uint32
 
@@ -62,6 +63,9 @@ func beginSegment(fs vfs.FS, dir string, head *segmentHead, f vfs.File, temporar
 	s := &segment{number: head.number, name: segmentName(head.number), size: size, end: int64(align(len(content)))}
 	s.seed = segmentSeed(head.identity, head.number)
 	final := path.Join(dir, s.name)
+	if over := len(content) % spareBlock; over > 0 { // see padded
+		content = append(content, zeros[:min(int64(spareBlock-over), size-int64(len(content)))]...)
+	}
 	_, err := f.WriteAt(content, 0)
 	if err == nil {
 		err = f.Sync()

@@ -240,3 +240,28 @@ func TestSparesGoWithTheNeed(t *testing.T) {
 		}
 	})
 }
+
+// No page of a used file is written in part where the disk would have to be read first.
+func TestWritesToAUsedFileEndWithABlock(t *testing.T) {
+	t.Parallel()
+	r := newRolling(t)
+	r.fill(1)
+	writes := 0
+	r.fs.SetFault(func(op vfs.Op, name string, off, n int64) error {
+		a := r.log.writer.active
+		if op != vfs.OpWrite || !strings.HasSuffix(name, spareSuffix) { // as it was opened
+			return nil
+		}
+		writes++
+		if end := off + n; end%spareBlock != 0 && end != a.size {
+			t.Errorf("%s: a write of %d bytes at %d ends within a block", name, n, off)
+		}
+		return nil
+	})
+	r.fill(r.log.Stats().SegmentsReused + 3)
+	r.fs.SetFault(nil)
+	if writes == 0 {
+		t.Fatal("nothing was written to a used file")
+	}
+	r.whole()
+}
