@@ -154,7 +154,7 @@ func (n *node) openStores() error {
 		return fail(err)
 	}
 	n.wal.Start()
-	n.snapshots, err = snapshot.OpenStore(snapshot.Options{FS: n.env.fs, Dir: path.Join(n.cfg.CopyCatDataDir, "snapshots"), Reserve: n.wal.Reserve(), Logger: n.log})
+	n.snapshots, err = snapshot.OpenStore(snapshot.Options{FS: n.env.fs, Dir: path.Join(n.cfg.CopyCatDataDir, "snapshots"), Reserve: n.wal.Reserve(), Yield: n.wal.Yield, Logger: n.log})
 	if err != nil {
 		return fail(err)
 	}

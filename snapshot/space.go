@@ -17,15 +17,19 @@ func (s *Store) room(size, n int64) error {
 	if s.reserve == 0 {
 		return nil
 	}
-	free, err := s.fs.Free(s.dir)
-	if err != nil {
-		return nil // the disk says by itself when it is full
-	}
 	keep := s.reserve + s.reserve/4
 	if uint64(size) <= s.reserve/4 {
 		keep = s.reserve / 2
 	}
-	if need := keep + uint64(n); free < need {
+	need := keep + uint64(n)
+	free, err := s.fs.Free(s.dir)
+	if err == nil && free < need && s.yield != nil && s.yield() {
+		free, err = s.fs.Free(s.dir)
+	}
+	if err != nil {
+		return nil // the disk says by itself when it is full
+	}
+	if free < need {
 		return fmt.Errorf("%w: %d bytes are free, %d are needed with what is kept in reserve", vfs.ErrNoSpace, free, need)
 	}
 	return nil

@@ -77,3 +77,26 @@ func TestReserve(t *testing.T) {
 	must(t, s.Retain(2))
 	must(t, write(reserve/8))
 }
+
+// What others keep on the disk only to be fast is freed before a file is refused.
+func TestRoomIsYielded(t *testing.T) {
+	t.Parallel()
+	const reserve = 8 << 20
+	m := newMem(t)
+	kept := int64(2 << 20)
+	s, err := OpenStore(Options{FS: m, Dir: dir, Reserve: reserve, Yield: func() bool {
+		m.SetCapacity(m.Used() + reserve + reserve/4 + kept)
+		return kept > 0
+	}})
+	must(t, err)
+	_, large, _ := source(t, testBytes(3<<20))
+	m.SetCapacity(m.Used() + reserve)
+	if _, err := s.Receive(2, large); !errors.Is(err, vfs.ErrNoSpace) {
+		t.Fatalf("what is yielded is too little: %v", err)
+	}
+	kept = large.Size + vfs.PageSize
+	m.SetCapacity(m.Used() + reserve)
+	rc, err := s.Receive(2, large)
+	must(t, err)
+	must(t, rc.Close())
+}

@@ -28,6 +28,9 @@ type Options struct {
 	// quarter of it at most, may take half of it, since to hold a snapshot is what
 	// lets the log store give up entries. 0: files may fill the disk.
 	Reserve uint64
+	// Yield, if not nil, is called when there is not room enough: it frees what is only
+	// kept to be fast, and reports whether there was any. It must not block for long.
+	Yield func() bool
 	// Logger hears of files that do not check; nil: nobody does.
 	Logger *slog.Logger
 }
@@ -39,6 +42,7 @@ type Store struct {
 	fs      vfs.FS
 	dir     string
 	reserve uint64
+	yield   func() bool
 	logger  *slog.Logger
 
 	mu       sync.Mutex
@@ -60,7 +64,7 @@ func OpenStore(o Options) (*Store, error) {
 	if err := vfs.MkdirAllSync(o.FS, o.Dir); err != nil {
 		return nil, fmt.Errorf("snapshot: open %s: %w", o.Dir, err)
 	}
-	return &Store{fs: o.FS, dir: o.Dir, reserve: o.Reserve, logger: logger, inUse: map[string]bool{}}, nil
+	return &Store{fs: o.FS, dir: o.Dir, reserve: o.Reserve, yield: o.Yield, logger: logger, inUse: map[string]bool{}}, nil
 }
 
 // Close makes every later call fail with ErrClosed. Writers, Readers and

@@ -154,13 +154,14 @@ func (l *Log) yieldSpares() {
 	l.mu.RLock()
 	low := l.low
 	l.mu.RUnlock()
-	if low && l.giveSparesBack() {
+	if low && l.Yield() {
 		l.checkSpace()
 	}
 }
 
-// giveSparesBack removes all spares, and reports whether there was any.
-func (l *Log) giveSparesBack() bool {
+// Yield removes all spares, and reports whether there was any: for whoever else finds
+// no room on this disk. It waits for a batch that is under way.
+func (l *Log) Yield() bool {
 	l.flushMu.Lock()
 	defer l.flushMu.Unlock()
 	return l.dropSpares(0)

@@ -47,7 +47,7 @@ func (l *Log) coldRoom(size uint64) error {
 		need += coldMargin
 	}
 	free, err := l.fs.Free(l.dir)
-	if err == nil && free < need && l.giveSparesBack() {
+	if err == nil && free < need && l.Yield() {
 		free, err = l.fs.Free(l.dir)
 	}
 	if err != nil {
