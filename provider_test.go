@@ -3,9 +3,12 @@ package copycat
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 var errProvider = errors.New("no room for the snapshot")
@@ -163,6 +166,54 @@ func TestProviderBlocks(t *testing.T) {
 			l.propose <- []byte("works")
 			l.wait("the proposal", func(lines []string) bool { return len(lines) > 0 && lines[len(lines)-1] == "works" })
 		})
+	}
+}
+
+// TestProviderExits has the provider end its goroutine, as a test does that fails
+// in it: at the start that is reported like any failure, and the provider is asked
+// again; inside the SnapshotConsumer, whose caller is gone then, it is reported.
+func TestProviderExits(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t, "")
+	cfg.SnapshotEntries = 10
+	cc := start(t, cfg)
+	var calls atomic.Int64
+	propose, commits, errs, consume, err := cc.SubscribeToDataStructureWithStringID(sampleID, func() ([]byte, error) {
+		if calls.Add(1) != 2 {
+			runtime.Goexit()
+		}
+		return nil, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		propose <- []byte("x")
+	}
+	awaitExit := func() {
+		t.Helper()
+		select {
+		case err := <-errs:
+			if !errors.Is(err, ErrProvider) || !strings.Contains(err.Error(), sampleID) {
+				t.Errorf("got %v, want ErrProvider with the structure", err)
+			}
+		case <-time.After(2 * time.Minute):
+			t.Fatal("nothing is reported")
+		}
+	}
+	awaitExit()
+	var consumer sync.WaitGroup
+	consumer.Go(func() {
+		for p := range commits {
+			if p == nil {
+				_, _ = consume() // does not return
+			}
+		}
+	})
+	awaitExit()
+	consumer.Wait()
+	if n := calls.Load(); n != 3 {
+		t.Errorf("%d calls of the provider, want one that exits, one that is the base, and one for a snapshot", n)
 	}
 }
 

@@ -82,8 +82,9 @@ func (s *Subscription) askProvider() (data []byte, err error, ok bool) { //nolin
 	}
 	got := make(chan result, 1)
 	go func() {
-		data, err := s.callProvider()
-		got <- result{data, err}
+		r := result{err: errExited}
+		defer func() { got <- r }() // also if the provider does not return
+		r.data, r.err = s.callProvider()
 	}()
 	select {
 	case r := <-got:
@@ -145,6 +146,10 @@ func (s *Subscription) pauseForBase() bool {
 		}
 	}
 }
+
+// errExited says of a provider that it has ended its goroutine, as a test does that
+// fails in it.
+var errExited = fmt.Errorf("%w: it ended its goroutine (runtime.Goexit)", ErrProvider)
 
 // callProvider calls the user's provider; a panic in it becomes an error, and
 // one that does not return gives warnings.

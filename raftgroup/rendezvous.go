@@ -114,7 +114,14 @@ func (s *Subscription) serve(r *rendezvous) ([]byte, error) {
 // has applied all before the nil and nothing after it, so the state is exactly
 // that of the cursor.
 func (s *Subscription) makeSnapshot(r *rendezvous) ([]byte, error) {
+	returned := false
+	defer func() {
+		if !returned { // and nobody consumes any more
+			s.report(fmt.Errorf("structure %s: snapshot of commit %d: %w", s.cfg.Structure, r.state.commits, errExited))
+		}
+	}()
 	data, err := s.callProvider()
+	returned = true
 	if err != nil {
 		s.report(fmt.Errorf("structure %s: snapshot of commit %d: %w", s.cfg.Structure, r.state.commits, err))
 		return s.fallBack(r)

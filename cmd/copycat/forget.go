@@ -28,6 +28,9 @@ func forget(ctx context.Context, flags *flag.FlagSet, args []string, in io.Reade
 	if err != nil {
 		return err
 	}
+	if *which == "" {
+		return errors.New("which structure? -structure ID")
+	}
 	s, err := id.ParseStructure(*which)
 	if err != nil {
 		return err
