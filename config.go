@@ -100,7 +100,8 @@ type Config struct {
 	WindowBytes int64
 	// ProposalTimeout gives up proposals that are not committed after that
 	// long: they are voided, so that it becomes known that they never will be,
-	// and come back as ErrProposalExpired. Default 0: never.
+	// and come back as ErrProposalExpired. What was sent to other nodes comes back
+	// only once there is a quorum: before that, nobody can know. Default 0: never.
 	ProposalTimeout time.Duration
 
 	// ClusterKey is shared by all nodes of a cluster: 16, 24 or 32 random

@@ -96,10 +96,11 @@ func ParseID(s string) (*ID, error) {
 // first two kinds of calls for good; those of the third are what the call of the
 // SnapshotConsumer returns, to whose caller they belong then.
 //
-// An error, or a panic, goes to the error channel as [ErrProvider]. At the start
-// the provider is asked again; inside a SnapshotConsumer, that returns the newest
-// snapshot that exists, and the commits after it are delivered again. One that
-// does not return holds up this subscription alone: see [ErrProviderSlow].
+// An error, or a panic, goes to the error channel as [ErrProvider]. Who was to
+// bring the base is asked again, as long as there is none. Inside a
+// SnapshotConsumer, that returns the newest snapshot that exists, and the commits
+// after it are delivered again. A provider that does not return holds up this
+// subscription alone: see [ErrProviderSlow].
 type SnapshotProvider func() ([]byte, error)
 
 // SnapshotConsumer returns the bytes to load: to be called once for each nil
@@ -245,7 +246,8 @@ type CopyCat interface {
 	// unresolved proposals reported; when it returns, goroutines
 	// have ended and ports and files are free. It waits about a second for
 	// unread errors to be read, and does not wait for a SnapshotProvider that
-	// blocks. Calling it again does nothing. The other nodes take the node for
-	// crashed, until it is back.
+	// blocks. The goroutine of a consumer may call it, and a provider. Calling it
+	// again does nothing, but waits for a call that is under way. The other nodes
+	// take the node for crashed, until it is back.
 	Shutdown()
 }

@@ -102,6 +102,8 @@ func TestShutdownFreesAll(t *testing.T) {
 	mustBeClosed(t, cfg.CopyCatDataDir)
 	if after := cc.Status(); after.NodeID != before.NodeID || after.GossipAddress != before.GossipAddress {
 		t.Errorf("status was %+v and is %+v", before, after)
+	} else if before.Storage != nil || !errors.Is(after.Storage, ErrClosed) {
+		t.Errorf("storage was %v, and is %v after Shutdown", before.Storage, after.Storage)
 	}
 	for range commits {
 		t.Error("a commit after Shutdown")
@@ -113,6 +115,52 @@ func TestShutdownFreesAll(t *testing.T) {
 	mustBeClosed(t, cfg.CopyCatDataDir)
 	cc.Shutdown()
 	works(t, cfg)
+}
+
+// TestShutdownFromWithin shuts a node down from where CopyCat calls, or is
+// waited for: the provider that brings the base, the one inside the
+// SnapshotConsumer, and the goroutine that receives.
+func TestShutdownFromWithin(t *testing.T) {
+	t.Parallel()
+	for _, where := range []string{"base", "snapshot", "consumer"} {
+		t.Run(where, func(t *testing.T) {
+			t.Parallel()
+			cfg := testConfig(t, "")
+			cfg.SnapshotEntries = 10
+			cc := start(t, cfg)
+			calls := 0
+			propose, commits, errs, consume, err := cc.SubscribeToDataStructureWithStringID(sampleID, func() ([]byte, error) {
+				if calls++; calls == 1 && where == "base" || calls == 2 && where == "snapshot" {
+					cc.Shutdown()
+				}
+				return nil, nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 20 {
+				propose <- []byte("x")
+			}
+			for p := range commits {
+				if p == nil {
+					if _, err := consume(); err != nil && !errors.Is(err, ErrClosed) {
+						t.Errorf("consume: %v", err)
+					}
+				} else if where == "consumer" {
+					cc.Shutdown()
+				}
+			}
+			for err := range errs {
+				var p *ProposalError
+				if !errors.As(err, &p) {
+					t.Errorf("on the error channel: %v", err)
+				}
+			}
+			cc.Shutdown() // waits for the one that is under way
+			mustBeClosed(t, cfg.CopyCatDataDir)
+			works(t, cfg)
+		})
+	}
 }
 
 // TestClosed wants ErrClosed from what needs a node, after Shutdown.

@@ -22,7 +22,8 @@ type Status struct {
 	DataDir        string
 	DataCenter     string
 	Rack           string
-	// Storage is nil while the node can write: ErrDiskFull or ErrStorageFailed otherwise.
+	// Storage is nil while the node can write: ErrDiskFull or ErrStorageFailed
+	// otherwise, and ErrClosed after Shutdown.
 	Storage error
 	// Leaving: Leave runs here. Structures then shows what is still to be moved, and
 	// LeaveWaits, for people, what it waits for beside that.
@@ -145,7 +146,7 @@ func (n *node) Status() Status {
 		NodeID: self.NodeID, ClusterID: self.ClusterID, Incarnation: self.Incarnation,
 		CopyCatAddress: net.JoinHostPort(n.cfg.Hostname, strconv.Itoa(self.CopyCatPort)),
 		GossipAddress:  net.JoinHostPort(n.cfg.Hostname, strconv.Itoa(self.GossipPort)),
-		DataDir:        n.cfg.CopyCatDataDir, DataCenter: n.cfg.DataCenter, Rack: n.cfg.Rack, Storage: n.wal.Health(),
+		DataDir:        n.cfg.CopyCatDataDir, DataCenter: n.cfg.DataCenter, Rack: n.cfg.Rack, Storage: n.closedIfSo(n.wal.Health()),
 		Leaving: n.leaving.Load(),
 	}
 	if s.Leaving {

@@ -122,8 +122,11 @@ func (s *Service) command(ctx context.Context, c command) (Result, error) {
 	if err == nil && res.Outcome == Malformed {
 		err = fmt.Errorf("%w: the catalog could not read the command", ErrInvalid)
 	}
+	if err != nil && !c.about().IsZero() {
+		err = fmt.Errorf("structure %s: %w", c.about(), err)
+	}
 	if err != nil {
-		return Result{}, fmt.Errorf("structure %s: %w", c.about(), err)
+		return Result{}, err
 	}
 	return res, nil
 }

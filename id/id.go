@@ -124,7 +124,8 @@ func (n Node) IsZero() bool { return n == Node{} }
 func (c Cluster) IsZero() bool { return c == Cluster{} }
 
 // ParseStructure reads the 26 characters of a ULID, strictly: any character
-// outside the alphabet and any wrong length is ErrMalformed.
+// outside the alphabet and any wrong length is ErrMalformed. Lower case is read
+// like upper case.
 func ParseStructure(s string) (Structure, error) {
 	u, err := ulid.ParseStrict(s)
 	if err != nil {
@@ -181,19 +182,22 @@ func StructureFromBytes(b []byte) (Structure, error) {
 	return s, nil
 }
 
-// NewStructure makes a new ID from a time and a source of randomness.
+// NewStructure makes a new ID from a time and 10 bytes of a source of randomness,
+// whose error it returns.
 func NewStructure(now time.Time, entropy io.Reader) (Structure, error) {
 	u, err := ulid.New(ulid.Timestamp(now), entropy)
 	return Structure(u), err
 }
 
-// NewNode makes a new ID from a time and a source of randomness.
+// NewNode makes a new ID from a time and 10 bytes of a source of randomness,
+// whose error it returns.
 func NewNode(now time.Time, entropy io.Reader) (Node, error) {
 	u, err := ulid.New(ulid.Timestamp(now), entropy)
 	return Node(u), err
 }
 
-// NewCluster makes a new ID from a time and a source of randomness.
+// NewCluster makes a new ID from a time and 10 bytes of a source of randomness,
+// whose error it returns.
 func NewCluster(now time.Time, entropy io.Reader) (Cluster, error) {
 	u, err := ulid.New(ulid.Timestamp(now), entropy)
 	return Cluster(u), err

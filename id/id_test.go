@@ -17,6 +17,9 @@ func TestStructureRoundTrip(t *testing.T) {
 	if s.String() != text {
 		t.Fatalf("printed %q, want %q", s.String(), text)
 	}
+	if lower, err := ParseStructure(strings.ToLower(text)); err != nil || lower != s {
+		t.Fatalf("in lower case: %v, %v", lower, err)
+	}
 	back, err := StructureFromBytes(s[:])
 	if err != nil || back != s {
 		t.Fatalf("from bytes: %v, %v", back, err)
@@ -25,7 +28,9 @@ func TestStructureRoundTrip(t *testing.T) {
 
 func TestMalformed(t *testing.T) {
 	t.Parallel()
-	for _, text := range []string{"", "short", "01CFR5R4JJE9KNRAJFFEAQ2SAJX", "01CFR5R4JJE9KNRAJFFEAQ2SA!", "U1CFR5R4JJE9KNRAJFFEAQ2SAJ"} {
+	for _, text := range []string{"", "short", "01CFR5R4JJE9KNRAJFFEAQ2SAJX", "01CFR5R4JJE9KNRAJFFEAQ2SA!", "U1CFR5R4JJE9KNRAJFFEAQ2SAJ",
+		"81CFR5R4JJE9KNRAJFFEAQ2SAJ", "01CFR5R4JJE9KNRAJFFEAQ2SA\x00", "01CFR5R4JJE9KNRAJFFEAQ2Sé", "01CFR5R4JJE9KNRAJFFEAQ2SéJ", "01CFR5R4JJE9KNRAJFFEAQ2S\xff\xff",
+		strings.Repeat("界", 26), " 01CFR5R4JJE9KNRAJFFEAQ2SA"} {
 		if _, err := ParseStructure(text); !errors.Is(err, ErrMalformed) {
 			t.Errorf("ParseStructure(%q): %v, want ErrMalformed", text, err)
 		}

@@ -70,7 +70,7 @@ var (
 // ProposalError is an error about one proposal.
 type ProposalError struct {
 	Structure id.Structure
-	Proposal  []byte // the bytes as they were proposed
+	Proposal  []byte // the bytes as they were proposed; they belong to who receives the error
 	Err       error
 }
 
