@@ -35,16 +35,19 @@ var (
 var (
 	// ErrProvider: the snapshot provider failed or panicked.
 	ErrProvider = raftgroup.ErrProvider
-	// ErrProviderSlow: the snapshot provider has not returned for a long time.
+	// ErrProviderSlow: the snapshot provider has not returned for 30 s.
 	ErrProviderSlow = raftgroup.ErrProviderSlow
 	// ErrBaseTooLarge: what the first subscription's provider returned is too
 	// large (above 32 MiB) to start a data structure with.
 	ErrBaseTooLarge = raftgroup.ErrBaseTooLarge
 	// ErrNoProvider: a subscription needs a snapshot provider.
 	ErrNoProvider = raftgroup.ErrNoProvider
-	// ErrSlowConsumer: the commit channel is not read.
+	// ErrSlowConsumer: the commit channel is full and has not been read for 10 s, or
+	// the SnapshotConsumer has not been called for so long after a nil was sent. It is
+	// said once each time.
 	ErrSlowConsumer = raftgroup.ErrSlowConsumer
-	// ErrNoSnapshotDue: the SnapshotConsumer was called without a nil before it.
+	// ErrNoSnapshotDue: the SnapshotConsumer was called before a nil was received,
+	// or twice for one.
 	ErrNoSnapshotDue = raftgroup.ErrNoSnapshotDue
 	// ErrSessionEnded: the group took this node for dead and ended the
 	// subscription's session; a new one is opened.
