@@ -76,7 +76,8 @@ type StructureStatus struct {
 	Incarnation id.Incarnation
 	Catalog     bool // it is CopyCat's own catalog
 	// Role is "leader", "follower", "candidate", "learner", "prepared" (its
-	// birth is not decided), "waiting for snapshot", or "stopped".
+	// birth is not decided), "waiting for snapshot", "stopped", or for a moment
+	// "starting".
 	Role string
 	// Interactive: a subscription of this process hangs on it.
 	Interactive bool

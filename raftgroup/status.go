@@ -14,7 +14,7 @@ import (
 type GroupStatus struct {
 	Group         id.Group
 	Replica       id.Replica
-	Role          string // "leader", "follower", "candidate", "learner", "prepared", "waiting for snapshot", "stopped"
+	Role          string // "leader", "follower", "candidate", "learner", "prepared", "waiting for snapshot", "stopped"; before its first step "starting"
 	IsLeader      bool
 	Voter         bool
 	Failed        bool
