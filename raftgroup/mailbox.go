@@ -13,6 +13,7 @@ type event struct {
 	message  *raftpb.Message // from another replica, validated
 	from     id.Node         // whose node it is on
 	size     int             // of what came from another node; 0: it came from this one
+	urgent   bool            // there is room for it that bulk does not get
 	appended *appendResult
 	call     func()
 }
@@ -36,10 +37,16 @@ const eventOverhead = 256
 
 // post queues an event and has the group scheduled. It reports false when the
 // group is closed, or the event came from another node and the mailbox is full.
+// Bulk does not fill it for what is urgent: a leader that loses acknowledgements
+// and heartbeats over the proposals that others forward loses the lead.
 func (g *Group) post(e event) bool {
 	m := &g.mailbox
+	limit := maxMailboxBytes
+	if e.urgent {
+		limit += maxMailboxBytes / 4
+	}
 	m.mu.Lock()
-	if m.closed || (e.size > 0 && m.bytes > 0 && m.bytes+e.size > maxMailboxBytes) {
+	if m.closed || (e.size > 0 && m.bytes > 0 && m.bytes+e.size > limit) {
 		m.mu.Unlock()
 		return false
 	}

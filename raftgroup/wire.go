@@ -135,7 +135,7 @@ func (g *Group) receive(from id.Node, m Message) error {
 		if err := validateMessage(rm, frame, g.self); err != nil {
 			return err
 		}
-		if !g.post(event{message: rm, from: from, size: len(payload) + eventOverhead}) {
+		if !g.post(event{message: rm, from: from, size: len(payload) + eventOverhead, urgent: urgent(rm)}) {
 			return ErrBusy
 		}
 	case wireSnapshotReport:
