@@ -82,24 +82,3 @@ func isTimeout(err error) bool {
 	timeout, ok := err.(net.Error)
 	return ok && timeout.Timeout()
 }
-
-// What waits for time to pass in the directory does not go by the time of day,
-// which may be set back.
-func TestDirectoryTimeIsNotTheTimeOfDay(t *testing.T) {
-	t.Parallel()
-	members := socketsLab(t).grow(t, 2)
-	members[0].Publish(testReplicas(1))
-	untilHolds(t, members[1], 1, 0)
-	for i, m := range members {
-		g := m.(*Gossip)
-		g.mu.Lock()
-		for node, h := range g.directory.nodes {
-			for _, at := range []int64{h.replacedAt, h.lostAt, h.restartedAt, h.movedAt, h.askedAt, h.holeAt} {
-				if at > int64(time.Hour) {
-					t.Errorf("node %d has %s at %s since it was started", i, node, time.Duration(at))
-				}
-			}
-		}
-		g.mu.Unlock()
-	}
-}
