@@ -1,6 +1,9 @@
 package raftgroup
 
 import (
+	"errors"
+	"fmt"
+
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/copycat-replication/copycat/wal"
@@ -133,5 +136,23 @@ func (g *Group) respond(responses []*raftpb.Message) {
 			continue
 		}
 		g.send(r)
+	}
+}
+
+// onAppendFailed reacts to a write that did not become durable. A full disk
+// holds the group still until there is room; anything else is for good, since
+// what was written is unknown: this replica must not vote or acknowledge any more.
+func (g *Group) onAppendFailed(err error) {
+	if !errors.Is(err, wal.ErrDiskFull) {
+		g.fail(fmt.Errorf("%w: %w", ErrGroupFailed, err))
+		return
+	}
+	g.lastError = err
+	if !g.stalled {
+		g.stalled, g.statusDirty = true, true
+		g.log.Error("disk full: this replica stands still until there is room", "error", err)
+		for _, sub := range g.subs {
+			sub.report(fmt.Errorf("group %s: %w", g.key, err))
+		}
 	}
 }

@@ -72,3 +72,20 @@ func (h *Host) PeerDown(node id.Node) {
 		h.connect(led)
 	}
 }
+
+// onPeerDown reacts to a broken connection.
+func (g *Group) onPeerDown(node id.Node) {
+	if g.rn == nil || g.failure != nil {
+		return
+	}
+	r, ok := g.state.replicaOn(node)
+	switch {
+	case !ok:
+	case g.isLeader():
+		g.rn.ReportUnreachable(uint64(r))
+	case g.lead == uint64(r):
+		for _, sub := range g.subs {
+			sub.prop.rewind()
+		}
+	}
+}
