@@ -10,8 +10,9 @@ import (
 
 const (
 	// complaintEvery and complaintLines bound how often it is logged that a node's
-	// messages are refused. A node of another version, or a broken one, sends
-	// some with each heartbeat of each group.
+	// messages are refused, or that a snapshot does not come from there. A node of
+	// another version, or a broken one, sends some with each heartbeat of each
+	// group, and of thousands of groups each tries again every other second.
 	complaintEvery = time.Minute
 	complaintLines = 3 // there may be more than one reason
 	// maxComplaints bounds the nodes of which that is remembered.
@@ -55,13 +56,13 @@ func (c *complaints) due(node id.Node, now time.Time) (due bool, leftOut int) {
 	return true, leftOut
 }
 
-// complain logs what is wrong with what a node sends, now and then.
+// complain logs what is wrong with what a node sends, or does not, now and then.
 func (h *Host) complain(log *slog.Logger, node id.Node, text string, args ...any) {
 	due, leftOut := h.complaints.due(node, h.cfg.Clock.Now())
 	if !due {
 		return
 	}
-	args = append(args, "from_node", node.String())
+	args = append(args, "peer", node.String())
 	if leftOut > 0 {
 		args = append(args, "left_out", leftOut)
 	}

@@ -67,7 +67,7 @@ func (k *snapshotKeeper) fetchWanted(g *Group) {
 			return // a newer one was announced meanwhile
 		}
 		if err != nil {
-			g.log.Warn("snapshot not fetched, will try again", "snapshot", ref.Index, "error", err)
+			g.host.complain(g.log, k.wantedBy, "snapshot not fetched, will try again", "snapshot", ref.Index, "error", err)
 			g.lastError = err
 			return
 		}
@@ -228,7 +228,7 @@ func (g *Group) onSnapshotOffer(m *raftpb.Message, from id.Node) {
 			err = checkOffer(m, s)
 		}
 		if err != nil {
-			g.log.Warn("offered snapshot not taken", "snapshot", ref.Index, "error", err)
+			g.host.complain(g.log, holder, "offered snapshot not taken", "snapshot", ref.Index, "error", err)
 			g.lastError = err
 			g.reportSnapshot(id.Replica(m.GetFrom()), ref.Index, false)
 			return
