@@ -62,7 +62,7 @@ func (s *callServer) begin(ctx context.Context, body []byte) error {
 	if d.failed {
 		return fmt.Errorf("%w: request of %d bytes", ErrMalformed, len(body))
 	}
-	if !t.callSlots.take(s.peer.node) {
+	if !t.admitCall(s.peer.node, len(d.rest)) {
 		return s.write(ctx, response(number, nil, &RemoteError{Code: CodeBusy, Text: "too many calls at work"}))
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -73,18 +73,40 @@ func (s *callServer) begin(ctx context.Context, body []byte) error {
 	}
 	s.mu.Unlock()
 	started := !taken && t.spawn(func() {
-		defer t.callSlots.give(s.peer.node) // after the answer is written: it counts
+		defer t.callEnded(s.peer.node, len(d.rest)) // after the answer is written: it counts
 		defer cancel()
 		s.run(ctx, number, method, time.Duration(millis)*time.Millisecond, d.rest)
 	})
 	if !started {
 		cancel()
-		t.callSlots.give(s.peer.node)
+		t.callEnded(s.peer.node, len(d.rest))
 	}
 	if taken {
 		return fmt.Errorf("%w: call %d twice", ErrMalformed, number)
 	}
 	return nil
+}
+
+// requestFrames is how many requests of MaxFrame bytes may be worked on at once:
+// handlers keep what they were asked, and MaxCalls of the largest would be too much.
+const requestFrames = 4
+
+// admitCall reports whether a request of that size may be worked on.
+func (t *Transport) admitCall(node id.Node, size int) bool {
+	if !t.callSlots.take(node, 1) {
+		return false
+	}
+	if !t.callBytes.take(node, size) {
+		t.callSlots.give(node, 1)
+		return false
+	}
+	return true
+}
+
+// callEnded takes back what admitCall gave.
+func (t *Transport) callEnded(node id.Node, size int) {
+	t.callBytes.give(node, size)
+	t.callSlots.give(node, 1)
 }
 
 // run answers one request. left is what the caller's deadline leaves; zero

@@ -119,11 +119,12 @@ type Config struct {
 	// 256 KiB at 100 Mbit/s are 20 ms. At most a quarter of MaxFrame. Default
 	// 256 KiB.
 	PieceBytes int
-	// MaxCalls and MaxFetches bound the handlers at work for others, of which
-	// half may work for one and the same node, MaxPeers
-	// the nodes known (when there is no room for another, those are forgotten
-	// that had no connection for ten idle time-outs), MaxHandshakes the inbound connections that have not
-	// said who they are. Defaults 512, 64, 4096, 128.
+	// MaxCalls and MaxFetches bound the handlers at work for others; the
+	// requests of calls take four times MaxFrame bytes at most. One node has half
+	// of each. MaxPeers bounds the nodes known (when there is no room for another,
+	// those are forgotten that had no connection for ten idle time-outs),
+	// MaxHandshakes the inbound connections that have not said who they are (of
+	// the host that has the most, the oldest is cut). Defaults 512, 64, 4096, 128.
 	MaxCalls, MaxFetches, MaxPeers, MaxHandshakes int
 
 	// HandshakeTimeout bounds dialing and handshake together. Default 5 s.

@@ -151,10 +151,10 @@ const fetchConns = 8
 // serveFetch answers the one request of a connection.
 func (p *peer) serveFetch(c *conn) error {
 	t := p.t
-	if !t.fetchConns.take(p.node) {
+	if !t.fetchConns.take(p.node, 1) {
 		return fmt.Errorf("%w: too many connections for fetches", ErrBusy)
 	}
-	defer t.fetchConns.give(p.node)
+	defer t.fetchConns.give(p.node, 1)
 	c.patience = t.cfg.HandshakeTimeout + t.cfg.StallTimeout
 	f, err := c.next()
 	if err != nil {
@@ -165,10 +165,10 @@ func (p *peer) serveFetch(c *conn) error {
 	}
 	w := &streamWriter{conn: c, piece: t.cfg.PieceBytes, patience: t.cfg.FetchTimeout}
 	w.compress = t.cfg.Compress != nil && t.cfg.Compress(p.node)
-	if !t.fetchSlots.take(p.node) {
+	if !t.fetchSlots.take(p.node, 1) {
 		return w.end(&RemoteError{Code: CodeBusy, Text: "too many streams at work"})
 	}
-	defer t.fetchSlots.give(p.node)
+	defer t.fetchSlots.give(p.node, 1)
 	ctx, cancel := context.WithCancel(t.ctx)
 	defer cancel()
 	gone := make(chan struct{})

@@ -83,7 +83,8 @@ type frameReader struct {
 }
 
 // next reads a frame. The length is checked before anything is allocated for
-// it. io.EOF means that the connection ended between frames.
+// it, and memory for a large one is made as it comes. io.EOF means that the
+// connection ended between frames.
 func (f *frameReader) next() (frame, error) {
 	h := f.head[:]
 	if _, err := io.ReadFull(f.r, h); err != nil {
@@ -99,18 +100,17 @@ func (f *frameReader) next() (frame, error) {
 	case size < 0 || size > f.max:
 		return frame{}, fmt.Errorf("%w: frame of %d bytes, %d are allowed", ErrMalformed, size, f.max)
 	}
-	body := f.room(size, flags&flagCompressed != 0 || kind == framePiece || kind == framePieceMore || kind == frameData)
-	if _, err := io.ReadFull(f.r, body); err != nil {
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
+	body, err := f.body(size, flags&flagCompressed != 0 || kind == framePiece || kind == framePieceMore || kind == frameData)
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
 		return frame{}, err
 	}
 	if frameCRC(h[:8], body) != binary.LittleEndian.Uint32(h[8:]) {
 		return frame{}, fmt.Errorf("%w: checksum of a frame of type %d, %d bytes", ErrMalformed, kind, size)
 	}
 	if flags&flagCompressed != 0 {
-		var err error
 		if body, err = decompress(body, f.max); err != nil {
 			return frame{}, err
 		}
@@ -118,15 +118,27 @@ func (f *frameReader) next() (frame, error) {
 	return frame{kind: kind, body: body}, nil
 }
 
-// keepScratch bounds the scratch buffer between frames.
+// keepScratch bounds the scratch buffer between frames, and what is allocated for
+// a body before any of it has come.
 const keepScratch = 1 << 20
 
-func (f *frameReader) room(size int, reuse bool) []byte {
-	if !reuse || size > keepScratch {
-		return make([]byte, size)
+// body reads the body of a frame. Its memory is at most twice what has come of it.
+func (f *frameReader) body(size int, reuse bool) ([]byte, error) {
+	if reuse && size <= keepScratch {
+		if cap(f.scratch) < size {
+			f.scratch = make([]byte, size)
+		}
+		b := f.scratch[:size]
+		_, err := io.ReadFull(f.r, b)
+		return b, err
 	}
-	if cap(f.scratch) < size {
-		f.scratch = make([]byte, size)
+	b := make([]byte, 0, min(size, keepScratch))
+	for {
+		n, err := io.ReadFull(f.r, b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		if err != nil || len(b) == size {
+			return b, err
+		}
+		b = append(make([]byte, 0, min(2*cap(b), size)), b...)
 	}
-	return f.scratch[:size]
 }

@@ -179,7 +179,7 @@ func (d *decoder) uint64() uint64 {
 type assembler struct {
 	max     int
 	message Message
-	buf     []byte // len is what has arrived, cap the whole
+	buf     []byte // what has arrived; its memory is at most twice that, or keepScratch
 	total   int
 	active  bool
 }
@@ -195,7 +195,7 @@ func (a *assembler) first(body []byte) error {
 		return fmt.Errorf("%w: first piece of a message of %d bytes", ErrMalformed, size)
 	}
 	a.message, a.total, a.active = m, int(size), true
-	a.buf = append(make([]byte, 0, a.total), d.rest...)
+	a.buf = append(make([]byte, 0, min(a.total, keepScratch)), d.rest...)
 	return nil
 }
 
@@ -204,6 +204,9 @@ func (a *assembler) first(body []byte) error {
 func (a *assembler) more(body []byte) (Message, bool, error) {
 	if !a.active || len(body) == 0 || len(body) > a.total-len(a.buf) {
 		return Message{}, false, fmt.Errorf("%w: piece of %d bytes where none fits", ErrMalformed, len(body))
+	}
+	if len(a.buf)+len(body) > cap(a.buf) {
+		a.buf = append(make([]byte, 0, min(max(2*cap(a.buf), len(a.buf)+len(body)), a.total)), a.buf...)
 	}
 	a.buf = append(a.buf, body...)
 	if len(a.buf) < a.total {

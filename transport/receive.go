@@ -27,11 +27,6 @@ func (t *Transport) warnRefused(raw net.Conn, who stranger, err error) {
 	if errors.Is(err, ErrNotReady) {
 		return // it passes
 	}
-	remote := raw.RemoteAddr().String()
-	host := remote
-	if h, _, err := net.SplitHostPort(remote); err == nil {
-		host = h
-	}
 	kind := 0
 	for code, reason := range refusalReasons {
 		if reason != nil && errors.Is(err, reason) {
@@ -39,11 +34,11 @@ func (t *Transport) warnRefused(raw net.Conn, who stranger, err error) {
 			break
 		}
 	}
-	args := []any{"remote", remote, "error", err}
+	args := []any{"remote", raw.RemoteAddr(), "error", err}
 	if !who.node.IsZero() {
 		args = append(args, "node", who.node, "for", who.purpose)
 	}
-	t.notices.warn(t.log, fmt.Sprint("accept ", kind, " ", host), "connection refused", args...)
+	t.notices.warn(t.log, fmt.Sprint("accept ", kind, " ", hostPart(raw.RemoteAddr())), "connection refused", args...)
 }
 
 // serveAccepted runs a connection whose handshake succeeded. An error means

@@ -19,24 +19,24 @@ type slots struct {
 
 func newSlots(limit int) *slots { return &slots{limit: limit, by: make(map[id.Node]int)} }
 
-// take takes a slot for a node, if it may have one more.
-func (s *slots) take(node id.Node) bool {
+// take takes n slots for a node, if it may have that many more.
+func (s *slots) take(node id.Node, n int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.taken >= s.limit || s.by[node] >= max(s.limit/2, 1) {
+	if s.taken+n > s.limit || s.by[node]+n > max(s.limit/2, 1) {
 		return false
 	}
-	s.taken++
-	s.by[node]++
+	s.taken += n
+	s.by[node] += n
 	return true
 }
 
-// give gives a slot back.
-func (s *slots) give(node id.Node) {
+// give gives slots back.
+func (s *slots) give(node id.Node, n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.taken--
-	if s.by[node]--; s.by[node] == 0 {
+	s.taken -= n
+	if s.by[node] -= n; s.by[node] == 0 {
 		delete(s.by, node)
 	}
 }

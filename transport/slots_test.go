@@ -57,6 +57,52 @@ func TestOneNodeDoesNotTakeAllCalls(t *testing.T) {
 	})
 }
 
+// Requests that are large do not take memory without a bound, and small ones have
+// room beside them.
+func TestBytesOfRequestsAreBounded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := memCluster(t, NewMemNetwork())
+		h := newRecorder()
+		h.onCall = func(ctx context.Context, from id.Node, _ uint16, _ []byte) ([]byte, error) {
+			if from == nodeID(1) {
+				<-ctx.Done()
+			}
+			return nil, ctx.Err()
+		}
+		greedy := c.start(c.config(1, newRecorder()))
+		cfg := c.config(2, h)
+		cfg.MaxFrame = 1 << 20
+		b := c.start(cfg)
+		other := c.start(c.config(3, newRecorder()))
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		busy := make(chan error, 20)
+		for range cap(busy) {
+			go func() {
+				_, err := greedy.Call(ctx, nodeID(2), 1, make([]byte, cfg.MaxFrame))
+				busy <- err
+			}()
+		}
+		synctest.Wait()
+		if n := len(busy); n != cap(busy)-requestFrames/2 {
+			t.Errorf("%d of %d large requests were refused", n, cap(busy))
+		}
+		for range requestFrames {
+			if _, err := other.Call(t.Context(), nodeID(2), 1, make([]byte, cfg.MaxFrame)); err != nil {
+				t.Error(err)
+			}
+		}
+		cancel()
+		synctest.Wait()
+		b.callBytes.mu.Lock()
+		defer b.callBytes.mu.Unlock()
+		if b.callBytes.taken != 0 || len(b.callBytes.by) != 0 {
+			t.Errorf("%d bytes are counted when nothing is under way", b.callBytes.taken)
+		}
+	})
+}
+
 // One node that does not read the streams it has asked for leaves room for
 // others, and connections that ask for nothing are bounded, too.
 func TestOneNodeDoesNotTakeAllStreams(t *testing.T) {

@@ -182,3 +182,27 @@ func TestDistrustEnds(t *testing.T) {
 		}
 	})
 }
+
+// A host that opens more connections than may be without a handshake cuts off its
+// own, and not the slow handshake of somebody far away.
+func TestFloodOfConnectionsCutsItself(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		network := NewMemNetwork()
+		c := memCluster(t, network)
+		cfg := c.config(1, newRecorder())
+		cfg.MaxHandshakes = 8
+		a := c.start(cfg)
+		far := rawDial(t, a, network.Host("far"))
+		synctest.Wait()
+		for range 100 {
+			rawDial(t, a, network.Host("stranger"))
+			synctest.Wait()
+		}
+		time.Sleep(a.cfg.HandshakeTimeout / 2)
+		me := identity{cluster: clusterID(1), node: nodeID(9), incarnation: 1}
+		if _, err := me.dialHandshake(far, nodeID(1), purposeMessages, time.Minute); err != nil {
+			t.Error(err)
+		}
+	})
+}

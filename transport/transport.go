@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,6 +34,7 @@ type Transport struct {
 	peers atomic.Pointer[map[id.Node]*peer]
 
 	callSlots, fetchSlots *slots // handlers at work
+	callBytes             *slots // one for each byte of the requests at work
 	fetchConns            *slots // inbound connections for fetches
 	counters              counters
 
@@ -70,6 +72,7 @@ func New(cfg Config) (*Transport, error) {
 		listener:   listener,
 		callSlots:  newSlots(cfg.MaxCalls),
 		fetchSlots: newSlots(cfg.MaxFetches),
+		callBytes:  newSlots(requestFrames * (cfg.MaxFrame + frameSlack)),
 		fetchConns: newSlots(fetchConns * cfg.MaxFetches),
 		random:     cfg.Random,
 		conns:      make(map[net.Conn]struct{}),
@@ -134,7 +137,7 @@ func (t *Transport) enter() bool {
 
 // track makes Close close c, at once if it has begun.
 func (t *Transport) track(c net.Conn, halfOpen bool) error {
-	var oldest net.Conn
+	var cut net.Conn
 	t.mu.Lock()
 	if t.closed {
 		t.mu.Unlock()
@@ -143,20 +146,46 @@ func (t *Transport) track(c net.Conn, halfOpen bool) error {
 	}
 	t.conns[c] = struct{}{}
 	if halfOpen {
-		if len(t.halfOpen) >= t.cfg.MaxHandshakes {
-			oldest = t.halfOpen[0]
-			t.halfOpen = t.halfOpen[1:]
-		}
 		t.halfOpen = append(t.halfOpen, c)
+		if len(t.halfOpen) > t.cfg.MaxHandshakes {
+			i := superfluous(t.halfOpen)
+			cut = t.halfOpen[i]
+			t.halfOpen = slices.Delete(t.halfOpen, i, i+1)
+		}
 	}
 	t.mu.Unlock()
-	if oldest != nil {
-		// An honest handshake takes a round trip or two: the oldest one is
-		// most likely none.
-		closeQuietly(oldest)
-		t.notices.warn(t.log, "half-open", "too many unfinished handshakes, the oldest is cut", "remote", oldest.RemoteAddr())
+	if cut != nil {
+		closeQuietly(cut)
+		t.notices.warn(t.log, "half-open", "too many unfinished handshakes, one is cut", "remote", cut.RemoteAddr())
 	}
 	return nil
+}
+
+// superfluous picks the connection that is cut when there are too many whose
+// handshake is not finished: the oldest one, since an honest handshake takes a
+// round trip or two, of the host that has the most, so that who opens many cuts
+// off nobody but himself.
+func superfluous(halfOpen []net.Conn) int {
+	first, count := make(map[string]int), make(map[string]int)
+	most := ""
+	for i, c := range halfOpen {
+		host := hostPart(c.RemoteAddr())
+		if count[host]++; count[host] == 1 {
+			first[host] = i
+		}
+		if most == "" || count[host] > count[most] {
+			most = host
+		}
+	}
+	return first[most]
+}
+
+// hostPart is an address without the port.
+func hostPart(a net.Addr) string {
+	if host, _, err := net.SplitHostPort(a.String()); err == nil {
+		return host
+	}
+	return a.String()
 }
 
 // shaken notes that the handshake of an inbound connection is over.
