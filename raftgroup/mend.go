@@ -170,6 +170,9 @@ func (h *Host) mend(g *Group, index uint64) error {
 	if index < first {
 		return nil // compacted meanwhile
 	}
+	if _, err := h.log.Entries(g.local, index, index+1, 1); err == nil {
+		return h.goOn(g, SnapshotRef{}) // the disk had refused it, or was full, and gives it now
+	}
 	entries, newer, err := h.fetchEntries(g, index)
 	switch {
 	case err == nil:

@@ -166,6 +166,39 @@ func TestReplicaStartsOverRottenEntries(t *testing.T) {
 	})
 }
 
+// TestReplicaGoesOnWhenItsDiskDoes: a replica that stops because its disk does not
+// give an entry goes on when it does, though no other one can be asked.
+func TestReplicaGoesOnWhenItsDiskDoes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRotten(t, raftgroup.Options{})
+		r.propose(50)
+		r.rot()
+		r.victim.Stop()
+		for _, n := range r.Nodes[:2] {
+			r.Net.Cut(n.ID, r.victim.ID)
+			r.Net.Cut(r.victim.ID, n.ID)
+		}
+		r.victim.Start()
+		status := func() raftgroup.GroupStatus { return r.victim.Host.Groups()[0] }
+		time.Sleep(time.Minute)
+		if r.hits.Load() == 0 {
+			// Alone, it hears of no commit, and reads nothing: something else has to.
+			t.Log("nothing rotten was read yet")
+		}
+		late := newJournal(t)
+		late.subscribe(r.victim, raftgroup.SubscriptionConfig{Structure: rig.Structure(9), Passive: true})
+		r.Wait(time.Minute, "a rotten entry to be read", func() bool { return r.hits.Load() > 0 })
+		r.from.Store(math.MaxUint64)
+		r.Wait(2*time.Minute, "the replica to go on", func() bool { return !status().Failed && status().Applied > 0 })
+		r.Net.Heal()
+		r.whole(late)
+		r.StopAll()
+		<-r.first.done
+		<-late.done
+	})
+}
+
 // TestReplicaStartsBehindNewerSnapshot: the others have compacted what the
 // replica cannot read, and have done with the snapshot that it held: it starts
 // behind a newer one. Once because of its log, once because its file is gone.

@@ -27,7 +27,8 @@ type badgerCold struct{ db *badger.DB }
 
 // OpenBadger opens the cold store that is kept in a Badger database in dir,
 // on the operating system's file system. Every write is synced: with
-// SyncWrites off, Sync covers only the newest memtable.
+// SyncWrites off, Sync covers only the newest memtable. A database that is damaged
+// where opening it would end the process is an error.
 func OpenBadger(dir string, logger *slog.Logger) (ColdStore, error) {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
@@ -53,11 +54,17 @@ func OpenBadger(dir string, logger *slog.Logger) (ColdStore, error) {
 		WithMetricsEnabled(false).
 		WithCompactL0OnClose(false).
 		WithLogger(badgerLogger{logger})
-	db, err := badger.Open(o)
+	c := &badgerCold{}
+	err := contained("open", func() (err error) {
+		if err = checkBadger(dir); err == nil {
+			c.db, err = badger.Open(o)
+		}
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("badger in %s: %w", dir, err)
 	}
-	return &badgerCold{db: db}, nil
+	return c, nil
 }
 
 func coldKey(k ColdKey, piece uint16) []byte {
@@ -71,6 +78,10 @@ func coldKey(k ColdKey, piece uint16) []byte {
 // Put stores each record in pieces; the first one starts with the length of
 // the whole, so that a missing piece is seen.
 func (c *badgerCold) Put(records []ColdRecord) error {
+	return contained("write", func() error { return c.put(records) })
+}
+
+func (c *badgerCold) put(records []ColdRecord) error {
 	txn := c.db.NewTransaction(true)
 	defer func() { txn.Discard() }()
 	size := 0
@@ -119,7 +130,15 @@ func (c *badgerCold) Put(records []ColdRecord) error {
 
 // Get walks one group with a prefix: without one, an iterator wades through
 // the tombstones of the whole database.
-func (c *badgerCold) Get(group, lo, hi, maxBytes uint64) ([][]byte, error) {
+func (c *badgerCold) Get(group, lo, hi, maxBytes uint64) (list [][]byte, err error) {
+	err = contained("read", func() error {
+		list, err = c.get(group, lo, hi, maxBytes)
+		return err
+	})
+	return list, err
+}
+
+func (c *badgerCold) get(group, lo, hi, maxBytes uint64) ([][]byte, error) {
 	var list [][]byte
 	err := c.db.View(func(txn *badger.Txn) error {
 		o := badger.DefaultIteratorOptions
@@ -173,6 +192,10 @@ func (c *badgerCold) Get(group, lo, hi, maxBytes uint64) ([][]byte, error) {
 
 // Delete removes key by key: DropPrefix would fail concurrent commits.
 func (c *badgerCold) Delete(from, to ColdKey) error {
+	return contained("delete", func() error { return c.remove(from, to) })
+}
+
+func (c *badgerCold) remove(from, to ColdKey) error {
 	start, end := coldKey(from, 0), string(coldKey(to, 0))
 	var prefix []byte
 	if from.Group == to.Group {
@@ -217,9 +240,9 @@ func (c *badgerCold) keys(start []byte, end string, prefix []byte, n int) (keys 
 }
 
 // Sync has nothing left to do for records: every transaction was synced.
-func (c *badgerCold) Sync() error { return c.db.Sync() }
+func (c *badgerCold) Sync() error { return contained("sync", c.db.Sync) }
 
-func (c *badgerCold) Close() error { return c.db.Close() }
+func (c *badgerCold) Close() error { return contained("close", c.db.Close) }
 
 // badgerLogger passes on what matters.
 type badgerLogger struct{ l *slog.Logger }

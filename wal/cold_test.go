@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
+	"path/filepath"
+	"sync/atomic"
 	"testing"
 
 	"github.com/copycat-replication/copycat/internal/vfs"
@@ -155,6 +158,130 @@ func TestBadgerUnderLog(t *testing.T) {
 	if err := r.log.Close(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// badgerLog is a log on the real disk, most of whose first group is in Badger, closed.
+func badgerLog(t *testing.T) (r *rig, lagging uint64, open func() *rig) {
+	o := Options{FS: vfs.OS{}, Dir: t.TempDir() + "/wal", SegmentSize: 64 << 10, HotBytes: 128 << 10, CacheBytes: 1, ReserveBytes: 1}
+	r = &rig{t: t, opts: o}
+	open = func() *rig {
+		l, err := Open(r.opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.log = l
+		t.Cleanup(func() { _ = l.Close() })
+		return r
+	}
+	open()
+	lagging = r.group()
+	r.must(Update{Group: lagging, Entries: entries(lagging, 1, 50, 1, 500), HardState: hard(1, 1, 40)})
+	r.goCold(lagging)
+	if err := r.log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return r, lagging, open
+}
+
+// goCold has others write until the committed entries of a group are cold.
+func (r *rig) goCold(group uint64) {
+	r.t.Helper()
+	busy := r.group()
+	for i := uint64(1); r.log.groups[group].first <= r.log.groups[group].committed(); i++ {
+		r.must(Update{Group: busy, Entries: entries(busy, i, i, 1, 2000), HardState: hard(1, 1, i), Compact: &Mark{max(i, 5) - 5, 1}})
+		r.reclaimAll()
+		if i > 1000 {
+			r.t.Fatal("nothing goes cold")
+		}
+	}
+	r.must(Update{Group: busy, Remove: true})
+}
+
+// TestBadgerThatDoesNotOpen: a database that is damaged so that Badger fails to open it,
+// or would take the process with it, is set aside. What was in it is damage, the log
+// goes on, and what comes goes cold again.
+func TestBadgerThatDoesNotOpen(t *testing.T) {
+	t.Parallel()
+	change := func(pattern string, f func([]byte) []byte) func(*testing.T, string) {
+		return func(t *testing.T, dir string) {
+			names, err := filepath.Glob(filepath.Join(dir, pattern))
+			if err != nil || len(names) == 0 {
+				t.Fatalf("no %s: %v", pattern, err)
+			}
+			b, err := os.ReadFile(names[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(names[0], f(b), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for name, damage := range map[string]func(*testing.T, string){
+		"table cut off":         change("*.sst", func(b []byte) []byte { return b[:len(b)/2] }),
+		"table of few bytes":    change("*.sst", func(b []byte) []byte { return b[len(b)-6:] }),
+		"empty table":           change("*.sst", func(b []byte) []byte { return nil }),
+		"checksum's length":     change("*.sst", func(b []byte) []byte { b[len(b)-4] ^= 1; return b }),
+		"checksum":              change("*.sst", func(b []byte) []byte { b[len(b)-5] ^= 64; return b }),
+		"index":                 change("*.sst", func(b []byte) []byte { b[len(b)-40] ^= 1; return b }),
+		"manifest":              change("MANIFEST", func(b []byte) []byte { b[len(b)-3] ^= 1; return b }),
+		"manifest of few bytes": change("MANIFEST", func(b []byte) []byte { return b[:3] }),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, g, open := badgerLog(t)
+			dir := filepath.Join(r.opts.Dir, coldDirectoryName)
+			damage(t, dir)
+			open()
+			var d *DamageError
+			if got, err := r.log.Entries(g, 1, 51, math.MaxUint64); !errors.As(err, &d) || d.Group != g || d.Index != 1 {
+				t.Fatalf("%d entries, %v", len(got), err)
+			}
+			if _, err := os.Stat(dir + ".damaged.1"); err != nil {
+				t.Error(err)
+			}
+			r.check(g, 41, 50, 1, 500)
+			other := r.group()
+			r.must(Update{Group: other, Entries: entries(other, 1, 50, 1, 500), HardState: hard(1, 1, 50)})
+			r.goCold(other)
+			for range 2 {
+				r.check(other, 1, 50, 1, 500)
+				if err := r.log.Close(); err != nil {
+					t.Fatal(err)
+				}
+				open()
+			}
+		})
+	}
+}
+
+// roomyFS says how much is free as it is told.
+type roomyFS struct {
+	vfs.OS
+	free atomic.Uint64
+}
+
+func (f *roomyFS) Free(string) (uint64, error) { return f.free.Load(), nil }
+
+// TestBadgerIsNotOpenedOnAFullDisk: Badger writes as it opens, and a full disk under
+// its memory maps kills the process. What is in it is not readable until there is room.
+func TestBadgerIsNotOpenedOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	r, g, open := badgerLog(t)
+	full := &roomyFS{}
+	r.opts.FS = full
+	open()
+	for range 2 * maxColdOpens {
+		var d *DamageError
+		if _, err := r.log.Entries(g, 1, 41, math.MaxUint64); !errors.As(err, &d) || d.Index != 1 || !errors.Is(err, ErrDiskFull) {
+			t.Fatal(err)
+		}
+	}
+	if err := r.log.VerifyCold(g); !errors.Is(err, ErrDiskFull) {
+		t.Fatal(err)
+	}
+	full.free.Store(1 << 40)
+	r.check(g, 1, 50, 1, 500)
 }
 
 // failingCold fails every write from some moment on.

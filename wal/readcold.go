@@ -12,8 +12,11 @@ var errColdMissing = errors.New("the manifest has the entry, the store does not"
 // readCold reads entries that the manifest says are in the cold store.
 func (l *Log) readCold(number, lo, hi uint64, b *budget) ([]*raftpb.Entry, error) {
 	store, release, err := l.coldStore()
-	if err != nil {
+	if errors.Is(err, ErrClosed) {
 		return nil, err
+	}
+	if err != nil {
+		return nil, l.coldFault(number, lo, "the cold store cannot be used", err)
 	}
 	defer release()
 	records, err := store.Get(number, lo, hi, max(b.left, 1))
@@ -88,8 +91,11 @@ func (l *Log) VerifyCold(number uint64) error {
 
 func (l *Log) verifyChunk(number uint64, k chunk) error {
 	store, release, err := l.coldStore()
-	if err != nil {
+	if errors.Is(err, ErrClosed) {
 		return err
+	}
+	if err != nil {
+		return l.coldFault(number, k.first, "the cold store cannot be used", err)
 	}
 	defer release()
 	sum := uint32(0)
