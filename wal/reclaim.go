@@ -280,14 +280,18 @@ func (l *Log) removeSegment(s *segment) error {
 		return err
 	}
 	name := path.Join(l.dir, s.name)
+	spare := !s.damaged && l.wantsSpare(s)
 	var err error
-	if s.damaged {
+	switch {
+	case s.damaged:
 		err = l.fs.Rename(name, name+".damaged")
-	} else {
-		err = l.keepSpare(s)
+	case spare:
+		err = l.fs.Rename(name, spareName(name))
+	default:
+		err = l.fs.Remove(name)
 	}
 	// One that is gone already must not keep those behind it.
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if spare = spare && err == nil; err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("wal: remove %s: %w", s.name, err)
 	}
 	if err := l.fs.SyncDir(l.dir); err != nil {
@@ -298,5 +302,10 @@ func (l *Log) removeSegment(s *segment) error {
 	delete(l.segments, s.number)
 	l.mu.Unlock()
 	l.count.freed.Add(1)
+	if spare {
+		// Not before the directory is synced: a segment that came back after a crash
+		// must not have been written over.
+		l.addSpare(s, spareName(name))
+	}
 	return s.release()
 }

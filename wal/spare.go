@@ -2,7 +2,6 @@ package wal
 
 import (
 	"errors"
-	"path"
 	"slices"
 	"time"
 
@@ -30,24 +29,24 @@ type spare struct {
 	was  *segment // reads of it may be under way still
 }
 
-// keepSpare renames the file of the oldest segment, which nobody needs, or removes it.
-// The caller syncs the directory; until then the segment may come back.
-func (l *Log) keepSpare(s *segment) error {
-	w := &l.writer
+func spareName(segment string) string { return segment + spareSuffix }
+
+// wantsSpare reports whether the file of a segment that nobody needs is to be kept.
+func (l *Log) wantsSpare(s *segment) bool {
+	l.flushMu.Lock()
+	defer l.flushMu.Unlock()
 	l.mu.RLock()
-	files, low := len(l.order)-1+len(w.spares), l.low
-	l.mu.RUnlock()
-	name := path.Join(l.dir, s.name)
-	if low || s.size != l.opts.SegmentSize || int64(files) >= l.opts.HotBytes/l.opts.SegmentSize {
-		return l.fs.Remove(name)
-	}
-	as := path.Join(l.dir, s.name+spareSuffix)
-	if err := l.fs.Rename(name, as); err != nil {
-		return err
-	}
+	defer l.mu.RUnlock()
+	files := len(l.order) - 1 + len(l.writer.spares)
+	return !l.low && s.size == l.opts.SegmentSize && int64(files) < l.opts.HotBytes/l.opts.SegmentSize
+}
+
+// addSpare takes over a file that was renamed.
+func (l *Log) addSpare(s *segment, name string) {
 	s.acquire()
-	w.spares = append(w.spares, spare{name: as, was: s})
-	return nil
+	l.flushMu.Lock()
+	defer l.flushMu.Unlock()
+	l.writer.spares = append(l.writer.spares, spare{name: name, was: s})
 }
 
 // newSegment makes a segment that starts with head: of a spare, or of a new file.

@@ -265,3 +265,67 @@ func TestWritesToAUsedFileEndWithABlock(t *testing.T) {
 	}
 	r.whole()
 }
+
+// TestSpareIsNotUsedTooEarly: while the directory is synced behind the rename of a freed
+// segment's file, the committer goes on, and needs segments. That file must not be one of
+// them yet: after a crash it may have its old name, and be taken for damage.
+func TestSpareIsNotUsedTooEarly(t *testing.T) {
+	t.Parallel()
+	r := newRolling(t)
+	r.fill(5)
+	var crashed *vfs.Mem
+	var last uint64
+	spares := len(r.spareFiles())
+	busy := false
+	r.fs.SetFault(func(op vfs.Op, _ string, _, _ int64) error {
+		if op != vfs.OpSyncDir || busy || crashed != nil || len(r.spareFiles()) <= spares {
+			return nil
+		}
+		busy = true
+		for range 2 * (spares + 2) * int(r.opts.SegmentSize) / rollingSize {
+			r.last++
+			r.must(Update{Group: r.g, Entries: entries(r.g, r.last, r.last, 1, rollingSize)})
+		}
+		crashed, last = r.fs.CrashClone(vfs.LoseAll), r.last
+		busy = false
+		return nil
+	})
+	for i := 0; crashed == nil; i++ {
+		if spares = len(r.spareFiles()); i > 1000 {
+			t.Fatal("no segment was freed")
+		}
+		if err := r.next(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.fs.SetFault(nil)
+	after := &rolling{rig: &rig{t: t, fs: crashed, cold: NewMemCold(), opts: r.opts}, g: r.g, first: r.first, last: last}
+	after.open()
+	defer after.log.Close()
+	after.whole()
+}
+
+// TestSparesBesideTheCommitter has segments freed, and used again, by the two goroutines
+// that do it.
+func TestSparesBesideTheCommitter(t *testing.T) {
+	t.Parallel()
+	r := newRolling(t)
+	r.log.Start()
+	answers := make(chan error, 1)
+	for i := uint64(1); i <= 2000 || r.log.Stats().SegmentsReused == 0; i++ {
+		u := Update{Group: r.g, Entries: entries(r.g, i, i, 1, rollingSize), HardState: hard(1, 1, i)}
+		if i > 40 && i%20 == 0 {
+			u.Compact = &Mark{i - 10, 1}
+			r.first = i - 9
+		}
+		r.log.Submit([]Update{u}, func(err error) { answers <- err })
+		if err := <-answers; err != nil {
+			t.Fatal(err)
+		}
+		r.last = i
+		if i > 100_000 {
+			t.Fatal("no segment was used again")
+		}
+	}
+	r.whole()
+}
