@@ -166,6 +166,7 @@ func (h *Host) hereOrBetween(s id.Structure) (*Group, error) {
 // off. After an error because of a full disk it goes on beside the caller, until
 // there is room.
 func (h *Host) erase(g *Group) error {
+	g.files.gone.Store(true)
 	err := h.write(wal.Update{Group: g.local, Remove: true})
 	if errors.Is(err, wal.ErrDiskFull) && h.spawn(func() { h.eraseLater(g) }) {
 		return fmt.Errorf("remove replica %d: not before there is room: %w", g.local, err)

@@ -49,9 +49,20 @@ func nodesOf(members map[id.Replica]id.Node) []id.Node {
 	return nodes
 }
 
+// errNotHere says that the replica for which something is fetched has been removed.
+var errNotHere = errors.New("replica was removed")
+
 // fetch gets a snapshot's file from one holder after the other. What came in
 // vain stays for the next try; came tells how many bytes that is.
 func (h *Host) fetch(g *Group, ref SnapshotRef, holder id.Node, members []id.Node) (_ *state, came int64, _ error) {
+	defer func() {
+		// Its files were removed beside this, which may have made some since.
+		if g.files.gone.Load() {
+			if err := h.snaps.RemoveGroup(g.local); err != nil {
+				h.cfg.Logger.Warn("snapshots of a removed replica are left, until the next start", "local", g.local, "error", err)
+			}
+		}
+	}()
 	g.files.settle()
 	if s, err := h.snapshotState(g, ref); err == nil {
 		return s, 0, h.snaps.Confirm(g.local) // found, perhaps of a process that ended amid its commit
@@ -64,7 +75,7 @@ func (h *Host) fetch(g *Group, ref SnapshotRef, holder id.Node, members []id.Nod
 			s, err := h.snapshotState(g, ref)
 			return s, came, err
 		}
-		if h.ctx.Err() != nil {
+		if h.ctx.Err() != nil || errors.Is(err, errNotHere) {
 			return nil, came, err
 		}
 		errs = append(errs, fmt.Errorf("from node %s: %w", node, err))
@@ -116,14 +127,15 @@ func (h *Host) fetchFrom(g *Group, ref SnapshotRef, node id.Node) (came int64, e
 	if err != nil {
 		return 0, err
 	}
-	came, err = h.receiveFrom(r, g.key, ref, node)
+	came, err = h.receiveFrom(g, r, ref, node)
 	if err != nil {
 		return came, errors.Join(err, r.Close()) // the part that came stays, for the next try
 	}
 	return came, errors.Join(r.Commit(), r.Close())
 }
 
-func (h *Host) receiveFrom(r *snapshot.Receiver, key id.Group, ref SnapshotRef, node id.Node) (came int64, err error) {
+func (h *Host) receiveFrom(g *Group, r *snapshot.Receiver, ref SnapshotRef, node id.Node) (came int64, err error) {
+	key := g.key
 	req := grouppb.FetchRequest{
 		Structure: key.Structure[:], Birth: key.Incarnation.Birth, Recovery: key.Incarnation.Recovery,
 		Ref: encodeRef(ref), Offset: r.Offset(),
@@ -149,23 +161,32 @@ func (h *Host) receiveFrom(r *snapshot.Receiver, key id.Group, ref SnapshotRef, 
 			<-closed
 		}
 	}()
-	came, err = io.Copy(r, &pacedReader{ctx, h, &movingReader{in, func() { stall.Reset(fetchStall) }}})
+	moved := func() error {
+		stall.Reset(fetchStall)
+		if g.files.gone.Load() {
+			return fmt.Errorf("group %s: %w", key, errNotHere)
+		}
+		return nil
+	}
+	came, err = io.Copy(r, &pacedReader{ctx, h, &movingReader{in, moved}})
 	if err != nil {
 		err = errors.Join(err, context.Cause(ctx))
 	}
 	return came, err
 }
 
-// movingReader notes that a stream moves.
+// movingReader tells that a stream moves, and hears whether it is still wanted.
 type movingReader struct {
 	io.Reader
-	moved func()
+	moved func() error
 }
 
 func (m *movingReader) Read(p []byte) (int, error) {
 	n, err := m.Reader.Read(p)
 	if n > 0 {
-		m.moved()
+		if merr := m.moved(); merr != nil {
+			return n, merr
+		}
 	}
 	return n, err
 }

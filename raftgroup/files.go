@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/copycat-replication/copycat/snapshot"
 )
@@ -16,6 +17,8 @@ import (
 // Steps want, name and forget, and never wait for a disk. Whoever looks for a
 // file that was wanted calls settle before.
 type snapshotFiles struct {
+	gone atomic.Bool // the replica is being removed: nothing is fetched for it any more
+
 	disk sync.Mutex // held while a file is finished, or old ones are removed; never by a step
 
 	ended bool // nothing is removed any more; guarded by disk
@@ -67,10 +70,10 @@ func (f *snapshotFiles) retain(store *snapshot.Store, local uint64) error {
 	return f.remove(store.Retain, local)
 }
 
-// clear removes what came, or was made, of other files in vain. Those that are
-// complete stay: the log may have an announcement that this replica has not come to.
+// clear removes what came of other files in vain. Those that are complete stay: the
+// log may have an announcement that this replica has not come to.
 func (f *snapshotFiles) clear(store *snapshot.Store, local uint64) error {
-	return f.remove(store.Clear, local)
+	return f.remove(store.ClearPartial, local)
 }
 
 func (f *snapshotFiles) remove(others func(uint64, ...SnapshotRef) error, local uint64) error {

@@ -27,15 +27,20 @@ func findOrphans(log LogStore, snaps *snapshot.Store) (found, orphans []uint64, 
 }
 
 // sweep removes the snapshot files that were found without a replica, and what the
-// end of the last process has left half made of those with one: the next snapshot of
-// a group would remove that, but there may be no room for it.
+// end of the last process has left half written of those with one: the next snapshot
+// of a group would remove that, but there may be no room for it. What was half
+// fetched stays until something is fetched: that may be the rest of it.
 func (h *Host) sweep() {
 	h.mu.Lock()
 	groups := h.replicasLocked()
 	h.mu.Unlock()
 	for _, g := range groups {
 		if _, ok := slices.BinarySearch(h.filed, g.local); ok {
-			h.clearSnapshots(g)
+			h.jobs.files.add(func() {
+				if err := h.snaps.ClearTemporary(g.local); err != nil {
+					g.log.Warn("half-written snapshots are left", "error", err)
+				}
+			})
 		}
 	}
 	for _, local := range h.orphans {

@@ -46,10 +46,16 @@ func (s *Store) Retain(group uint64, keep ...Ref) error {
 	return inGroup(group, "retain", s.retain(group, keep, snapSuffix, partSuffix, tempSuffix))
 }
 
-// Clear is Retain for what is not complete: temporary and partial files. Complete ones
-// stay, whether they are in keep or not.
-func (s *Store) Clear(group uint64, keep ...Ref) error {
-	return inGroup(group, "clear", s.retain(group, keep, partSuffix, tempSuffix))
+// ClearTemporary removes the temporary files of a group that no Writer has open: those
+// of Writers that did not come to their end.
+func (s *Store) ClearTemporary(group uint64) error {
+	return inGroup(group, "clear", s.retain(group, nil, tempSuffix))
+}
+
+// ClearPartial removes partial files of a group that are not in keep and that no
+// Receiver has open. Complete files stay.
+func (s *Store) ClearPartial(group uint64, keep ...Ref) error {
+	return inGroup(group, "clear", s.retain(group, keep, partSuffix))
 }
 
 // retain removes files with these suffixes.

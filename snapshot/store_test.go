@@ -151,12 +151,13 @@ func TestListAndGroups(t *testing.T) {
 	wantNoneOpen(t, m)
 }
 
-// Clear removes what is half made and nobody works on; complete files stay.
+// What is half made and nobody works on is removed by kind; complete files stay.
 func TestClear(t *testing.T) {
 	t.Parallel()
 	m := newMem(t)
 	s := openStore(t, m)
-	must(t, s.Clear(1))
+	must(t, s.ClearTemporary(1))
+	must(t, s.ClearPartial(1))
 	var refs []Ref
 	for n := range uint64(3) {
 		refs = append(refs, makeSnap(t, s, 1, testHead(n), testBytes(300)))
@@ -171,12 +172,14 @@ func TestClear(t *testing.T) {
 	}
 	open, err := s.Receive(1, refs[2])
 	must(t, err)
-	must(t, s.Clear(1, refs[1]))
+	must(t, s.ClearTemporary(1))
+	wantSuffixes(t, s, 1, ".part", ".snap", ".part", ".snap", ".part", ".snap", ".tmp")
+	must(t, s.ClearPartial(1, refs[1]))
 	wantSuffixes(t, s, 1, ".snap", ".part", ".snap", ".part", ".snap", ".tmp")
 	must(t, open.Close())
 	_, err = w.Commit()
 	must(t, err)
-	must(t, s.Clear(1))
+	must(t, s.ClearPartial(1))
 	wantSuffixes(t, s, 1, ".snap", ".snap", ".snap", ".snap")
 	wantSuffixes(t, openStore(t, m.CrashClone(vfs.LoseAll)), 1, ".snap", ".snap", ".snap", ".snap")
 }
@@ -323,7 +326,7 @@ func TestClosed(t *testing.T) {
 	_, errList := s.List(1)
 	_, errGroups := s.Groups()
 	_, errCommit := w.Commit()
-	for i, err := range []error{errCreate, errOpen, errRaw, errReceive, errList, errGroups, errCommit, s.Verify(1, Ref{}), s.Retain(1), s.Clear(1), s.Confirm(1), s.SetAside(1, Ref{}), s.RemoveGroup(1)} {
+	for i, err := range []error{errCreate, errOpen, errRaw, errReceive, errList, errGroups, errCommit, s.Verify(1, Ref{}), s.Retain(1), s.ClearTemporary(1), s.ClearPartial(1), s.Confirm(1), s.SetAside(1, Ref{}), s.RemoveGroup(1)} {
 		if !errors.Is(err, ErrClosed) {
 			t.Errorf("%d: %v", i, err)
 		}
