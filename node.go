@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net"
 	"path"
@@ -170,11 +169,12 @@ func (n *node) findLog() error {
 	if err != nil || !empty {
 		return err
 	}
-	names, err := n.env.fs.List(snapshots)
-	switch {
-	case errors.Is(err, fs.ErrNotExist) || err == nil && len(names) == 0:
-		return nil
-	case err != nil:
+	store, err := snapshot.OpenStore(snapshot.Options{FS: n.env.fs, Dir: snapshots})
+	if err != nil {
+		return err
+	}
+	groups, err := store.Groups()
+	if err = errors.Join(err, store.Close()); err != nil || len(groups) == 0 {
 		return err
 	}
 	return fmt.Errorf("there are snapshots in %s, and no log in %s: bring it back, or remove both directories to go on without the replicas that were here", snapshots, logs)
