@@ -31,6 +31,7 @@
 //	*.seg.damaged          segments with damage whose turn to go has come
 //	*.tmp                  half made, or of a freed segment; removed by the next Open
 //	cold/                  Badger
+//	cold.damaged.*         what did not open; nothing reads it
 //
 // FORMAT and segments appear under a temporary name, are synced, renamed, and
 // the directory is synced: a broken one is damage, never the trace of a crash.
@@ -128,7 +129,11 @@
 // The manifest alone says what the cold store must hold. A record that it
 // names and the store does not have, or has with a wrong checksum, is a
 // *DamageError that names group and index. A write to the cold store that
-// failed ends its use for this life: segments are kept instead.
+// failed ends its use for this life: segments are kept instead. A store that does not
+// open, on a disk that can be written, is set aside for an empty one. Panics of Badger,
+// and pages that its memory maps do not get, are errors, as far as they meet in our
+// goroutines; what it reads in its own while it opens is verified before. In what its
+// compactions read, rot in a block's structure (not in an entry) still ends the process.
 //
 // A record that has rotten in a segment must not keep that one, and all behind it,
 // from being freed: a lost record moves in its place, which has its term and a wrong
