@@ -2,6 +2,7 @@ package wal
 
 import (
 	"errors"
+	"io/fs"
 	"slices"
 	"time"
 
@@ -61,9 +62,12 @@ func (l *Log) newSegment(head *segmentHead, size int64) (*segment, error) {
 		sp := w.spares[i]
 		w.spares = slices.Delete(w.spares, i, i+1)
 		s, err := l.reuse(sp, head, size)
+		if !errors.Is(err, vfs.ErrNoSpace) && !errors.Is(err, fs.ErrNotExist) {
+			return s, err // a disk that fails is not asked again with another file
+		}
 		var late *afterRenameError
-		if err == nil || errors.As(err, &late) {
-			return s, err
+		if errors.As(err, &late) {
+			return nil, err
 		}
 		l.logger.Warn("wal: freed segment is not used again", "file", sp.name, "error", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"math/rand/v2"
+	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -328,4 +329,50 @@ func TestSparesBesideTheCommitter(t *testing.T) {
 		}
 	}
 	r.whole()
+}
+
+// A disk that fails under a used file fails the log, as under any other; a file that has
+// gone is only not used.
+func TestSpareThatFails(t *testing.T) {
+	t.Parallel()
+	spare := func() *rolling {
+		r := newRolling(t)
+		r.fill(2)
+		for len(r.spareFiles()) == 0 {
+			if err := r.next(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return r
+	}
+	next := func(r *rolling) error { // until a segment is made
+		for made := r.log.Stats().SegmentsMade; r.log.Stats().SegmentsMade == made; {
+			if err := r.next(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	gone := spare()
+	for _, name := range gone.spareFiles() {
+		if err := gone.fs.Remove(path.Join(gone.opts.Dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := next(gone); err != nil {
+		t.Fatalf("without the file: %v", err)
+	}
+	gone.whole()
+
+	failing := spare()
+	kept := failing.spareFiles()
+	failing.fs.SetFault(func(op vfs.Op, name string, _, _ int64) error {
+		if op == vfs.OpSync && slices.Contains(kept, path.Base(name)) {
+			return errors.New("injected")
+		}
+		return nil
+	})
+	if err := next(failing); !errors.Is(err, ErrFailed) {
+		t.Fatalf("with a disk that fails: %v", err)
+	}
 }
