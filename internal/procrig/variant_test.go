@@ -35,7 +35,7 @@ var (
 	minor = &variant{edits: []overlay.Edit{
 		{File: "wal/format.go", Old: "formatMinor = 0", New: "formatMinor = 1"},
 		{File: "snapshot/format.go", Old: "minorVersion = 0", New: "minorVersion = 1"},
-		{File: "transport/record.go", Old: "versionMinor = 0", New: "versionMinor = 1"},
+		{File: "transport/record.go", Old: "versionMinor = 1", New: "versionMinor = 2"},
 		{File: "raftgroup/config.go", Old: "import (", New: `import (
 	"os"`},
 		{File: "raftgroup/config.go", Old: "setDefault(&c.SessionTimeout, time.Minute)", New: `if d, err := time.ParseDuration(os.Getenv("` + sessionVariable + `")); err == nil {
