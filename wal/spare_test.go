@@ -66,6 +66,17 @@ func (r *rolling) fill(reused uint64) {
 	}
 }
 
+// fillSpare writes until segments have been used again, and another one may be.
+func (r *rolling) fillSpare() {
+	r.t.Helper()
+	r.fill(4)
+	for len(r.spareFiles()) == 0 {
+		if err := r.next(); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+}
+
 func (r *rolling) whole() {
 	r.t.Helper()
 	if d, s := r.log.Damages(), r.log.Suspects(); len(d)+len(s) > 0 {
@@ -171,12 +182,7 @@ func TestSpareIsNotUsedUnderItsReader(t *testing.T) {
 func TestSparesAreGivenBackToAFullDisk(t *testing.T) {
 	t.Parallel()
 	r := newRolling(t)
-	r.fill(4)
-	for len(r.spareFiles()) == 0 {
-		if err := r.next(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	r.fillSpare()
 	r.log.opts.ReserveBytes = 8 << 10
 	r.fs.SetCapacity(r.fs.Used() + 4<<10)
 	if err := r.next(); err != nil {
@@ -195,12 +201,7 @@ func TestSparesAreGivenBackToAFullDisk(t *testing.T) {
 func TestSparesAreGivenBackWithoutAFlush(t *testing.T) {
 	t.Parallel()
 	r := newRolling(t)
-	r.fill(4)
-	for len(r.spareFiles()) == 0 {
-		if err := r.next(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	r.fillSpare()
 	r.log.opts.ReserveBytes = 8 << 10
 	r.fs.SetCapacity(r.fs.Used() + 4<<10)
 	if !r.log.checkSpace() {
@@ -220,12 +221,7 @@ func TestSparesGoWithTheNeed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRolling(t)
-		r.fill(4)
-		for len(r.spareFiles()) == 0 {
-			if err := r.next(); err != nil {
-				t.Fatal(err)
-			}
-		}
+		r.fillSpare()
 		r.log.trimSpares()
 		if len(r.spareFiles()) == 0 {
 			t.Fatal("spares went though segments were made")
@@ -337,12 +333,7 @@ func TestSpareThatFails(t *testing.T) {
 	t.Parallel()
 	spare := func() *rolling {
 		r := newRolling(t)
-		r.fill(2)
-		for len(r.spareFiles()) == 0 {
-			if err := r.next(); err != nil {
-				t.Fatal(err)
-			}
-		}
+		r.fillSpare()
 		return r
 	}
 	next := func(r *rolling) error { // until a segment is made
