@@ -18,6 +18,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/copycat-replication/copycat/bench/internal/compare"
 	"github.com/copycat-replication/copycat/bench/internal/load"
 	"github.com/copycat-replication/copycat/bench/internal/measure"
 	"github.com/copycat-replication/copycat/bench/internal/report"
@@ -41,8 +42,15 @@ Without -rtt it runs a list of cases:
   cut-off     round trips of 30, 70 and 100 ms; the leader's whole data center is cut
               off for a third of the window, and comes back
 
-With -rtt it runs one case of one's own.
+With -rtt it runs one case of one's own. A table goes to the terminal, progress and
+how well the emulation held to stderr.
 
+For example:
+  wan -case matrix -runs 3
+  wan -rtt 10ms,20ms,25ms -rate 100000000 -outstanding 1000 -payload 1024
+  wan -runs 5 -json wan.jsonl -doc docs/performance.md
+
+Flags:
 `
 
 // wanCase is one thing to measure.
@@ -87,12 +95,12 @@ func wanCases() []wanCase {
 
 // wanOptions is the command line.
 type wanOptions struct {
-	only, dir, json, log, mode string
-	realtime, words            bool
-	place                      string
-	seconds, warmup            float64
-	runs                       int
-	cases                      []wanCase
+	only, dir, json, doc, log, mode string
+	realtime, words                 bool
+	place                           string
+	seconds, warmup                 float64
+	runs                            int
+	cases                           []wanCase
 }
 
 // wanResult is a result with the network that it was measured on. The usage of
@@ -151,6 +159,7 @@ func parseWAN(args []string, stderr io.Writer) (*wanOptions, error) {
 	f.BoolVar(&o.realtime, "realtime", false, "give this process, which relays, a real-time priority: delays hold better while the nodes use all processors, but on few of them it may take the machine for itself")
 	f.StringVar(&o.dir, "dir", os.TempDir(), "`directory` for the nodes' files; what is made there is removed at the end")
 	f.StringVar(&o.json, "json", "", "append results to this `file`, one JSON object a line")
+	f.StringVar(&o.doc, "doc", "", "`file` whose table of wan is to be replaced, by all results of the -json file if there is one; empty: none")
 	f.StringVar(&o.log, "log", "", "write the nodes' log of this `level` and above to stderr")
 	if err := f.Parse(args); err != nil {
 		return nil, err
@@ -238,7 +247,7 @@ func runWAN(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 				code = 1
 				continue
 			}
-			r.Command = strings.Join(append([]string{"bench wan"}, args...), " ")
+			r.Command = strings.Join(append([]string{"bench wan"}, compare.Telling(args)...), " ")
 			if err := appendJSON(o.json, r); err != nil {
 				fmt.Fprintln(stderr, err)
 				code = 1
@@ -249,7 +258,11 @@ func runWAN(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			results = append(results, *r)
 		}
 	}
-	if err := wanTable(stdout, results); err != nil {
+	err = wanTable(stdout, results)
+	if err == nil && o.doc != "" && len(results) > 0 {
+		err = o.document(results)
+	}
+	if err != nil {
 		fmt.Fprintln(stderr, err)
 		return 1
 	}

@@ -45,13 +45,7 @@ func build(ctx context.Context, root, into, system string) (string, error) {
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
 	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("build %s: %w: %s", system, err, last(said.String(), 3))
+		return "", fmt.Errorf("build %s: %w: %s", system, err, why(said.String(), root))
 	}
 	return program, nil
-}
-
-// last is the end of what a program said.
-func last(said string, lines int) string {
-	all := strings.Split(strings.TrimSpace(said), "\n")
-	return strings.Join(all[max(0, len(all)-lines):], " / ")
 }

@@ -87,9 +87,9 @@ func compare(ctx context.Context, o *options, args []string, stdout, stderr io.W
 	return nil
 }
 
-// telling leaves out of a command line what names files: where results went
+// Telling leaves out of a command line what names files: where results went
 // says nothing of them, and is different elsewhere.
-func telling(args []string) (out []string) {
+func Telling(args []string) (out []string) {
 	for i := 0; i < len(args); i++ {
 		name, _, with := strings.Cut(strings.TrimLeft(args[i], "-"), "=")
 		if strings.HasPrefix(args[i], "-") && slices.Contains([]string{"dir", "json", "doc", "plots"}, name) {
@@ -131,7 +131,7 @@ func chosen(o *options, s *scenario) (out []preset) {
 func (r *runner) scenario(ctx context.Context, o *options, s *scenario, args []string, stdout io.Writer, keep func(report.Comparison) error) (*report.Comparison, error) {
 	c := report.Comparison{
 		Format: report.Format, Scenario: s.name, About: s.about, Began: time.Now().UTC(), Rounds: o.rounds,
-		Command: strings.Join(append([]string{"go run ./bench compare"}, telling(args)...), " "),
+		Command: strings.Join(append([]string{"go run ./bench compare"}, Telling(args)...), " "),
 	}
 	var err error
 	if c.Machine, err = measure.ReadMachine(o.dir); err != nil {

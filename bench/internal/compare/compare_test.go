@@ -3,7 +3,6 @@ package compare
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -163,7 +162,7 @@ func TestBuildFails(t *testing.T) {
 // TestTelling: a document does not name the files of the machine that made it.
 func TestTelling(t *testing.T) {
 	t.Parallel()
-	got := telling([]string{"-scenario", "lan", "-dir", "/somewhere", "--json=/x", "-match", "256 out", "-doc", "d.md", "-rounds=3"})
+	got := Telling([]string{"-scenario", "lan", "-dir", "/somewhere", "--json=/x", "-match", "256 out", "-doc", "d.md", "-rounds=3"})
 	if want := []string{"-scenario", "lan", "-match", `"256 out"`, "-rounds=3"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
@@ -176,34 +175,6 @@ func TestMatch(t *testing.T) {
 		if got := len(chosen(&options{match: match}, &scenario{cases: groups})); got != want {
 			t.Errorf("%q takes %d cases, want %d", match, got, want)
 		}
-	}
-}
-
-func TestReplace(t *testing.T) {
-	t.Parallel()
-	doc := []byte("# Title\n\n<!-- results:lan -->\nold\n<!-- end -->\nbetween\n<!-- results:idle -->\nkept\n<!-- end -->\nafter\n")
-	c := &report.Comparison{Scenario: "lan", About: "New words."}
-	got, err := replace(doc, c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{"# Title", "New words.", "between", "kept", "after"} {
-		if !bytes.Contains(got, []byte(want)) {
-			t.Errorf("%q is not in\n%s", want, got)
-		}
-	}
-	if bytes.Contains(got, []byte("old")) {
-		t.Errorf("the old is still in\n%s", got)
-	}
-	again, err := replace(got, c)
-	if err != nil || !bytes.Equal(got, again) {
-		t.Errorf("a second time it is different: %v\n%s", err, again)
-	}
-	if _, err := replace(doc, &report.Comparison{Scenario: "moon"}); !errors.Is(err, errMark) {
-		t.Errorf("a scenario without a place: %v", err)
-	}
-	if _, err := replace([]byte("<!-- results:lan -->\nno end"), c); !errors.Is(err, errMark) {
-		t.Errorf("a place without an end: %v", err)
 	}
 }
 
@@ -240,6 +211,30 @@ func TestScenariosAreWhole(t *testing.T) {
 			if len(k) == 0 || k[0].Name != copycat {
 				t.Errorf("%s, %s: the first contender is not copycat: %+v", s.name, p.name, k)
 			}
+		}
+	}
+}
+
+// TestWhy guards reasons that filled a page, or named directories that no reader
+// has: of what a program said, what failed is told, from the run's directory on.
+func TestWhy(t *testing.T) {
+	t.Parallel()
+	const dir = "/tmp/copycat-compare-77"
+	starting := "run 1 of 1: x is starting: 3 nodes, 9 structures\n    1 s  warming up  5 operations/s\n"
+	for _, c := range []struct{ said, want string }{
+		{"", ""},
+		{starting, ""},
+		{starting + "run 1: open x: context deadline exceeded\n", "open x: context deadline exceeded"},
+		{starting + "run 1: open " + dir + "/copycat-bench-123/node0/log: no space\n", "open node0/log: no space"},
+		{starting + "run 1: open: remove " + dir + ": busy", "open: remove : busy"},
+		{"run 1: structure 1: no space\nstructure 2: no space\nstructure 3: no space\n", "structure 1: no space (and 2 more lines)"},
+		{"panic: write " + dir + "/copycat-bench-9/node1/tan: no space\n\ngoroutine 7 [running]:\nmain.x()\n", "panic: write node1/tan: no space"},
+		{"./main.go:3:8: undefined: a\n./main.go:4:8: undefined: b\n", "./main.go:3:8: undefined: a / ./main.go:4:8: undefined: b"},
+		{"one\ntwo\nthree\nfour\n", "two / three / four"},
+		{"run 1: " + strings.Repeat("ä", 300), strings.Repeat("ä", whyLength) + " …"},
+	} {
+		if got := why(c.said, dir); got != c.want {
+			t.Errorf("%q: %q, want %q", c.said, got, c.want)
 		}
 	}
 }

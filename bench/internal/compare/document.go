@@ -1,7 +1,6 @@
 package compare
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -12,50 +11,9 @@ import (
 	"github.com/copycat-replication/copycat/bench/internal/report"
 )
 
-// The lines around a scenario's tables in a document.
-const (
-	beginMark = "<!-- results:%s -->\n"
-	endMark   = "<!-- end -->\n"
-)
-
-// errMark says that a document has no place for a scenario.
-var errMark = errors.New("no such place in the document")
-
 // rewrite replaces a scenario's tables in a document.
 func rewrite(name string, c *report.Comparison) error {
-	old, err := os.ReadFile(name)
-	if err != nil {
-		return fmt.Errorf("document: %w", err)
-	}
-	text, err := replace(old, c)
-	if err != nil {
-		return fmt.Errorf("document %s: %w", name, err)
-	}
-	if err := os.WriteFile(name, text, 0o644); err != nil {
-		return fmt.Errorf("document: %w", err)
-	}
-	return nil
-}
-
-func replace(text []byte, c *report.Comparison) ([]byte, error) {
-	begin := fmt.Appendf(nil, beginMark, c.Scenario)
-	before, rest, ok := bytes.Cut(text, begin)
-	if !ok {
-		return nil, fmt.Errorf("%w: %s", errMark, bytes.TrimSpace(begin))
-	}
-	_, after, ok := bytes.Cut(rest, []byte(endMark))
-	if !ok {
-		return nil, fmt.Errorf("%w: %s after %s", errMark, endMark[:len(endMark)-1], bytes.TrimSpace(begin))
-	}
-	var b bytes.Buffer
-	b.Write(before)
-	b.Write(begin)
-	if err := report.Markdown(&b, c); err != nil {
-		return nil, err
-	}
-	b.WriteString("\n" + endMark)
-	b.Write(after)
-	return b.Bytes(), nil
+	return report.Rewrite(name, c.Scenario, func(w io.Writer) error { return report.Markdown(w, c) })
 }
 
 const reportUsage = `bench report shows results that "bench compare" has kept: as Markdown on the

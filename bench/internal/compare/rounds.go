@@ -131,14 +131,14 @@ func (r *runner) once(ctx context.Context, system string, flags []string, limit 
 	}
 	data, err := os.ReadFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w: %s", errRun, runErr, last(said.String(), 3))
+		return nil, fmt.Errorf("%w: %w: %s", errRun, runErr, why(said.String(), dir))
 	}
 	results, err := report.Read(bytes.NewReader(data))
 	if err != nil {
 		return nil, err
 	}
 	if len(results) != 1 { // a run with errors in it has a result, which counts them
-		return nil, fmt.Errorf("%w: %d results: %s", errRun, len(results), last(said.String(), 3))
+		return nil, fmt.Errorf("%w: %d results: %s", errRun, len(results), why(said.String(), dir))
 	}
 	result := results[0]
 	result.Command = strings.Join(append([]string{system}, flags...), " ")

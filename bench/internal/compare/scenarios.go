@@ -48,7 +48,7 @@ func scenarios() []scenario {
 		{name: "failover", about: "The leader's node is ended a third into the window, inside its process: the longest time that a proposer on another node had nothing applied. NATS is not in it: its servers hand their leaderships over when they are shut down, which a crash does not.", cases: failover, seconds: 12},
 		{name: "recovery", about: "All nodes are closed and opened again, in one process, with the page cache warm.", cases: recovery, seconds: 1},
 		{name: "backpressure", about: "CopyCat under more load than it can carry, and beside a structure in trouble.", cases: backpressure},
-		{name: "soak", about: "Memory and disk over time, under a steady load.", cases: soak, seconds: 300},
+		{name: "soak", about: "Memory and disk over time, under a steady load: the most that they held in the first and in the second half of it.", cases: soak, seconds: 300},
 	}
 }
 
@@ -72,14 +72,40 @@ func curve(*options) (out []preset) {
 	return out
 }
 
-// Peers with a raft group for each structure are measured up to 1,000 of them:
-// more take minutes to start, and gigabytes.
+// sparing are the peers with a log for each raft group, set up for many of them:
+// as they come, raft-wal and Tan reserve 64 MiB of the disk for each replica.
+var sparing = []variant{
+	{"hashicorp, segments of 4 MiB", "hashicorp", []string{"-segment-size", "4194304"}},
+	dragonboatPebble,
+}
+
+var dragonboatPebble = variant{"dragonboat, Pebble", "dragonboat", []string{"-log", "pebble"}}
+
+const (
+	// fewGroups is up to where a log of 64 MiB for each of three replicas fits on
+	// most disks, and manyGroups where peers with a raft group for each structure
+	// are still measured: more take minutes to start, and gigabytes.
+	fewGroups  = 100
+	manyGroups = 1000
+)
+
+// contend picks the peers, and how they are set up, by the number of structures.
+func (p *preset) contend(structures int, withoutGroups ...string) {
+	switch {
+	case structures > manyGroups:
+		p.only = withoutGroups
+	case structures > fewGroups:
+		p.only = []string{copycat, "etcd", "nats"}
+		p.variants = append(p.variants, sparing...)
+	case structures > 1:
+		p.variants = append(p.variants, dragonboatPebble)
+	}
+}
+
 func groups(*options) (out []preset) {
 	for _, n := range []int{1, 8, 64, 256, 1000, 10000} {
 		p := preset{name: fmt.Sprintf("%d structures", n), flags: append(outstanding(max(4096, n)), "-structures", strconv.Itoa(n)), x: float64(n)}
-		if n > 1000 {
-			p.only = []string{copycat, "etcd"}
-		}
+		p.contend(n, copycat, "etcd")
 		out = append(out, p)
 	}
 	return out
@@ -90,10 +116,12 @@ const evenRate = "10000"
 
 func rate(*options) (out []preset) {
 	for _, n := range []int{1, 8, 64, 256, 1000} {
-		out = append(out, preset{
+		p := preset{
 			name:  fmt.Sprintf("%d structures, %s operations a second", n, evenRate),
 			flags: append(outstanding(16384), "-rate", evenRate, "-structures", strconv.Itoa(n)), x: float64(n),
-		})
+		}
+		p.contend(n)
+		out = append(out, p)
 	}
 	return out
 }
@@ -102,9 +130,7 @@ func idle(*options) (out []preset) {
 	for _, n := range []int{1, 100, 1000, 10000} {
 		p := preset{name: fmt.Sprintf("%d structures", n), flags: []string{"-measure", "idle", "-structures", strconv.Itoa(n)}, kind: "idle", x: float64(n)}
 		p.variants = []variant{{"copycat, no subscriptions", copycat, []string{"-detached"}}}
-		if n > 1000 {
-			p.only = []string{copycat}
-		}
+		p.contend(n, copycat)
 		out = append(out, p)
 	}
 	return out
@@ -175,8 +201,10 @@ func backpressure(o *options) []preset {
 	}
 }
 
+// The rate of the soak is given, so that all have written the same when they are
+// compared: 8 MB a second, of which logs turn over many times in an hour.
 func soak(*options) []preset {
-	return []preset{{name: "1 KiB, 64 outstanding", flags: append(outstanding(64), "-payload", "1024", "-sample", "5")}}
+	return []preset{{name: "16 KiB, 500 operations a second", flags: append(outstanding(256), "-payload", "16384", "-rate", "500", "-sample", "5")}}
 }
 
 // Arguments are the flags that the scenarios give a system's program, one set

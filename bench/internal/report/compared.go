@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 )
@@ -11,9 +12,14 @@ import (
 // those that tell how much the runs are worth.
 func shown(measure string) (out []Metric) {
 	for _, m := range Metrics(measure) {
-		if m.Ratio != 0 || m.Key == disk.Key || m.Key == share.Key || m.Key == sent.Key || m.Key == others.Key || m.Key == stored.Key {
-			out = append(out, m)
+		switch m.Key {
+		case given.Key, disk.Key, share.Key, sent.Key, others.Key, stored.Key, memory1.Key, disk1.Key:
+		default:
+			if m.Ratio == 0 {
+				continue
+			}
 		}
+		out = append(out, m)
 	}
 	return out
 }
@@ -46,11 +52,11 @@ func CaseTable(w io.Writer, c *Case) error {
 // table has a row for each contender that ran: medians, the first metric with
 // its spread, and the ratios of the first contender to it.
 func table(c *Case) (head []string, rows [][]string) {
-	metrics := shown(c.Measure)
+	metrics := shown(c.kind())
 	head = append(head, "system")
 	for i, m := range metrics {
 		name := m.Name
-		if i == 0 {
+		if i == 0 && repeated(c) {
 			name += " (least to most)"
 		}
 		head = append(head, name)
@@ -72,24 +78,33 @@ func table(c *Case) (head []string, rows [][]string) {
 		for i, m := range metrics {
 			s := k.Summary[m.Key]
 			cell := m.Show(s.Median)
-			if i == 0 {
+			if i == 0 && len(k.Runs) > 1 {
 				cell += fmt.Sprintf(" (%s to %s)", m.Show(s.Least), m.Show(s.Most))
 			}
 			row = append(row, cell)
 		}
 		row = append(row, errorsOf(k.Runs))
 		for _, m := range compared {
-			row = append(row, ratio(k.Ratio, m))
+			row = append(row, ratio(k, m))
 		}
 		rows = append(rows, row)
 	}
 	return head, rows
 }
 
-func ratio(ratios map[string]Summary, m Metric) string {
-	s, ok := ratios[m.Key]
-	if !ok {
+// repeated reports whether some contender ran more than once: one run has no spread.
+func repeated(c *Case) bool {
+	return slices.ContainsFunc(c.Contenders, func(k Contender) bool { return len(k.Runs) > 1 })
+}
+
+// ratio is the first contender's figure through this one's, with the spread that it has.
+func ratio(k *Contender, m Metric) string {
+	s, ok := k.Ratio[m.Key]
+	switch {
+	case !ok:
 		return "-"
+	case len(k.Runs) == 1:
+		return digits(s.Median)
 	}
 	return fmt.Sprintf("%s (%s to %s)", digits(s.Median), digits(s.Least), digits(s.Most))
 }
@@ -121,7 +136,7 @@ func markdownCase(b *strings.Builder, c *Case) {
 	for _, cells := range rows {
 		fmt.Fprintf(b, "| %s |\n", strings.Join(cells, " | "))
 	}
-	if line := verdict(c); line != "" {
+	for _, line := range verdicts(c) {
 		fmt.Fprintf(b, "\n%s\n", line)
 	}
 	for _, k := range c.Contenders {
@@ -133,37 +148,69 @@ func markdownCase(b *strings.Builder, c *Case) {
 	}
 }
 
-// verdict names the best peer by the first metric, and says who is ahead.
-func verdict(c *Case) string {
-	metrics := shown(c.Measure)
-	if len(metrics) == 0 || len(c.Contenders) < 2 || len(c.Contenders[0].Runs) == 0 {
-		return ""
+// judged are the metrics by which a case is decided. Where the rate was given, it
+// is what the proposals waited and cost.
+func judged(kind string) []Metric {
+	switch kind {
+	case fixedRate:
+		return []Metric{p99, cpu}
+	case overTime:
+		return []Metric{memory2, disk2}
 	}
-	m := metrics[0]
+	return Metrics(kind)[:1]
+}
+
+// verdicts name the best peer by each metric that decides, and say who is ahead.
+func verdicts(c *Case) (lines []string) {
+	if len(c.Contenders) < 2 || len(c.Contenders[0].Runs) == 0 {
+		return nil
+	}
+	for _, m := range judged(c.kind()) {
+		if k := bestPeer(c, m); k != nil {
+			r := k.Ratio[m.Key]
+			lines = append(lines, fmt.Sprintf("Best peer by %s: %s. %s has %s times its figure%s: %s.",
+				m.Name, k.Name, c.Contenders[0].Name, digits(r.Median), spread(k, r), standing(k, m)))
+		}
+	}
+	return lines
+}
+
+// bestPeer is the one with the best median; a variant of the first contender is no peer.
+func bestPeer(c *Case, m Metric) (best *Contender) {
 	base := family(c.Contenders[0].Name)
-	best := -1
-	for i, k := range c.Contenders {
-		if _, compared := k.Ratio[m.Key]; i == 0 || !compared || family(k.Name) == base {
+	for i := range c.Contenders[1:] {
+		k := &c.Contenders[i+1]
+		if _, compared := k.Ratio[m.Key]; !compared || family(k.Name) == base {
 			continue
 		}
-		if best < 0 || float64(m.Ratio)*(k.Summary[m.Key].Median-c.Contenders[best].Summary[m.Key].Median) > 0 {
-			best = i
+		if best == nil || float64(m.Ratio)*(k.Summary[m.Key].Median-best.Summary[m.Key].Median) > 0 {
+			best = k
 		}
 	}
-	if best < 0 {
+	return best
+}
+
+func spread(k *Contender, r Summary) string {
+	if len(k.Runs) == 1 {
 		return ""
 	}
-	k := &c.Contenders[best]
-	r := k.Ratio[m.Key]
-	standing := "even with it: the rounds disagree"
-	switch low, high := r.Least, r.Most; {
-	case m.Ratio > 0 && low > 1, m.Ratio < 0 && high < 1:
-		standing = "ahead in each round"
-	case m.Ratio > 0 && high < 1, m.Ratio < 0 && low > 1:
-		standing = "**behind** in each round"
+	return fmt.Sprintf(" (%s to %s)", digits(r.Least), digits(r.Most))
+}
+
+// standing says who of the first contender and a peer is ahead.
+func standing(k *Contender, m Metric) string {
+	when := "in each round"
+	if len(k.Runs) == 1 {
+		when = "in the one round"
 	}
-	return fmt.Sprintf("Best peer by %s: %s. %s has %s times its figure (%s to %s): %s.",
-		m.Name, k.Name, c.Contenders[0].Name, digits(r.Median), digits(r.Least), digits(r.Most), standing)
+	r := k.Ratio[m.Key]
+	switch {
+	case m.Ratio > 0 && r.Least > 1, m.Ratio < 0 && r.Most < 1:
+		return "ahead " + when
+	case m.Ratio > 0 && r.Most < 1, m.Ratio < 0 && r.Least > 1:
+		return "**behind** " + when
+	}
+	return "even with it: the rounds disagree"
 }
 
 // family is the system that a variant is of.

@@ -50,8 +50,24 @@ type Contender struct {
 	Ratio map[string]Summary `json:"ratio,omitempty"`
 }
 
+// kind is what the case measures: what its flags said, or what its runs show.
+func (c *Case) kind() string {
+	for i := range c.Contenders {
+		for j := range c.Contenders[i].Runs {
+			switch r := &c.Contenders[i].Runs[j]; {
+			case len(r.Samples) > 0:
+				return overTime
+			case r.Plan.Rate > 0:
+				return fixedRate
+			}
+		}
+	}
+	return c.Measure
+}
+
 // Sum fills in what follows from the runs: summaries, ratios and settings.
 func (c *Case) Sum() {
+	metrics := Metrics(c.kind())
 	for i := range c.Contenders {
 		k := &c.Contenders[i]
 		k.Summary, k.Ratio = nil, nil
@@ -60,7 +76,7 @@ func (c *Case) Sum() {
 		}
 		k.Settings = k.Runs[0].Settings
 		k.Summary = make(map[string]Summary)
-		for _, m := range Metrics(c.Measure) {
+		for _, m := range metrics {
 			k.Summary[m.Key] = Summarize(m, k.Runs)
 			if ratios := paired(m, c.Contenders[0].Runs, k.Runs); i > 0 && m.Ratio != 0 && len(ratios) > 0 {
 				if k.Ratio == nil {

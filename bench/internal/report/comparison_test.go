@@ -136,8 +136,74 @@ func TestVerdict(t *testing.T) {
 		k := comparison().Cases[0]
 		k.Contenders = append(k.Contenders[:3:3], Contender{Name: "peer", Runs: []Result{sample(1, c.peer[0]), sample(2, c.peer[1]), sample(3, c.peer[2])}})
 		k.Sum()
-		if line := verdict(&k); !strings.Contains(line, c.says) || !strings.HasPrefix(line, "Best peer by op/s: peer.") {
-			t.Errorf("%v: %s", c.peer, line)
+		if lines := verdicts(&k); len(lines) != 1 || !strings.Contains(lines[0], c.says) || !strings.HasPrefix(lines[0], "Best peer by op/s: peer.") {
+			t.Errorf("%v: %q", c.peer, lines)
 		}
+	}
+}
+
+// at is a sample whose rate was given, with its own p99 and processor time.
+func at(run int, p99, cpu float64) Result {
+	r := sample(run, 1000)
+	r.Plan.Rate, r.Latency.P99, r.CPU = 1000, p99, cpu
+	return r
+}
+
+// TestVerdictOfAFixedRate guards what was wrong once: systems that were all given
+// the same number of operations a second were compared by it.
+func TestVerdictOfAFixedRate(t *testing.T) {
+	t.Parallel()
+	c := Case{Measure: "load", Contenders: []Contender{
+		{Name: "copycat", Runs: []Result{at(1, 50, 100), at(2, 50, 100)}},
+		{Name: "swift", Runs: []Result{at(1, 100, 200), at(2, 100, 300)}},
+		{Name: "cheap", Runs: []Result{at(1, 500, 80), at(2, 500, 90)}},
+	}}
+	c.Sum()
+	lines := verdicts(&c)
+	want := []string{
+		"Best peer by p99: swift. copycat has 0.50 times its figure (0.50 to 0.50): ahead in each round.",
+		"Best peer by CPU µs/op: cheap. copycat has 1.11 times its figure (1.11 to 1.25): **behind** in each round.",
+	}
+	if !reflect.DeepEqual(lines, want) {
+		t.Errorf("verdicts %q", lines)
+	}
+	head, _ := table(&c)
+	if got := strings.Join(head, " "); !strings.HasPrefix(got, "system p99 (least to most) p50") || !strings.Contains(got, " op/s ") || strings.Contains(got, "op/s ratio") {
+		t.Errorf("head %q", got)
+	}
+}
+
+// TestOneRoundHasNoSpread: the extremes of one run say nothing, and rounds of
+// which there was one are not "each".
+func TestOneRoundHasNoSpread(t *testing.T) {
+	t.Parallel()
+	c := Case{Measure: "load", Contenders: []Contender{{Name: "copycat", Runs: []Result{sample(1, 2000)}}, {Name: "peer", Runs: []Result{sample(1, 1000)}}}}
+	c.Sum()
+	head, rows := table(&c)
+	if head[1] != "op/s" || rows[0][1] != "2,000" || rows[1][len(head)-3] != "2.00" {
+		t.Errorf("%q %q", head, rows)
+	}
+	if lines := verdicts(&c); len(lines) != 1 || !strings.HasSuffix(lines[0], "2.00 times its figure: ahead in the one round.") {
+		t.Errorf("verdicts %q", lines)
+	}
+}
+
+// TestOverTime: a run with samples is told by what memory and disk held at most,
+// before and after the middle of it.
+func TestOverTime(t *testing.T) {
+	t.Parallel()
+	grows, stays := sample(1, 1000), sample(1, 1000)
+	for i := range 10 {
+		grows.Samples = append(grows.Samples, Sample{Memory: uint64(i+1) << 20, Disk: int64(i+1) << 30})
+		stays.Samples = append(stays.Samples, Sample{Memory: 4 << 20, Disk: 5 << 30})
+	}
+	c := Case{Measure: "load", Contenders: []Contender{{Name: "copycat", Runs: []Result{grows}}, {Name: "peer", Runs: []Result{stays}}}}
+	c.Sum()
+	head, rows := table(&c)
+	if strings.Join(head[1:5], ", ") != "memory, 1st half, memory, 2nd half, disk, 1st half, disk, 2nd half" || strings.Join(rows[0][1:5], ", ") != "5 MB, 10 MB, 5120 MB, 10.0 GB" {
+		t.Errorf("%q %q", head, rows)
+	}
+	if lines := verdicts(&c); len(lines) != 2 || !strings.Contains(lines[0], "2.50 times") || !strings.Contains(lines[1], "**behind**") {
+		t.Errorf("verdicts %q", lines)
 	}
 }

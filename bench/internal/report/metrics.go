@@ -17,6 +17,7 @@ type Metric struct {
 }
 
 var (
+	given     = Metric{"ops_per_second", "op/s", func(r *Result) float64 { return r.OpsPerSecond }, thousands, 0}
 	rate      = Metric{"ops_per_second", "op/s", func(r *Result) float64 { return r.OpsPerSecond }, thousands, +1}
 	p50       = Metric{"p50_us", "p50", func(r *Result) float64 { return r.Latency.P50 }, span, -1}
 	p99       = Metric{"p99_us", "p99", func(r *Result) float64 { return r.Latency.P99 }, span, -1}
@@ -39,8 +40,30 @@ var (
 	fill      = Metric{"fill_seconds", "filled in", ofRecovery(func(r *Recovery) float64 { return r.Fill * 1e6 }), span, 0}
 	stored    = Metric{"disk_bytes", "on disk", ofRecovery(func(r *Recovery) float64 { return float64(r.Disk) }), size, 0}
 	opened    = Metric{"open_seconds", "open after", ofRecovery(func(r *Recovery) float64 { return r.Open * 1e6 }), span, -1}
+	memory1   = Metric{"memory_most_1st_half", "memory, 1st half", ofSamples(firstHalf, sampleMemory), size, 0}
+	memory2   = Metric{"memory_most_2nd_half", "memory, 2nd half", ofSamples(secondHalf, sampleMemory), size, -1}
+	disk1     = Metric{"disk_most_1st_half", "disk, 1st half", ofSamples(firstHalf, sampleDisk), size, 0}
+	disk2     = Metric{"disk_most_2nd_half", "disk, 2nd half", ofSamples(secondHalf, sampleDisk), size, -1}
 	committed = Metric{"first_commit_seconds", "first commit after", ofRecovery(func(r *Recovery) float64 { return r.FirstCommit * 1e6 }), span, -1}
 )
+
+// The halves of the time in which samples were taken: what does not grow has no
+// more in the second one.
+func firstHalf(all []Sample) []Sample  { return all[:len(all)/2] }
+func secondHalf(all []Sample) []Sample { return all[len(all)/2:] }
+
+func sampleMemory(s Sample) float64 { return float64(s.Memory) }
+func sampleDisk(s Sample) float64   { return float64(s.Disk) }
+
+// ofSamples is the most of something in some of the samples.
+func ofSamples(which func([]Sample) []Sample, f func(Sample) float64) func(*Result) float64 {
+	return func(r *Result) (most float64) {
+		for _, s := range which(r.Samples) {
+			most = max(most, f(s))
+		}
+		return most
+	}
+}
 
 func ofIdle(f func(*Idle) float64) func(*Result) float64 {
 	return func(r *Result) float64 {
@@ -60,9 +83,20 @@ func ofRecovery(f func(*Recovery) float64) func(*Result) float64 {
 	}
 }
 
+// Kinds of measurement beside those that -measure names. A case is of one of
+// them by what its runs have.
+const (
+	fixedRate = "rate" // so many operations a second were given: they are no result
+	overTime  = "soak" // samples were taken
+)
+
 // Metrics are the figures of a kind of measurement, in the order of a table.
 func Metrics(measure string) []Metric {
 	switch measure {
+	case fixedRate:
+		return []Metric{p99, p50, p999, slowest, cpu, given, cores, others, allocs, rss, disk, share, sent}
+	case overTime:
+		return []Metric{memory1, memory2, disk1, disk2, given, p50, p99, cpu, others}
 	case "idle":
 		return []Metric{idleCPU, memory, threads, rss, create, reopen, others}
 	case "failover":

@@ -147,7 +147,7 @@ func (s *settings) startMember(dir string, node int, address string, servers raf
 	}
 	var err error
 	m.meta = &metadb.BoltMetaDB{}
-	if m.log, err = wal.Open(logDir, wal.WithLogger(quiet), wal.WithMetaStore(m.meta)); err != nil {
+	if m.log, err = wal.Open(logDir, wal.WithLogger(quiet), wal.WithMetaStore(m.meta), wal.WithSegmentSize(s.segment)); err != nil {
 		return nil, fmt.Errorf("raft-wal: %w", err)
 	}
 	var logs raft.LogStore = m.log

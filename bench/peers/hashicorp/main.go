@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	wal "github.com/hashicorp/raft-wal"
 
 	"github.com/copycat-replication/copycat/bench/internal/cli"
 	"github.com/copycat-replication/copycat/bench/internal/load"
@@ -23,6 +24,7 @@ func command() *cli.Command {
 			f.IntVar(&s.cache, "log-cache", 8192, "`entries` of the LogCache before raft-wal; 0: none")
 			f.IntVar(&s.batch, "max-append", 1024, "MaxAppendEntries, in `entries`")
 			f.IntVar(&s.inFlight, "in-flight", 2, "MaxRPCsInFlight of the transport, in `requests`")
+			f.IntVar(&s.segment, "segment-size", wal.DefaultSegmentSize, "size of raft-wal's files, which are reserved on the disk, one at least for each replica, in `bytes`")
 			f.DurationVar(&s.commit, "commit-timeout", 0, "CommitTimeout, a `duration`; 0: the library's 50ms, and 2ms with proposers on followers")
 			f.Uint64Var(&s.snapshot, "snapshot-entries", 100_000, "SnapshotThreshold, in `entries`; CopyCat's default is the same")
 		},
@@ -33,6 +35,7 @@ func command() *cli.Command {
 
 type settings struct {
 	cache, batch, inFlight int
+	segment                int
 	snapshot               uint64
 	commit                 time.Duration
 }
@@ -52,5 +55,9 @@ func (s *settings) commitTimeout(p load.Plan) time.Duration {
 const followerCommit = 2 * time.Millisecond
 
 func (s *settings) String() string {
-	return fmt.Sprintf("raft-wal, LogCache %d, BatchApplyCh, MaxAppendEntries %d, MaxRPCsInFlight %d, SnapshotThreshold %d, CommitTimeout 50 ms (2 ms with proposers on followers)", s.cache, s.batch, s.inFlight, s.snapshot)
+	segments := ""
+	if s.segment != wal.DefaultSegmentSize {
+		segments = fmt.Sprintf(" with segments of %d MiB", s.segment>>20)
+	}
+	return fmt.Sprintf("raft-wal%s, LogCache %d, BatchApplyCh, MaxAppendEntries %d, MaxRPCsInFlight %d, SnapshotThreshold %d, CommitTimeout 50 ms (2 ms with proposers on followers)", segments, s.cache, s.batch, s.inFlight, s.snapshot)
 }
