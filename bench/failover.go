@@ -11,10 +11,13 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/copycat-replication/copycat/bench/internal/cli"
+	"github.com/copycat-replication/copycat/bench/internal/compare"
 	"github.com/copycat-replication/copycat/bench/internal/load"
 	"github.com/copycat-replication/copycat/bench/internal/measure"
 	"github.com/copycat-replication/copycat/bench/internal/report"
@@ -24,15 +27,19 @@ import (
 const failoverUsage = `bench failover measures how long commits stop when the process of the leader is
 killed (SIGKILL): three nodes, one process each, over loopback, with default
 settings. A proposer on another node goes on all the time; the result is the
-longest time in which it had nothing applied.
+longest time in which it had nothing applied. The same beside the peers, inside
+one process, is a scenario of its own: bench compare -scenario failover.
 
 Flags:
 `
 
+// failoverPart is the name of the part of a document that "bench failover -doc" writes.
+const failoverPart = "killed"
+
 type failoverOptions struct {
-	plan      load.Plan
-	runs      int
-	dir, json string
+	plan           load.Plan
+	runs           int
+	dir, json, doc string
 }
 
 func failoverMain(args []string) int {
@@ -52,6 +59,7 @@ func runFailover(ctx context.Context, args []string, stdout, stderr io.Writer) i
 	f.Float64Var(&o.plan.Warmup, "warmup", 1, "`seconds` of load before it")
 	f.StringVar(&o.dir, "dir", os.TempDir(), "`directory` for the nodes' files")
 	f.StringVar(&o.json, "json", "", "append results to this `file`, one JSON object a line")
+	f.StringVar(&o.doc, "doc", "", "`file` whose table of killed leaders is to be replaced; empty: none")
 	f.Usage = func() {
 		fmt.Fprint(stderr, failoverUsage)
 		f.PrintDefaults()
@@ -89,13 +97,33 @@ func (o *failoverOptions) measure(ctx context.Context, args []string, stdout, st
 			return fmt.Errorf("run %d: %w", run, err)
 		}
 		r.Format, r.System, r.Settings, r.Measure = report.Format, "copycat", "a process for each node, SIGKILL of the leader's", "failover"
-		r.Run, r.Runs, r.Command = run, o.runs, fmt.Sprint("bench failover ", args)
+		r.Run, r.Runs, r.Command = run, o.runs, strings.Join(append([]string{"bench failover"}, compare.Telling(args)...), " ")
 		results = append(results, *r)
 		if err := cli.Append(o.json, r); err != nil {
 			return err
 		}
 	}
-	return report.Table(stdout, results)
+	if err := report.Table(stdout, results); err != nil || o.doc == "" {
+		return err
+	}
+	c := failoverComparison(results)
+	return report.Rewrite(o.doc, failoverPart, func(w io.Writer) error { return report.Markdown(w, c) })
+}
+
+// failoverComparison is the runs in the form of documents. Nothing is compared:
+// the peers have no process for each node here.
+func failoverComparison(results []report.Result) *report.Comparison {
+	first := &results[0]
+	c := report.Comparison{
+		Format: report.Format, Scenario: failoverPart, Command: "go run ./" + first.Command, Began: first.Began, Rounds: len(results), Machine: first.Machine,
+		About: "A process for each node; that of the leader is killed (SIGKILL) a third into the window: the longest time that a proposer on another node had nothing applied.",
+		Cases: []report.Case{{
+			Name: "leader's process killed", Measure: "failover", Contenders: []report.Contender{{Name: first.System, Runs: results}},
+			Flags: []string{"-outstanding", strconv.Itoa(first.Plan.Outstanding), "-payload", strconv.Itoa(first.Plan.Payload)},
+		}},
+	}
+	c.Cases[0].Sum()
+	return &c
 }
 
 var errNoLeader = errors.New("no node leads the structure")

@@ -26,6 +26,11 @@ func main() {
 		os.Exit(compare.Main(os.Args[2:]))
 	case first == "report":
 		os.Exit(compare.ReportMain(os.Args[2:]))
+	case first == "all":
+		os.Exit(allMain(os.Args[2:]))
+	case first != "" && !strings.HasPrefix(first, "-"):
+		fmt.Fprintf(os.Stderr, "no such command: %q; there are compare, report, failover, wan and all, and bench itself, which takes flags alone: bench -h\n", first)
+		os.Exit(2)
 	}
 	os.Exit(command().Main())
 }
@@ -35,7 +40,8 @@ const about = `bench measures CopyCat, through its public channel API. Beside th
   bench compare -h    CopyCat and its peers side by side, in named scenarios
   bench report -h     tables and plots of earlier comparisons
   bench failover -h   how long a SIGKILL of the leader's process stops commits
-  bench wan -h            CopyCat over emulated links between data centers`
+  bench wan -h        CopyCat over emulated links between data centers
+  bench all -h        all of that one after the other, into a document`
 
 func command() *cli.Command {
 	s := &settings{}

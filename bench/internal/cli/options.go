@@ -52,11 +52,13 @@ disk that you care about. A table goes to the terminal, progress to stderr, and
 with -json one JSON object a line for each run is appended to a file. CPU and
 memory are of the process: all replicas, all proposers and the harness.
 
-For example:
+For example, each behind the name of this program:
   -outstanding 1                              latency of a single commit
   -outstanding 4096 -seconds 20 -runs 5       throughput, with medians
   -structures 64 -outstanding 4096            many structures
   -proposers follower -outstanding 256        proposals that are forwarded
+  -rate 10000 -outstanding 16384              latency at a given load
+  -measure idle -structures 1000              what structures cost that nobody uses
 
 Flags:
 `

@@ -34,10 +34,17 @@ be built is reported and left out. Results go to a file (-json), tables to the
 terminal, progress to stderr; with -plots also plots (SVG), with -doc also tables
 into a document, between the lines <!-- results:NAME --> and <!-- end -->.
 
-For example:
-  compare                              the rows of the lan scenario, five rounds
-  compare -scenario all -doc docs/performance.md -plots docs/performance
-  compare -scenario lan -match 4,096 -systems copycat,dragonboat -rounds 3 -seconds 2
+For example, from the root of the source tree:
+  go run ./bench compare                    the rows of the lan scenario, five rounds: 20 minutes
+  go run ./bench compare -scenario lan -match 4,096 -systems copycat,dragonboat -rounds 3 -seconds 2
+  go run ./bench compare -scenario idle -match "100 structures|1000 structures" -rounds 1
+  go run ./bench compare -scenario all -doc docs/performance.md -plots docs/performance
+
+A scenario has cases, whose names are the heads of its tables, and which -match
+picks; each case is one run for each system and round. The whole of groups, rate,
+idle and recovery takes hours with the peers, and tens of GB of disk and memory.
+Commits while a process is killed, and networks between data centers, are
+measured by the commands failover and wan, since they take a process for each node.
 
 Scenarios:
 `
