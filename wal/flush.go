@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/copycat-replication/copycat/internal/vfs"
 )
 
 // writer is the batch that is being made. Guarded by Log.flushMu.
@@ -257,6 +259,25 @@ func (l *Log) writeLocked(flags uint32) error {
 	}
 	return err
 }
+
+// padded is the batch with zeros up to the next block, since only whole blocks are
+// written past the page cache; and through it, a page of which the end is kept is
+// read from the disk before it is written to. The next batch takes the place of the
+// zeros.
+func (w *writer) padded() []byte {
+	s, end := w.active, w.active.end+int64(len(w.buf))
+	over := end % vfs.DirectBlock
+	if over == 0 {
+		return w.buf
+	}
+	n := len(w.buf)
+	w.buf = append(w.buf, zeros[:min(vfs.DirectBlock-over, s.size-end)]...)
+	whole := w.buf
+	w.buf = w.buf[:n]
+	return whole
+}
+
+var zeros [vfs.DirectBlock]byte
 
 // publish makes a durable batch visible.
 func (l *Log) publish() error {

@@ -13,7 +13,6 @@ type segment struct {
 	name   string // base name
 	file   vfs.File
 	size   int64 // of the file
-	reused bool  // the file was another segment's before
 	end    int64 // where its batches end
 	seed   uint32
 
@@ -63,9 +62,10 @@ func beginSegment(fs vfs.FS, dir string, head *segmentHead, f vfs.File, temporar
 	s := &segment{number: head.number, name: segmentName(head.number), size: size, end: int64(align(len(content)))}
 	s.seed = segmentSeed(head.identity, head.number)
 	final := path.Join(dir, s.name)
-	if over := len(content) % spareBlock; over > 0 { // see padded
-		content = append(content, zeros[:min(int64(spareBlock-over), size-int64(len(content)))]...)
+	if over := len(content) % vfs.DirectBlock; over > 0 { // see padded
+		content = append(content, zeros[:min(int64(vfs.DirectBlock-over), size-int64(len(content)))]...)
 	}
+	vfs.WriteDirectly(f)
 	_, err := f.WriteAt(content, 0)
 	if err == nil {
 		err = f.Sync()

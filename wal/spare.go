@@ -90,32 +90,10 @@ func (l *Log) reuse(sp spare, head *segmentHead, size int64) (*segment, error) {
 	}
 	s, err := beginSegment(l.fs, l.dir, head, f, sp.name, size)
 	if err == nil {
-		s.reused = true
 		l.count.reused.Add(1)
 	}
 	return s, err
 }
-
-// spareBlock is a page of memory, and a block of a file, on most systems.
-const spareBlock = 4 << 10
-
-// padded is the batch with zeros up to the next block, if the file was used before: a
-// page of which the end is kept is read from the disk before it is written to. The next
-// batch takes the place of the zeros.
-func (w *writer) padded() []byte {
-	s, end := w.active, w.active.end+int64(len(w.buf))
-	over := end % spareBlock
-	if !s.reused || over == 0 {
-		return w.buf
-	}
-	n := len(w.buf)
-	w.buf = append(w.buf, zeros[:min(spareBlock-over, s.size-end)]...)
-	whole := w.buf
-	w.buf = w.buf[:n]
-	return whole
-}
-
-var zeros [spareBlock]byte
 
 // dropSpares removes all spares but some, and reports whether there was one to
 // remove. The caller holds flushMu.

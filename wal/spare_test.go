@@ -250,7 +250,7 @@ func TestWritesToAUsedFileEndWithABlock(t *testing.T) {
 			return nil
 		}
 		writes++
-		if end := off + n; end%spareBlock != 0 && end != a.size {
+		if end := off + n; end%vfs.DirectBlock != 0 && end != a.size {
 			t.Errorf("%s: a write of %d bytes at %d ends within a block", name, n, off)
 		}
 		return nil

@@ -2,7 +2,9 @@ package vfs
 
 import (
 	"io"
+	"os"
 	"sync"
+	"sync/atomic"
 )
 
 const (
@@ -18,14 +20,50 @@ const (
 	// than it is used.
 	aheadFirst = 64 << 10
 	aheadMost  = 1 << 20
-	// aheadPiece is how much of them one call writes. Linux keeps that as one
-	// piece in the page cache, and counts the whole piece as written by the process
-	// for each later write into it, though the disk gets only what changed: large
-	// pieces are cheap to write, and spoil the count.
+	// aheadPiece is what the zeros end at a multiple of.
 	aheadPiece = 16 << 10
 )
 
-var aheadZeros [aheadPiece]byte
+// target is what a file is written to.
+type target interface {
+	io.WriterAt
+	// writeZeros writes zeros from off to end, and returns how many bytes of them.
+	writeZeros(off, end int64) (int, error)
+}
+
+var manyZeros [256 << 10]byte
+
+// writePieces writes zeros in pieces that end at multiples of size.
+func writePieces(to io.WriterAt, off, end, size int64) (zeros int, err error) {
+	for at := off; at < end; {
+		n, err := to.WriteAt(manyZeros[:min(size-at%size, end-at)], at)
+		zeros += n
+		if err != nil {
+			return zeros, err
+		}
+		at += int64(n)
+	}
+	return zeros, nil
+}
+
+// plain is a file that is written through the page cache.
+type plain struct {
+	file    *os.File
+	written *atomic.Int64 // bytes that no sync has made durable
+}
+
+// WriteAt implements io.WriterAt.
+func (p plain) WriteAt(b []byte, off int64) (int, error) {
+	n, err := p.file.WriteAt(b, off)
+	p.written.Add(int64(n))
+	return n, err
+}
+
+// writeZeros implements target. Linux keeps what one call writes as one
+// piece in the page cache, and counts the whole piece as written by the process
+// for each later write into it, though the disk gets only what changed: large
+// pieces are cheap to write, and spoil the count.
+func (p plain) writeZeros(off, end int64) (int, error) { return writePieces(p, off, end, aheadPiece) }
 
 // ahead keeps a file that was preallocated, and that is written from its
 // beginning to its end, written a little further than it is used. What it writes
@@ -48,41 +86,31 @@ func (a *ahead) begin(size int64) {
 }
 
 // write writes p at off, and perhaps zeros behind it. It returns what was
-// written of p, and of zeros.
-func (a *ahead) write(to io.WriterAt, p []byte, off int64) (n, zeros int, err error) {
+// written of p.
+func (a *ahead) write(to target, p []byte, off int64) (n int, err error) {
 	a.mu.Lock()
 	if a.limit == 0 {
 		a.mu.Unlock()
-		n, err = to.WriteAt(p, off)
-		return n, 0, err
+		return to.WriteAt(p, off)
 	}
 	defer a.mu.Unlock()
 	n, err = to.WriteAt(p, off)
 	a.used = max(a.used, off+int64(n))
 	switch {
 	case err != nil || a.used <= a.zeros:
-		return n, 0, err
+		return n, err
 	case len(p) >= aheadBelow:
 		a.step = aheadFirst
-		return n, 0, nil
+		return n, nil
 	}
-	take := min(a.step, a.limit-a.used)
-	zeros, a.limit = a.writeZeros(to, take)
+	end := a.used + a.step
+	end = min(end+(aheadPiece-end%aheadPiece)%aheadPiece, a.limit)
+	zeros, failed := to.writeZeros(a.used, end)
 	a.zeros, a.step = a.used+int64(zeros), min(2*a.step, aheadMost)
-	return n, zeros, nil
-}
-
-// writeZeros writes about n zeros behind what is used, and ends at the end of a
-// piece. If it fails nothing is written ahead any more, and nobody is told: what
-// was to be written is, and if the disk is at fault the sync says so.
-func (a *ahead) writeZeros(to io.WriterAt, n int64) (zeros int, limit int64) {
-	for at, end := a.used, a.used+n; at < end; {
-		piece := min(aheadPiece-at%aheadPiece, a.limit-at)
-		if _, err := to.WriteAt(aheadZeros[:piece], at); err != nil {
-			return zeros, 0
-		}
-		at += piece
-		zeros += int(piece)
+	if failed != nil {
+		// Nothing is written ahead any more, and nobody is told: what was to be
+		// written is, and if the disk is at fault the sync says so.
+		a.limit = 0
 	}
-	return zeros, a.limit
+	return n, nil
 }

@@ -33,12 +33,13 @@ var _ FS = OS{}
 // osFile is a File on an *os.File.
 type osFile struct {
 	*os.File
-	written *atomic.Int64 // bytes, since the last SyncData
-	ahead   *ahead
+	written atomic.Int64 // bytes that no SyncData has made durable
+	ahead   ahead
+	direct  *direct // nil: writes go through the page cache
 }
 
-// besideBytes is how much must have been written for a sync beside the
-// goroutine. In fdatasync it keeps its P until the runtime's monitor takes that
+// besideBytes is how much must have been written for a sync, or a write past the page
+// cache, beside the goroutine. In fdatasync it keeps its P until the runtime's monitor takes that
 // away, often after the sync only: where as many logs sync as there are Ps,
 // nothing else of the process runs meanwhile. A sync beside it costs two changes
 // of threads more. With three nodes in a process on two processors it made 4,096
@@ -46,7 +47,7 @@ type osFile struct {
 // proposals got a tenth slower, hence the threshold.
 const besideBytes = 40 << 10
 
-var _ File = osFile{}
+var _ File = (*osFile)(nil)
 
 // wrapOS marks a full disk or an exhausted quota as ErrNoSpace and keeps the cause.
 func wrapOS(err error) error {
@@ -64,7 +65,7 @@ func openOS(name string, flag int) (File, error) {
 	if err != nil {
 		return nil, wrapOS(err)
 	}
-	return osFile{f, new(atomic.Int64), new(ahead)}, nil
+	return &osFile{File: f}, nil
 }
 
 // Create implements FS.
@@ -145,14 +146,17 @@ func (OS) Free(dir string) (uint64, error) {
 }
 
 // WriteAt implements io.WriterAt.
-func (f osFile) WriteAt(p []byte, off int64) (int, error) {
-	n, zeros, err := f.ahead.write(f.File, p, off)
-	f.written.Add(int64(n + zeros))
+func (f *osFile) WriteAt(p []byte, off int64) (int, error) {
+	var to target = plain{f.File, &f.written}
+	if f.direct != nil {
+		to = f.direct
+	}
+	n, err := f.ahead.write(to, p, off)
 	return n, wrapOS(err)
 }
 
 // Preallocate implements File.
-func (f osFile) Preallocate(n int64) error {
+func (f *osFile) Preallocate(n int64) error {
 	if n <= 0 {
 		return nil
 	}
@@ -170,11 +174,20 @@ func (f osFile) Preallocate(n int64) error {
 	return nil
 }
 
+// Close implements io.Closer.
+func (f *osFile) Close() error {
+	err := f.File.Close()
+	if f.direct != nil {
+		err = errors.Join(err, f.direct.file.Close())
+	}
+	return err
+}
+
 // Truncate implements File.
-func (f osFile) Truncate(n int64) error { return wrapOS(f.File.Truncate(n)) }
+func (f *osFile) Truncate(n int64) error { return wrapOS(f.File.Truncate(n)) }
 
 // Size implements File.
-func (f osFile) Size() (int64, error) {
+func (f *osFile) Size() (int64, error) {
 	st, err := f.Stat()
 	if err != nil {
 		return 0, err
@@ -183,23 +196,32 @@ func (f osFile) Size() (int64, error) {
 }
 
 // Sync implements File.
-func (f osFile) Sync() error { return wrapOS(f.File.Sync()) }
+func (f *osFile) Sync() error { return wrapOS(f.File.Sync()) }
 
 // SyncData implements File.
-func (f osFile) SyncData() error {
+func (f *osFile) SyncData() error {
 	if err := f.sync(); err != nil {
 		return wrapOS(&fs.PathError{Op: "fdatasync", Path: f.Name(), Err: err})
 	}
 	return nil
 }
 
-func (f osFile) sync() error {
-	if f.written.Swap(0) >= besideBytes {
-		if done, err := syncBeside(f.File); done {
-			return err
-		}
+func (f *osFile) sync() (err error) {
+	written := f.written.Swap(0)
+	if written == 0 && f.direct != nil {
+		return nil
 	}
-	return syncData(f.File)
+	done := false
+	if written >= besideBytes {
+		done, err = syncBeside(f.File)
+	}
+	if !done {
+		err = syncData(f.File)
+	}
+	if err != nil {
+		f.written.Add(written) // asked again, the system is asked again
+	}
+	return err
 }
 
 // preallocateZeros extends f to n bytes by writing zeros, which reserves the

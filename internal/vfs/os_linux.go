@@ -39,8 +39,14 @@ func preallocate(f *os.File, n int64) (unwritten bool, err error) {
 	if err := withFD(f, func(fd int) error { return unix.Fstatfs(fd, &st) }); err != nil {
 		return false, err
 	}
-	// Others write to new places each time, or have no journal.
-	return st.Type == unix.EXT4_SUPER_MAGIC || st.Type == unix.XFS_SUPER_MAGIC, nil
+	return hasJournal(&st), nil
+}
+
+// hasJournal reports whether the file system is one that writes data to the place where
+// they were, and what it knows of them to a journal. Others write to new places each
+// time, or have no journal.
+func hasJournal(st *unix.Statfs_t) bool {
+	return st.Type == unix.EXT4_SUPER_MAGIC || st.Type == unix.XFS_SUPER_MAGIC
 }
 
 func freeBytes(dir string) (uint64, error) {

@@ -20,18 +20,18 @@ func TestSyncBeside(t *testing.T) {
 	for range 3 {
 		_, err = f.WriteAt(make([]byte, besideBytes), 0)
 		must(t, err)
-		done, err := syncBeside(f.(osFile).File)
+		done, err := syncBeside(f.(*osFile).File)
 		must(t, err)
 		if !done {
 			t.Skip("this system does not do it")
 		}
 		must(t, f.SyncData())
 	}
-	all := &kernelSyncs
+	all := &kernelIOs
 	all.mu.Lock()
 	made := all.made
 	all.mu.Unlock()
-	if made == 0 || made > maxKernelSyncs {
+	if made == 0 || made > maxKernelIO {
 		t.Fatalf("%d made", made)
 	}
 	must(t, f.Close())
@@ -46,7 +46,7 @@ func TestSyncBesideConcurrently(t *testing.T) {
 	f, err := OS{}.Create(filepath.Join(t.TempDir(), "f"))
 	must(t, err)
 	var wg sync.WaitGroup
-	for i := range 2 * maxKernelSyncs {
+	for i := range 2 * maxKernelIO {
 		wg.Go(func() {
 			for range 5 {
 				if _, err := f.WriteAt(make([]byte, besideBytes), int64(i)*besideBytes); err != nil {
