@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/copycat-replication/copycat"
 	"github.com/copycat-replication/copycat/bench/internal/compare"
 	"github.com/copycat-replication/copycat/bench/internal/smoke"
 )
@@ -124,6 +125,26 @@ func TestCommandLine(t *testing.T) {
 		}
 		if code := command().Run(t.Context(), args, &out, &progress); code != c.code || !strings.Contains(progress.String(), c.says) {
 			t.Errorf("%v: exit code %d, says %s", c.args, code, &progress)
+		}
+	}
+}
+
+// TestUnready: a structure that is not as it should be is named with what its
+// replica says, since a run that waited in vain leaves nothing else behind.
+func TestUnready(t *testing.T) {
+	t.Parallel()
+	ready := func(s *copycat.StructureStatus) bool { return s.Leader != "" }
+	catalog, well := copycat.StructureStatus{Catalog: true}, copycat.StructureStatus{Leader: "x"}
+	stopped := copycat.StructureStatus{Role: "stopped", Term: 7, Voters: []string{"x"}, LastError: copycat.ErrDiskFull}
+	for _, c := range []struct {
+		of   []copycat.StructureStatus
+		want string
+	}{
+		{[]copycat.StructureStatus{catalog, well}, "the node has 1"},
+		{[]copycat.StructureStatus{catalog, well, stopped}, `is a stopped at term 7 with leader "", 1 voters, interactive false, applied 0 of 0, ` + copycat.ErrDiskFull.Error()},
+	} {
+		if got := unready(&copycat.Status{Structures: c.of}, ready); !strings.Contains(got, c.want) {
+			t.Errorf("%q, want %q", got, c.want)
 		}
 	}
 }

@@ -293,21 +293,48 @@ func (c *cluster) awaitVoters(ctx context.Context, detached bool) error {
 		voters = 3
 	}
 	for n, node := range c.nodes {
+		interactive := !detached && n < c.load.Plan().Subscribed()
+		ready := func(s *copycat.StructureStatus) bool {
+			return s.Leader != "" && len(s.Voters) >= voters && s.Interactive == interactive
+		}
 		err := await(ctx, node, func(st *copycat.Status) bool {
-			interactive := !detached && n < c.load.Plan().Subscribed()
-			ready := 0
+			count := 0
 			for i := range st.Structures {
-				if s := &st.Structures[i]; !s.Catalog && s.Leader != "" && len(s.Voters) >= voters && s.Interactive == interactive {
-					ready++
+				if s := &st.Structures[i]; !s.Catalog && ready(s) {
+					count++
 				}
 			}
-			return ready >= structures
+			return count >= structures
 		})
 		if err != nil {
-			return fmt.Errorf("node %d: structures without a leader and %d voters: %w", n, voters, err)
+			st := node.Status()
+			return fmt.Errorf("node %d: not all of %d structures have a leader and %d voters: %s: %w", n, structures, voters, unready(&st, ready), err)
 		}
 	}
 	return nil
+}
+
+// unready describes the first structure on a node that is not as it should be.
+func unready(st *copycat.Status, ready func(*copycat.StructureStatus) bool) string {
+	known := 0
+	for i := range st.Structures {
+		s := &st.Structures[i]
+		if s.Catalog {
+			continue
+		}
+		if known++; ready(s) {
+			continue
+		}
+		line := fmt.Sprintf("%s is a %s at term %d with leader %q, %d voters, interactive %t, applied %d of %d", s.ID.String(), s.Role, s.Term, s.Leader, len(s.Voters), s.Interactive, s.Applied, s.Commit)
+		if s.Waits != "" {
+			line += ", " + s.Waits
+		}
+		if s.LastError != nil {
+			line += ", " + s.LastError.Error()
+		}
+		return line
+	}
+	return fmt.Sprintf("the node has %d", known)
 }
 
 // Leader finds the node that leads a structure's group.
