@@ -154,7 +154,7 @@ func parseWAN(args []string, stderr io.Writer) (*wanOptions, error) {
 	f.Float64Var(&o.seconds, "seconds", 20, "`length` of the measured window")
 	f.Float64Var(&o.warmup, "warmup", 5, "`seconds` of load before it")
 	f.BoolVar(&o.words, "words", false, "payloads of words, which can be compressed; otherwise they are random")
-	f.IntVar(&o.runs, "runs", 1, "`number` of runs of each case, each on new nodes")
+	f.IntVar(&o.runs, "runs", 1, "`number` of runs of each case, each on new nodes; 0: none, write the table (-doc) of what was measured (-json)")
 	f.StringVar(&o.mode, "mode", "", "`way` of emulation: namespaces or proxies; empty: namespaces if they can be had")
 	f.BoolVar(&o.realtime, "realtime", false, "give this process, which relays, a real-time priority: delays hold better while the nodes use all processors, but on few of them it may take the machine for itself")
 	f.StringVar(&o.dir, "dir", os.TempDir(), "`directory` for the nodes' files; what is made there is removed at the end")
@@ -180,8 +180,8 @@ func (o *wanOptions) choose(rtt string, own wanCase) error {
 	if o.place != "leader" && o.place != "1" && o.place != "2" && o.place != "3" {
 		errs = append(errs, fmt.Errorf("proposer: %q, need leader, 1, 2 or 3", o.place))
 	}
-	if o.runs < 1 {
-		errs = append(errs, fmt.Errorf("runs: %d, need 1 or more", o.runs))
+	if o.runs < 1 && (o.runs < 0 || o.json == "" || o.doc == "") {
+		errs = append(errs, fmt.Errorf("runs: %d, need 1 or more, or 0 with -json and -doc", o.runs))
 	}
 	if rtt != "" {
 		parts := strings.Split(rtt, ",")
@@ -259,7 +259,7 @@ func runWAN(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		}
 	}
 	err = wanTable(stdout, results)
-	if err == nil && o.doc != "" && len(results) > 0 {
+	if err == nil && o.doc != "" && (len(results) > 0 || o.runs == 0) {
 		err = o.document(results)
 	}
 	if err != nil {

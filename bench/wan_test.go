@@ -72,6 +72,8 @@ func TestWANCommandLine(t *testing.T) {
 		{[]string{"-rtt", "1,2,3"}, 2, "missing unit"},
 		{[]string{"-proposer", "4"}, 2, "proposer"},
 		{[]string{"-runs", "0"}, 2, "runs"},
+		{[]string{"-runs", "-1", "-json", "x", "-doc", "y"}, 2, "runs"},
+		{[]string{"-runs", "0", "-json", "/nonexistent", "-doc", "y"}, 1, "nonexistent"},
 		{[]string{"stray"}, 2, "stray"},
 	} {
 		var out, progress bytes.Buffer

@@ -43,7 +43,7 @@ func scenarios() []scenario {
 		{name: "curve", about: "Throughput against latency: one structure, 128 B, from 1 to 16,384 outstanding proposals.", cases: curve},
 		{name: "groups", about: "From one to many structures, at the same load of 4,096 outstanding proposals of 128 B in total. etcd has one group for all of them: a structure is a range of keys there.", cases: groups},
 		{name: "rate", about: "From one to many structures, at the same number of operations a second in total, spread evenly; latency counts from when each was due.", cases: rate},
-		{name: "idle", about: "Structures that nothing is proposed to, on three nodes in one process: processor time of all three together, resident memory for each replica, creation, and reopening after all nodes were closed.", cases: idle, warmup: 10},
+		{name: "idle", about: "Structures that nothing is proposed to, on three nodes in one process: processor time of all three together, resident memory for each replica, creation, and reopening after all nodes were closed.", cases: idle, warmup: idleWarmup},
 		{name: "subscribers", about: "One structure with more and more subscribers, spread over three nodes; 128 B, 256 outstanding.", cases: subscribers},
 		{name: "failover", about: "The leader's node is ended a third into the window, inside its process: the longest time that a proposer on another node had nothing applied. NATS is not in it: its servers hand their leaderships over when they are shut down, which a crash does not.", cases: failover, seconds: 12},
 		{name: "recovery", about: "All nodes are closed and opened again, in one process, with the page cache warm.", cases: recovery, seconds: 1},
@@ -125,6 +125,10 @@ func rate(*options) (out []preset) {
 	}
 	return out
 }
+
+// Idle structures are left alone for twice as long as dragonboat's shards take to
+// fall quiet: ten times their election time-out of a second.
+const idleWarmup = 20
 
 func idle(*options) (out []preset) {
 	for _, n := range []int{1, 100, 1000, 10000} {

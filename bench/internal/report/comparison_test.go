@@ -207,3 +207,12 @@ func TestOverTime(t *testing.T) {
 		t.Errorf("verdicts %q", lines)
 	}
 }
+
+func TestSpan(t *testing.T) {
+	t.Parallel()
+	for us, want := range map[float64]string{0: "0 µs", 999: "999 µs", 1250: "1.25 ms", 99_900: "99.9 ms", 1_363_100: "1.36 s", 43_000_000: "43.0 s"} {
+		if got := span(us); got != want {
+			t.Errorf("%v µs: %q, want %q", us, got, want)
+		}
+	}
+}

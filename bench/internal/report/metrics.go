@@ -112,6 +112,8 @@ func span(us float64) string {
 	switch d := time.Duration(us * float64(time.Microsecond)); {
 	case d >= 10*time.Second:
 		return fmt.Sprintf("%.1f s", d.Seconds())
+	case d >= time.Second:
+		return fmt.Sprintf("%.2f s", d.Seconds())
 	case d >= 10*time.Millisecond:
 		return fmt.Sprintf("%.1f ms", us/1000)
 	case d >= time.Millisecond:

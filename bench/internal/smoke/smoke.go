@@ -68,6 +68,10 @@ func All(t *testing.T, command *cli.Command, failover bool) {
 			t.Errorf("%v: %d operations, p50 %v µs, %v written and %v sent for each byte", args, r.Ops, r.Latency.P50, r.DiskPerByte, r.SentPerByte)
 		}
 	}
+	if command.Subscribers { // fewer than nodes, and more
+		check("-outstanding", "16", "-subscribers", "1")
+		check("-outstanding", "16", "-subscribers", "5")
+	}
 	if r := check("-measure", "idle", "-structures", "5"); r.Idle == nil || r.Idle.Reopen <= 0 {
 		t.Errorf("idle: %+v", r.Idle)
 	}

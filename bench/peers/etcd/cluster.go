@@ -44,7 +44,8 @@ type cluster struct {
 	cancel   context.CancelFunc
 	watching sync.WaitGroup
 	watchers []*watcher
-	proposed atomic.Bool // anything at all
+	latest   []atomic.Int64 // by structure: the revision of the last change that the first watcher was handed
+	proposed atomic.Bool    // anything at all
 }
 
 type member struct {
@@ -56,10 +57,14 @@ type member struct {
 
 // watcher hands the events of one member to the consumers of a seat.
 type watcher struct {
-	seat     int
-	member   *member
-	revision atomic.Int64 // seen
+	seat      int
+	structure int // or all
+	member    *member
+	revision  atomic.Int64 // seen
 }
+
+// all structures are watched by the first watcher of each member.
+const all = -1
 
 // lane is where a node's proposals for a structure wait for a goroutine.
 type lane struct {
@@ -72,7 +77,7 @@ func (s *settings) open(ctx context.Context, dir string, l *load.Load) (_ load.S
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	p := l.Plan()
-	c := &cluster{load: l, members: make([]*member, p.Nodes)}
+	c := &cluster{load: l, members: make([]*member, p.Nodes), latest: make([]atomic.Int64, p.Structures)}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -87,7 +92,9 @@ func (s *settings) open(ctx context.Context, dir string, l *load.Load) (_ load.S
 	for st := range p.Structures {
 		for n := range p.Nodes {
 			c.lanes = append(c.lanes, &lane{})
-			l.Consumer(n, st).SettledElsewhere()
+			if n < p.Subscribed() {
+				l.Consumer(n, st).SettledElsewhere()
+			}
 		}
 	}
 	return c, c.watchAll(ctx)
@@ -143,7 +150,7 @@ func (c *cluster) watchAll(ctx context.Context) error {
 			if err := created(ctx, events); err != nil {
 				return fmt.Errorf("watcher of node %d: %w", n, err)
 			}
-			c.watch(events, n)
+			c.watch(events, n, all)
 		}
 	}
 	for seat := p.Nodes; seat < p.Seats(); seat++ { // they only look on
@@ -153,7 +160,7 @@ func (c *cluster) watchAll(ctx context.Context) error {
 			if err := created(ctx, events); err != nil {
 				return fmt.Errorf("watcher %d: %w", seat, err)
 			}
-			c.watch(events, seat)
+			c.watch(events, seat, st)
 		}
 	}
 	return nil
@@ -168,8 +175,8 @@ func created(ctx context.Context, events clientv3.WatchChan) error {
 	}
 }
 
-func (c *cluster) watch(events clientv3.WatchChan, seat int) {
-	w := &watcher{seat: seat, member: c.members[seat%len(c.members)]}
+func (c *cluster) watch(events clientv3.WatchChan, seat, structure int) {
+	w := &watcher{seat: seat, structure: structure, member: c.members[seat%len(c.members)]}
 	c.watchers = append(c.watchers, w)
 	c.watching.Go(func() { c.serve(w, events) })
 }
@@ -178,7 +185,11 @@ func (c *cluster) serve(w *watcher, events clientv3.WatchChan) {
 	for r := range events {
 		for _, e := range r.Events {
 			if len(e.Kv.Key) == keyBytes {
-				c.load.Consumer(w.seat, int(binary.BigEndian.Uint32(e.Kv.Key))).Applied(e.Kv.Value)
+				st := int(binary.BigEndian.Uint32(e.Kv.Key))
+				c.load.Consumer(w.seat, st).Applied(e.Kv.Value)
+				if w.seat == 0 {
+					c.latest[st].Store(e.Kv.ModRevision)
+				}
 			}
 		}
 		if n := len(r.Events); n > 0 {
@@ -191,8 +202,8 @@ func (c *cluster) serve(w *watcher, events clientv3.WatchChan) {
 }
 
 // catchUp waits until the watchers of all ranges have seen what any member has
-// applied: a Put returns before its event is handed out, and before the other
-// members have applied it.
+// applied, and then the others what those have seen of their range: a Put returns
+// before its event is handed out, and before the other members have applied it.
 func (c *cluster) catchUp() {
 	if !c.proposed.Load() {
 		return
@@ -208,7 +219,11 @@ func (c *cluster) catchUp() {
 	t := time.NewTicker(look)
 	defer t.Stop()
 	for _, w := range c.watchers {
-		for w.seat < len(c.members) && !w.member.dead.Load() && w.revision.Load() < applied {
+		goal := applied
+		if w.structure != all { // after those of all ranges, which come first
+			goal = c.latest[w.structure].Load()
+		}
+		for !w.member.dead.Load() && w.revision.Load() < goal {
 			select {
 			case <-t.C:
 			case <-late.C:
