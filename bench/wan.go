@@ -258,7 +258,9 @@ func runWAN(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			results = append(results, *r)
 		}
 	}
-	err = wanTable(stdout, results)
+	if o.runs > 0 {
+		err = wanTable(stdout, results)
+	}
 	if err == nil && o.doc != "" && (len(results) > 0 || o.runs == 0) {
 		err = o.document(results)
 	}
