@@ -207,9 +207,16 @@ func backpressure(o *options) []preset {
 
 // The rate of the soak is given, so that all have written the same when they are
 // compared: 6.5 MB a second, of which logs turn over many times in an hour, and few
-// enough operations that most of the machine is idle.
+// enough operations that most of the machine is idle. CopyCat's snapshots are due
+// after 64 MiB, too; those of hashicorp/raft and dragonboat after a number of
+// entries alone, which is set to as many as have that size.
 func soak(*options) []preset {
-	return []preset{{name: "64 KiB, 100 operations a second", flags: append(outstanding(64), "-payload", "65536", "-rate", "100", "-sample", "5")}}
+	due := []string{"-snapshot-entries", "1000"}
+	return []preset{{
+		name:  "64 KiB, 100 operations a second",
+		flags: append(outstanding(64), "-payload", "65536", "-rate", "100", "-sample", "5"),
+		only:  []string{copycat, "etcd", "nats"}, variants: []variant{{"hashicorp", "hashicorp", due}, {"dragonboat", "dragonboat", due}},
+	}}
 }
 
 // Arguments are the flags that the scenarios give a system's program, one set
