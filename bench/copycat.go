@@ -22,9 +22,13 @@ const (
 	startEach    = 40 * time.Millisecond
 	// look is the least pause between two looks at a node's status. A look at many
 	// structures costs time that they need to start, so the pause is lookShare
-	// times as long as the last one took.
+	// times as long as the last one took; but it is lookMost at most, since what
+	// is waited for is measured by it.
 	look      = 20 * time.Millisecond
 	lookShare = 20
+	lookMost  = time.Second
+	// tell is the least time between two lines that say how far the structures are.
+	tell = time.Second
 	// births bounds how many structures are created at the same time.
 	births = 16
 )
@@ -175,7 +179,7 @@ func await(ctx context.Context, node copycat.CopyCat, cond func(*copycat.Status)
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-time.After(max(look, lookShare*time.Since(began))):
+		case <-time.After(min(max(look, lookShare*time.Since(began)), lookMost)):
 		}
 	}
 }
@@ -292,6 +296,8 @@ func (c *cluster) awaitVoters(ctx context.Context, detached bool) error {
 	if len(c.nodes) >= 3 {
 		voters = 3
 	}
+	began := time.Now()
+	told := began
 	for n, node := range c.nodes {
 		interactive := !detached && n < c.load.Plan().Subscribed()
 		ready := func(s *copycat.StructureStatus) bool {
@@ -303,6 +309,10 @@ func (c *cluster) awaitVoters(ctx context.Context, detached bool) error {
 				if s := &st.Structures[i]; !s.Catalog && ready(s) {
 					count++
 				}
+			}
+			if now := time.Now(); now.Sub(told) >= tell {
+				told = now
+				fmt.Fprintf(os.Stderr, "%5.0f s  node %d: %d of %d structures have a leader and their voters\n", now.Sub(began).Seconds(), n, count, structures)
 			}
 			return count >= structures
 		})

@@ -133,6 +133,7 @@ func (m *measurement) idle(ctx context.Context) error {
 	m.window.end()
 	debug.FreeOSMemory()
 	full := measure.Read()
+	fmt.Fprintf(m.window.stderr, "memory: %s\n", measure.DescribeMemory())
 	replicas := float64(m.o.plan.Structures * m.o.plan.Nodes)
 	used := m.window.after.Since(m.window.before)
 	idle.CPU = used.CPU().Seconds() / m.window.after.At.Sub(m.window.before.At).Seconds() * 100
@@ -148,7 +149,11 @@ func (m *measurement) idle(ctx context.Context) error {
 	again := load.New(m.o.plan)
 	again.Continue(l)
 	reopened := time.Now()
-	if sys, err = m.open(ctx, again); err != nil {
+	err = m.window.profiles.during(m.o.openProfile, func() error {
+		sys, err = m.open(ctx, again)
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	idle.Reopen = time.Since(reopened).Seconds()
@@ -157,7 +162,7 @@ func (m *measurement) idle(ctx context.Context) error {
 	if err := sys.Close(); err != nil {
 		return fmt.Errorf("close %s: %w", m.command.Name, err)
 	}
-	return nil
+	return m.window.profiles.err
 }
 
 func pause(ctx context.Context, seconds float64) error {

@@ -40,7 +40,7 @@ type options struct {
 	fill   int64
 	sample float64
 
-	json, cpuProfile, memProfile, trace string
+	json, cpuProfile, memProfile, openProfile, trace string
 }
 
 const usage = `%s
@@ -85,7 +85,8 @@ func parse(c *Command, args []string, stderr io.Writer) (*options, error) {
 	f.StringVar(&o.dir, "dir", os.TempDir(), "`directory` for the nodes' files; what is made there is removed at the end")
 	f.StringVar(&o.json, "json", "", "append results to this `file`, one JSON object a line")
 	f.StringVar(&o.cpuProfile, "cpuprofile", "", "write a CPU profile of the measured window (of the last run) to this `file`")
-	f.StringVar(&o.memProfile, "memprofile", "", "write a profile of all allocations up to the end of the window (of the last run) to this `file`")
+	f.StringVar(&o.memProfile, "memprofile", "", "write a profile of all allocations up to the end of the window, and of what is still used then (of the last run), to this `file`")
+	f.StringVar(&o.openProfile, "openprofile", "", "write a CPU profile of opening again, with -measure idle (of the last run), to this `file`")
 	f.StringVar(&o.trace, "trace", "", "write an execution trace of the measured window (of the last run) to this `file`; keep -seconds small")
 	if c.Flags != nil {
 		c.Flags(f)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"runtime/pprof"
 	"runtime/trace"
 )
@@ -50,11 +51,31 @@ func (p *profiles) stop() {
 		p.note(p.trace.Close())
 	}
 	if p.o.memProfile != "" {
+		runtime.GC() // what is in use is shown as of the last one
 		if f := p.create(p.o.memProfile); f != nil {
 			p.note(pprof.Lookup("allocs").WriteTo(f, 0))
 			p.note(f.Close())
 		}
 	}
+}
+
+// during writes a CPU profile of f, if one was asked for.
+func (p *profiles) during(file string, f func() error) error {
+	if !p.on || file == "" {
+		return f()
+	}
+	out := p.create(file)
+	if out == nil {
+		return f()
+	}
+	err := pprof.StartCPUProfile(out)
+	p.note(err)
+	failed := f()
+	if err == nil {
+		pprof.StopCPUProfile()
+	}
+	p.note(out.Close())
+	return failed
 }
 
 func (p *profiles) create(name string) *os.File {
