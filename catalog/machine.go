@@ -65,6 +65,7 @@ type Result struct {
 type Machine struct {
 	index   uint64
 	records map[id.Structure]Record
+	members *id.MemberSets // of the records, whose maps nobody changes
 
 	// A token that lost, was abandoned, or whose structure was deleted, must
 	// never get a record: a copy of its Create may still be on its way. The
@@ -88,7 +89,7 @@ type abandonment struct {
 // NewMachine returns the machine before the first command.
 func NewMachine() *Machine {
 	return &Machine{
-		records: make(map[id.Structure]Record), abandoned: make(map[raftgroup.Token]struct{}), bound: maxAbandoned,
+		records: make(map[id.Structure]Record), abandoned: make(map[raftgroup.Token]struct{}), bound: maxAbandoned, members: new(id.MemberSets),
 	}
 }
 
@@ -162,7 +163,7 @@ func (m *Machine) create(c createCommand) Outcome {
 	}
 	m.records[c.structure] = Record{
 		Structure: c.structure, Incarnation: id.Incarnation{Birth: m.index},
-		Token: c.token, Members: c.members, Options: c.options, Follows: rec.Incarnation.Birth, // which is deleted, if there is one
+		Token: c.token, Members: m.members.Share(c.members), Options: c.options, Follows: rec.Incarnation.Birth, // which is deleted, if there is one
 	}
 	return Created
 }
@@ -209,7 +210,7 @@ func (m *Machine) update(c updateCommand) Outcome {
 	case c.incarnation.Recovery == rec.Incarnation.Recovery && c.asOf <= rec.HintAsOf:
 		return Updated
 	}
-	rec.Incarnation, rec.Hint, rec.HintAsOf = c.incarnation, c.members, c.asOf
+	rec.Incarnation, rec.Hint, rec.HintAsOf = c.incarnation, m.members.Share(c.members), c.asOf
 	if c.options != nil {
 		rec.Options = *c.options
 	}

@@ -53,6 +53,7 @@ func (m *Machine) Restore(data []byte) error {
 		if rec.Incarnation.Birth == 0 || rec.Incarnation.Birth > st.Index || rec.Deleted > st.Index {
 			return fmt.Errorf("catalog snapshot of index %d: %w: structure %s born at %d", st.Index, ErrInvalid, rec.Structure, rec.Incarnation.Birth)
 		}
+		rec.Members, rec.Hint = next.members.Share(rec.Members), next.members.Share(rec.Hint)
 		next.records[rec.Structure] = rec
 	}
 	for _, a := range st.Abandoned {

@@ -47,7 +47,7 @@ func (c *care) noteBehind(g *Group, v *survey) {
 			return
 		}
 		if b, known := c.behind[r]; !known || b.match != pr.Match {
-			c.behind[r] = behind{match: pr.Match, since: g.now, patience: takes}
+			put(&c.behind, r, behind{match: pr.Match, since: g.now, patience: takes})
 		}
 	})
 }
@@ -60,7 +60,7 @@ func (c *care) noteUnseen(g *Group, v *survey) {
 	maps.DeleteFunc(c.unseen, func(r id.Replica, _ time.Time) bool { return !unseen(r) })
 	for _, l := range v.conf.GetLearners() {
 		if _, known := c.unseen[id.Replica(l)]; !known && unseen(id.Replica(l)) {
-			c.unseen[id.Replica(l)] = g.now
+			put(&c.unseen, id.Replica(l), g.now)
 		}
 	}
 }

@@ -82,12 +82,13 @@ type placing struct {
 
 func newPlacing(now time.Time) *placing { return &placing{first: now, began: now} }
 
-func newCare() care {
-	return care{
-		silent: make(map[id.Replica]time.Time), gone: make(map[id.Replica]time.Time), ghosts: make(map[id.Replica]bool),
-		stopped: make(map[id.Replica]bool), asked: make(map[id.Replica]time.Time), told: make(map[id.Replica]bool),
-		places: make(map[id.Node]*placing), behind: make(map[id.Replica]behind), unseen: make(map[id.Replica]time.Time), idle: make(map[id.Replica]time.Time),
+// put is m[k] = v for a map that is made with its first entry: thousands of
+// groups have leaders here, and most of their maps stay empty for good.
+func put[K comparable, V any](m *map[K]V, k K, v V) {
+	if *m == nil {
+		*m = make(map[K]V)
 	}
+	(*m)[k] = v
 }
 
 // liveNodes are the nodes that gossip sees, by their IDs.
@@ -163,8 +164,7 @@ func (c *care) survey(g *Group, nodes []Node) *survey {
 	st := g.state
 	v := &survey{
 		structure: st.group.Structure, self: g.self, conf: st.conf, members: st.members, options: st.options, nodes: nodes,
-		avoided: make(map[id.Node]bool), hopeless: make(map[id.Node]bool), refusals: make(map[id.Node]string), stopped: c.stopped, lost: make(map[id.Replica]bool), active: map[id.Replica]bool{g.self: true},
-		away: make(map[id.Replica]bool), caughtUp: map[id.Replica]bool{g.self: true}, deaf: make(map[id.Replica]bool), unheard: make(map[id.Replica]bool), unseenLong: make(map[id.Replica]bool), busy: make(map[id.Node]bool), idle: make(map[id.Replica]bool), stray: make(map[id.Replica]bool),
+		stopped: c.stopped, active: map[id.Replica]bool{g.self: true}, caughtUp: map[id.Replica]bool{g.self: true}, // the others mostly stay nil
 		mayMove: !c.better.IsZero() && g.now.Sub(c.better) >= g.host.cfg.ReplaceAfter,
 		settled: !c.alone.IsZero() && g.now.Sub(c.alone) >= min(g.host.cfg.ReplaceAfter, settleTime),
 	}
@@ -176,31 +176,34 @@ func (c *care) survey(g *Group, nodes []Node) *survey {
 		}
 	})
 	for r, since := range c.silent {
-		v.away[r] = !v.active[r] && g.now.Sub(since) >= silenceTime
+		put(&v.away, r, !v.active[r] && g.now.Sub(since) >= silenceTime)
 		if !v.active[r] && g.now.Sub(since) >= g.host.cfg.ReplaceAfter {
 			learner := slices.Contains(st.conf.GetLearners(), uint64(r))
-			v.deaf[r], v.unheard[r] = learner, !learner
+			put(&v.deaf, r, learner)
+			put(&v.unheard, r, !learner)
 		}
 	}
 	for r, b := range c.behind {
 		if !v.caughtUp[r] && g.now.Sub(b.since) >= b.patience {
-			v.deaf[r] = true
+			put(&v.deaf, r, true)
 		}
 	}
 	for r, since := range c.unseen {
-		v.unseenLong[r] = g.now.Sub(since) >= g.host.cfg.ReplaceAfter
+		put(&v.unseenLong, r, g.now.Sub(since) >= g.host.cfg.ReplaceAfter)
 	}
 	for node, p := range c.places {
-		v.avoided[node], v.hopeless[node], v.refusals[node] = g.now.Before(p.avoid), p.rests >= maxRests, p.why
+		put(&v.avoided, node, g.now.Before(p.avoid))
+		put(&v.hopeless, node, p.rests >= maxRests)
+		put(&v.refusals, node, p.why)
 	}
 	if !g.onlyFollowed() {
 		for _, s := range st.sessions.live {
-			v.busy[s.node] = true
+			put(&v.busy, s.node, true)
 		}
 	}
 	for r, since := range c.idle {
-		v.idle[r] = g.now.Sub(since)/idleFactor >= g.host.cfg.ReplaceAfter // of which five may be more than a Duration holds
-		v.stray[r] = g.now.Sub(since) >= strayTime
+		put(&v.idle, r, g.now.Sub(since)/idleFactor >= g.host.cfg.ReplaceAfter) // of which five may be more than a Duration holds
+		put(&v.stray, r, g.now.Sub(since) >= strayTime)
 	}
 	return v
 }
@@ -234,11 +237,11 @@ func (c *care) watch(g *Group, v *survey) {
 			continue
 		}
 		if _, known := c.silent[r]; !known {
-			c.silent[r] = g.now
+			put(&c.silent, r, g.now)
 		}
 		live := slices.ContainsFunc(v.nodes, func(n Node) bool { return n.ID == node })
 		if live && g.now.Sub(c.silent[r]) >= silenceTime && g.now.Sub(c.asked[r]) >= silenceTime {
-			c.asked[r] = g.now
+			put(&c.asked, r, g.now)
 			g.host.askWhether(g, r, node)
 		}
 		since, gone := c.gone[r]
@@ -246,10 +249,10 @@ func (c *care) watch(g *Group, v *survey) {
 		case live && !c.stopped[r]:
 			delete(c.gone, r)
 		case !gone:
-			c.gone[r] = g.now
+			put(&c.gone, r, g.now)
 		}
 		if c.ghosts[r] || gone && g.now.Sub(since) >= g.host.cfg.ReplaceAfter && (!live || c.stopped[r]) {
-			v.lost[r] = true
+			put(&v.lost, r, true)
 			c.tellLost(g, r, node)
 		}
 	}
@@ -259,7 +262,7 @@ func (c *care) tellLost(g *Group, r id.Replica, node id.Node) {
 	if c.told[r] {
 		return
 	}
-	c.told[r] = true
+	put(&c.told, r, true)
 	g.log.Warn("replica is lost", "lost", uint64(r), "node", node.String(), "ghost", c.ghosts[r])
 	g.emit(Event{Kind: EventReplicaLost, Replica: r, Node: node})
 }
@@ -269,7 +272,7 @@ func (c *care) noteIdle(g *Group, surplus []id.Replica) {
 	maps.DeleteFunc(c.idle, func(r id.Replica, _ time.Time) bool { return !slices.Contains(surplus, r) })
 	for _, r := range surplus {
 		if _, known := c.idle[r]; !known {
-			c.idle[r] = g.now
+			put(&c.idle, r, g.now)
 		}
 	}
 }
@@ -293,7 +296,7 @@ func (c *care) place(g *Group, node id.Node) {
 			return // this node has begun enough; with one of the next ticks
 		}
 		p = newPlacing(g.now)
-		c.places[node] = p
+		put(&c.places, node, p)
 	}
 	if g.now.Before(p.avoid) || (!p.asked.IsZero() && g.now.Sub(p.asked) < placeRetry) {
 		return
@@ -357,9 +360,9 @@ func (c *care) onHosting(g *Group, r id.Replica, h grouppb.HostingResponse_Hosti
 	}
 	switch h {
 	case grouppb.HostingResponse_ABSENT:
-		c.ghosts[r] = true
+		put(&c.ghosts, r, true)
 	case grouppb.HostingResponse_STOPPED:
-		c.stopped[r] = true
+		put(&c.stopped, r, true)
 	default:
 		delete(c.stopped, r)
 	}

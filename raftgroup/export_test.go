@@ -79,3 +79,10 @@ func (h *Host) DiscardAfter(token Token, f func()) error {
 	_, err := h.remove(context.Background(), g, func() bool { f(); return false })
 	return err
 }
+
+// Unfolded tells what this node's replica of a structure, which rests, holds of
+// what only busy times need. Nothing may step it meanwhile.
+func (h *Host) Unfolded(s id.Structure) (errands, duties bool) {
+	g, ok := h.Group(s)
+	return ok && g.errands != nil, ok && g.duties != nil
+}

@@ -53,6 +53,13 @@ func (f *snapshotFiles) name(held, previous SnapshotRef) {
 	f.named = [2]SnapshotRef{held, previous}
 }
 
+// names tells what the newest durable frame names: held and previous.
+func (f *snapshotFiles) names() [2]SnapshotRef {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.named
+}
+
 // commit finishes a file and wants it, in one step as retain sees it.
 func (f *snapshotFiles) commit(w *snapshot.Writer) (SnapshotRef, error) {
 	f.disk.Lock()

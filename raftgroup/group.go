@@ -80,22 +80,14 @@ type Group struct {
 	subs      []*Subscription // in the order in which they came: a replay must not depend on map order
 	bySession map[uint64]*Subscription
 	byNonce   map[[16]byte]*Subscription
-	closing   []closing
 	strays    strays
-	waiters   map[[16]byte]waiter
-	seen      map[id.Replica]id.Node // where replicas spoke from
 
-	snaps     snapshotKeeper
-	leader    leaderDuties
+	*errands // nil between two steps of a replica that rests, most of the time
+	*duties  // the same, of one that does not lead
+
 	pace      pace
-	haste     haste
-	relaying  []relayed
-	reads     []*reading
 	echoes    echoes
-	acked     lastAck
-	swap      swap
 	lonely    lonely
-	outsiders outsiders
 	heldBy    string // why the leader does not take this replica from a node that leaves; as it said last
 	lastError error
 
@@ -110,7 +102,6 @@ type Group struct {
 	quietness   quietness
 	listed      bool // among the host's, guarded by the host
 	tickAt      int  // place among the groups that tick, guarded by the host; -1: it does not
-
 }
 
 // run is the step: it takes what is in the mailbox, works it off and lets
@@ -124,8 +115,12 @@ func (g *Group) run(now time.Time) {
 	m.mu.Unlock()
 
 	g.now = now
+	g.unfold()
 	g.contain(func() { g.step(events, ticks) })
 
+	if g.quietness.quiet {
+		g.fold()
+	}
 	clear(events)
 	m.mu.Lock()
 	if !g.quietness.quiet {

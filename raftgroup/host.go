@@ -58,6 +58,7 @@ type Host struct {
 	preparing map[Token]struct{}               // replicas that are being made for births
 	ordered   []*Group                         // all of the above, oldest first, and see dropped; what stands in it is never changed in place
 	dropped   bool                             // some of ordered are not here any more: see replicasLocked
+	members   id.MemberSets                    // of all groups; has a lock of its own
 	twins     bool                             // there were two started replicas of one group: see twinLocked
 	born      map[Token]*Group                 // the same by their births: of several, the newest
 	subs      map[*Subscription]uint64         // how many came before it: a replay must not depend on map order

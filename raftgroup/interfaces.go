@@ -24,6 +24,9 @@ type LogStore interface {
 	Term(group, index uint64) (uint64, error)
 	FirstIndex(group uint64) (uint64, error)
 	LastIndex(group uint64) (uint64, error)
+	// Rest lets the store forget what it keeps in memory of a group's entries for
+	// those who read the newest: nobody will for a while. Nothing else follows from it.
+	Rest(group uint64)
 	// Health is nil while the store takes writes.
 	Health() error
 }

@@ -59,8 +59,6 @@ func (d *leaderDuties) onRole(g *Group, leading bool) {
 	}
 	*d = leaderDuties{leading: leading}
 	if leading {
-		d.missing, d.offered = make(map[uint64]time.Time), make(map[uint64]time.Time)
-		d.care = newCare()
 		g.log.Info("leading", "term", g.rn.BasicStatus().GetTerm())
 	}
 }
@@ -95,7 +93,7 @@ func (d *leaderDuties) repeatOffers(g *Group) {
 		case pr.State != tracker.StateSnapshot:
 			delete(d.offered, r)
 		case !known:
-			d.offered[r] = g.now
+			put(&d.offered, r, g.now)
 		case g.now.Sub(since) >= offerRetry:
 			delete(d.offered, r)
 			again = append(again, r)
@@ -202,13 +200,13 @@ func (d *leaderDuties) expireSessions(g *Group, nodes []Node) {
 		}
 		since, ok := d.missing[s.id]
 		if !ok {
-			d.missing[s.id] = g.now
+			put(&d.missing, s.id, g.now)
 			continue
 		}
 		if g.now.Sub(since) < g.host.cfg.SessionTimeout {
 			continue
 		}
-		d.missing[s.id] = g.now // if it is void, start over
+		put(&d.missing, s.id, g.now) // if it is void, start over
 		g.log.Info("expiring session of a node that is gone", "session", s.id, "node", s.node.String(), "last", s.last)
 		if err := g.proposeRecord(KindSessionExpire, &grouppb.SessionExpire{Session: s.id, Last: s.last}); err != nil {
 			g.log.Debug("session not expired, will try again", "error", err)

@@ -134,8 +134,8 @@ func TestOfferThatContradictsItsFile(t *testing.T) {
 					reports++
 				}
 			}
-			if g.state.index != was || g.snaps.held.Index != 0 || reports != 1 {
-				t.Errorf("the replica stands at %d, was at %d, holds %v; %d reports", g.state.index, was, g.snaps.held, reports)
+			if g.state.index != was || g.files.names()[0].Index != 0 || reports != 1 {
+				t.Errorf("the replica stands at %d, was at %d, holds %v; %d reports", g.state.index, was, g.files.names()[0], reports)
 			}
 			f.goOn()
 			f.offer(f.file(f.state, "honest"), f.state.conf)

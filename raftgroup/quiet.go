@@ -214,6 +214,11 @@ func (g *Group) rest(agreed bool) {
 func (g *Group) trim() {
 	g.seen = nil // all members are known from the log by now
 	g.outsiders = nil
+	g.state.members = g.host.members.Share(g.state.members)
+	if len(g.appends) == 0 {
+		g.appends = nil
+	}
+	g.host.log.Rest(g.local)
 	m := &g.mailbox
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -142,6 +142,7 @@ func (h *Host) refill() {
 
 func (h *Host) newGroup(local uint64, meta grouppb.Replica, genesis Genesis) *Group {
 	meta.Genesis = nil
+	genesis.Members = h.members.Share(genesis.Members)
 	g := &Group{
 		host: h, key: genesis.Group, local: local, self: id.Replica(meta.Replica), meta: meta, genesis: genesis,
 		store:  &groupStorage{log: h.log, group: local, mended: &mended{}},
@@ -150,6 +151,7 @@ func (h *Host) newGroup(local uint64, meta grouppb.Replica, genesis Genesis) *Gr
 		now:    h.cfg.Clock.Now(),
 		tickAt: -1,
 	}
+	g.unfold()
 	g.onAnswer = g.answered
 	g.log = h.cfg.Logger.With("group", g.key.String(), "replica", uint64(g.self))
 	g.store.mended.wanted = g.mendLater
@@ -165,6 +167,7 @@ func (h *Host) newGroup(local uint64, meta grouppb.Replica, genesis Genesis) *Gr
 // start begins raft on a replica: from its snapshot if it has one, from the
 // genesis otherwise, and over the log behind it.
 func (g *Group) start(st wal.GroupState, genesis Genesis) error {
+	genesis.Members = g.host.members.Share(genesis.Members)
 	g.host.mu.Lock() // a prepared replica is known to others, by its token
 	g.genesis, g.key = genesis, genesis.Group
 	g.host.mu.Unlock()
@@ -232,6 +235,7 @@ func (g *Group) startRaft(st wal.GroupState) (err error) {
 		return fmt.Errorf("group %s: start raft: %w", g.key, err)
 	}
 	g.rn = rn
+	g.store.hard, g.store.conf = nil, nil // raft has asked for them
 	g.applied.Store(g.state.index)
 	if voters := g.state.conf.GetVoters(); len(voters) == 1 && voters[0] == uint64(g.self) && !isJoint(g.state.conf) {
 		// Alone, there is nobody to wait for; but raft does not campaign while

@@ -245,7 +245,7 @@ func (s *stage) move() (moved bool) {
 // adopts reports whether the frame that names a new snapshot is under way.
 func (n *stageNode) adopts() bool {
 	g, ok := n.host.Group(n.s.genesis.Group.Structure)
-	return ok && g.snaps.adopting.Index > g.snaps.held.Index
+	return ok && g.errands != nil && g.snaps.adopting.Index > g.snaps.held.Index
 }
 
 // deliver hands over the first message that nothing holds.

@@ -73,8 +73,8 @@ func (tl *teller) log(t testing.TB, d *datadriven.TestData) error {
 		return err
 	}
 	st := newState(g.key, g.genesis.Members, g.genesis.Options)
-	if first > 1 || (g.snaps.held.Index > 0 && !all) {
-		if st, err = n.host.snapshotState(g, g.snaps.held); err != nil {
+	if held := g.files.names()[0]; first > 1 || (held.Index > 0 && !all) {
+		if st, err = n.host.snapshotState(g, held); err != nil {
 			return err
 		}
 		if st.index > s.told {

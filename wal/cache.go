@@ -109,6 +109,16 @@ func (l *Log) repackCacheQueueLocked() {
 	l.cacheQueue, l.cacheHead, l.cachePacked = l.cacheQueue[:n], 0, n
 }
 
+// Rest forgets the cached entries of a group that nobody is about to read: they
+// are read from their segments if somebody does. It does not wait for a disk.
+func (l *Log) Rest(number uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if g := l.groups[number]; g != nil {
+		l.dropCacheLocked(g, g.cache.last()+1)
+	}
+}
+
 // dropCacheLocked forgets cached entries below first.
 func (l *Log) dropCacheLocked(g *group, first uint64) {
 	c := &g.cache
