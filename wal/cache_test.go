@@ -52,3 +52,31 @@ func TestCacheQueueIsBounded(t *testing.T) {
 			len(l.groups[quiet].cache.entries), l.groups[busy].cache.first(), l.cacheBytes, l.opts.CacheBytes)
 	}
 }
+
+// TestRest: entries of a group that rests are read from their segment, and those
+// that come later are cached again.
+func TestRest(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	rests, other := r.group(), r.group()
+	r.must(Update{Group: rests, Entries: entries(rests, 1, 3, 1, 10)}, Update{Group: other, Entries: entries(other, 1, 1, 1, 10)})
+	l := r.log
+	l.Rest(rests)
+	l.Rest(1 << 40) // there is none
+	hits := l.Stats().CacheHits
+	r.check(rests, 1, 3, 1, 10)
+	if now := l.Stats().CacheHits; now != hits {
+		t.Errorf("%d entries of a group that rests come out of the cache", now-hits)
+	}
+	l.mu.RLock()
+	bytes, want := l.cacheBytes, int64(entrySize(entry(other, 1, 1, 10)))
+	l.mu.RUnlock()
+	if bytes != want {
+		t.Errorf("%d bytes are cached, want the other group's %d", bytes, want)
+	}
+	r.must(Update{Group: rests, Entries: entries(rests, 4, 4, 1, 10)})
+	r.check(rests, 1, 4, 1, 10)
+	if first := l.groups[rests].cache.first(); first != 4 {
+		t.Errorf("the cache begins at %d, want 4", first)
+	}
+}
