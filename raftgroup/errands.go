@@ -29,6 +29,7 @@ type errands struct {
 // who becomes leader begins without any.
 type duties struct {
 	leader leaderDuties
+	beats  beats
 }
 
 // unfold makes a replica ready for a step.

@@ -111,22 +111,24 @@ func (g *Group) run(now time.Time) {
 	m.mu.Lock()
 	events, ticks := m.events, m.ticks
 	m.events, m.spare = m.spare[:0], nil
-	m.ticks, m.bytes, m.woken = 0, 0, false
+	m.ticks, m.bytes, m.due = 0, 0, false
 	m.mu.Unlock()
 
 	g.now = now
 	g.unfold()
 	g.contain(func() { g.step(events, ticks) })
 
+	worked := g.lead != raft.None && len(g.relaying) == 0 && (len(events) > 0 || ticks == 0)
 	if g.quietness.quiet {
 		g.fold()
 	}
 	clear(events)
 	m.mu.Lock()
+	m.busy = worked
 	if !g.quietness.quiet {
 		m.spare = events[:0]
 	}
-	again := (len(m.events) > 0 || m.ticks > 0 || m.woken) && !m.closed
+	again := m.due && !m.closed
 	m.scheduled = again
 	m.mu.Unlock()
 	if again {
@@ -177,6 +179,9 @@ func (g *Group) step(events []event, ticks int) {
 	g.propose()
 	g.drainReady()
 	g.flushRelayed()
+	if ticks > 0 {
+		g.beats.tick()
+	}
 	if ticks > 0 && g.failure == nil {
 		g.tickQuiet()
 	}

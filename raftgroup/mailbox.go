@@ -28,7 +28,8 @@ type mailbox struct {
 	bytes     int // of what came from other nodes
 	ticks     int
 	scheduled bool
-	woken     bool // something outside the mailbox waits for a step
+	due       bool // something waits for a step that does not bear delay
+	busy      bool // the last step had work: one tick may wait for the next one
 	closed    bool
 }
 
@@ -52,6 +53,7 @@ func (g *Group) post(e event) bool {
 	}
 	m.bytes += e.size
 	m.events = append(m.events, e)
+	m.due = true
 	wake := !m.scheduled
 	m.scheduled = true
 	m.mu.Unlock()
@@ -77,7 +79,7 @@ func (g *Group) wake() {
 	m := &g.mailbox
 	m.mu.Lock()
 	wake := !m.scheduled && !m.closed
-	m.woken = true // if it is being stepped, once more
+	m.due = true // if it is being stepped, once more
 	if wake {
 		m.scheduled = true
 	}
@@ -87,10 +89,16 @@ func (g *Group) wake() {
 	}
 }
 
+// tick lets a tick pass. In a group with work it waits for the next step that has
+// to be made anyway, but no longer than until the next tick: with thousands of
+// groups that do something now and then, every fifth step would be for a tick alone.
 func (g *Group) tick() {
 	m := &g.mailbox
 	m.mu.Lock()
 	m.ticks = min(m.ticks+1, 2) // a node that was paused does not make up for lost time
+	waits := m.busy && m.ticks == 1
 	m.mu.Unlock()
-	g.wake()
+	if !waits {
+		g.wake()
+	}
 }

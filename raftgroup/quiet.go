@@ -213,7 +213,7 @@ func (g *Group) rest(agreed bool) {
 // quiet replicas.
 func (g *Group) trim() {
 	g.seen = nil // all members are known from the log by now
-	g.outsiders = nil
+	g.outsiders, g.beats = nil, beats{}
 	g.state.members = g.host.members.Share(g.state.members)
 	if len(g.appends) == 0 {
 		g.appends = nil

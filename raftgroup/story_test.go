@@ -278,6 +278,12 @@ func (tl *teller) leader(besides string) {
 // elect has the other replicas that can be reached give their leader up, and a node ask to lead.
 func (tl *teller) elect(to *stageNode) error {
 	s := tl.s
+	if l := s.leader(); l != nil { // a tick may wait there, and its heartbeat would bring the leader back to mind
+		if err := s.inStep(l, func(*Group) {}); err != nil {
+			return err
+		}
+		s.settle()
+	}
 	for _, n := range s.nodes {
 		if !n.up || n == s.leader() {
 			continue

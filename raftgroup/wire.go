@@ -29,6 +29,9 @@ const (
 func (g *Group) send(m *raftpb.Message) {
 	switch m.GetType() {
 	case raftpb.MsgHeartbeat:
+		if g.beats.needless(m) {
+			return
+		}
 		g.echoes.sent(m)
 	case raftpb.MsgReadIndex, raftpb.MsgReadIndexResp:
 		return // only a leader asks, and only for itself: one that has stepped down meanwhile gets no answer
@@ -191,6 +194,8 @@ func (g *Group) onMessage(m *raftpb.Message, from id.Node) {
 	case raftpb.MsgAppResp:
 		if m.GetReject() {
 			g.leader.routes.onGap(g, id.Replica(m.GetFrom()))
+		} else if g.isLeader() {
+			g.beats.acked(m.GetFrom(), m.GetIndex())
 		}
 	}
 	if err := g.rn.Step(m); err != nil && !errors.Is(err, raft.ErrProposalDropped) {
