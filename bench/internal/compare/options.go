@@ -58,7 +58,7 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	f.IntVar(&o.rounds, "rounds", 5, "`number` of rounds; with fewer than five say so where you show the figures")
 	f.Float64Var(&o.seconds, "seconds", 0, "`length` of a run's window; 0: 5, or what the scenario needs")
 	f.Float64Var(&o.warmup, "warmup", 0, "`seconds` before it; 0: 2, or what the scenario needs")
-	f.StringVar(&o.match, "match", "", "only cases whose name contains this `text`, or one of several with | between them")
+	f.StringVar(&o.match, "match", "", "only cases whose name contains this `text`, or one of several with | between them; a document then has those alone")
 	f.StringVar(&o.dir, "dir", os.TempDir(), "`directory` for the nodes' files: on the disk that you care about")
 	f.StringVar(&o.json, "json", "bench-results.json", "`file` of results; scenarios of an earlier one that are not run now stay in it")
 	f.StringVar(&o.plots, "plots", "", "`directory` for plots; empty: none")
