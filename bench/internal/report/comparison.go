@@ -50,8 +50,11 @@ type Contender struct {
 	Ratio map[string]Summary `json:"ratio,omitempty"`
 }
 
-// kind is what the case measures: what its flags said, or what its runs show.
+// kind is what the case measures: what its flags said, and of a load what its runs show.
 func (c *Case) kind() string {
+	if c.Measure != "" && c.Measure != "load" {
+		return c.Measure
+	}
 	for i := range c.Contenders {
 		for j := range c.Contenders[i].Runs {
 			switch r := &c.Contenders[i].Runs[j]; {

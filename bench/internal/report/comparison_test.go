@@ -203,6 +203,9 @@ func TestOverTime(t *testing.T) {
 	if strings.Join(head[1:5], ", ") != "memory, 1st half, memory, 2nd half, disk, 1st half, disk, 2nd half" || strings.Join(rows[0][1:5], ", ") != "5 MB, 10 MB, 5120 MB, 10.0 GB" {
 		t.Errorf("%q %q", head, rows)
 	}
+	if recovery := (Case{Measure: "recovery", Contenders: c.Contenders}); recovery.kind() != "recovery" {
+		t.Errorf("samples made a recovery %q", recovery.kind())
+	}
 	if lines := verdicts(&c); len(lines) != 2 || !strings.Contains(lines[0], "2.50 times") || !strings.Contains(lines[1], "**behind**") {
 		t.Errorf("verdicts %q", lines)
 	}
