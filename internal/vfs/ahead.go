@@ -49,7 +49,7 @@ func writePieces(to io.WriterAt, off, end, size int64) (zeros int, err error) {
 // plain is a file that is written through the page cache.
 type plain struct {
 	file    *os.File
-	written *atomic.Int64 // bytes that no sync has made durable
+	written *atomic.Int64 // that of the osFile
 }
 
 // WriteAt implements io.WriterAt.
@@ -108,8 +108,8 @@ func (a *ahead) write(to target, p []byte, off int64) (n int, err error) {
 	zeros, failed := to.writeZeros(a.used, end)
 	a.zeros, a.step = a.used+int64(zeros), min(2*a.step, aheadMost)
 	if failed != nil {
-		// Nothing is written ahead any more, and nobody is told: what was to be
-		// written is, and if the disk is at fault the sync says so.
+		// Nothing is written ahead any more, and this call tells nobody: what was to
+		// be written is, and if the disk is at fault the sync says so.
 		a.limit = 0
 	}
 	return n, nil

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -185,5 +186,9 @@ func newKernelIO() (*kernelIO, error) {
 		return nil, errors.Join(errno, unix.Close(event))
 	}
 	k.ended = os.NewFile(uintptr(event), "eventfd")
+	if err := k.ended.SetReadDeadline(time.Time{}); err != nil {
+		// Not in the poller: a read would not wait, and the outcome of a request not be known.
+		return nil, errors.Join(err, k.ended.Close())
+	}
 	return k, nil
 }

@@ -5,12 +5,14 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 )
 
 // DirectBlock is what writes past the page cache must end at a multiple of, in
-// bytes: blocks of disks, and pages of memory, are not larger.
+// bytes: the blocks of most disks, and pages of memory on most systems. What takes
+// larger ones only refuses, and is written through the page cache.
 const DirectBlock = 4 << 10
 
 // WriteDirectly has what is written to f from now on go to the disk past the
@@ -32,7 +34,19 @@ func WriteDirectly(f File) {
 	}
 }
 
-type directWriter interface{ writeDirectly() }
+// EndDirectWrites has f written through the page cache again, which takes a
+// descriptor less. Nobody writes or syncs f, or closes it, meanwhile.
+func EndDirectWrites(f File) error {
+	if d, ok := f.(directWriter); ok {
+		return d.endDirectWrites()
+	}
+	return nil
+}
+
+type directWriter interface {
+	writeDirectly()
+	endDirectWrites() error
+}
 
 // direct is a file that is written past the page cache.
 type direct struct {
@@ -43,6 +57,10 @@ type direct struct {
 	off  bool  // the system has refused
 	last int64 // where the block in tail begins; -1: nothing is known
 	tail [DirectBlock]byte
+
+	// zerosFailed is why zeros were not written ahead. The system tells of it only
+	// once, and nobody hears that, so each sync says it.
+	zerosFailed atomic.Pointer[error]
 }
 
 var _ target = (*direct)(nil)
@@ -87,9 +105,6 @@ func (d *direct) write(p []byte, start int64, head int) (n int, err error) {
 		take := copy((*b)[filled:min(filled+len(p)-n, directMost)], p[n:])
 		wrote, err := d.put((*b)[:filled+take], start)
 		n += max(wrote-filled, 0)
-		if err == nil && wrote == 0 {
-			err = io.ErrShortWrite
-		}
 		if err != nil {
 			return n, err // the kernel may read from b still
 		}
@@ -99,18 +114,26 @@ func (d *direct) write(p []byte, start int64, head int) (n int, err error) {
 	return n, nil
 }
 
-// put writes whole blocks. Many of them are durable then: to wait for the disk twice,
-// for the write and for the sync, would be as long, and neither is waited for in a
-// system call that keeps a processor of the Go runtime.
-func (d *direct) put(p []byte, off int64) (int, error) {
-	if len(p) >= besideBytes {
-		if done, n, err := writeBeside(d.file, p, off); done {
+// put writes whole blocks: all of p, or there is an error. Many of them are durable then:
+// the disk is waited for once, and not for the write and for the sync, and not in a system
+// call that keeps a processor of the Go runtime.
+func (d *direct) put(p []byte, off int64) (n int, err error) {
+	for len(p)-n >= besideBytes {
+		done, wrote, err := writeBeside(d.file, p[n:], off+int64(n))
+		if !done {
+			break
+		}
+		n += wrote
+		if err == nil && wrote == 0 {
+			err = io.ErrShortWrite
+		}
+		if err != nil || n == len(p) {
 			return n, err
 		}
 	}
-	n, err := d.file.WriteAt(p, off)
-	d.written.Add(int64(n))
-	return n, err
+	wrote, err := d.file.WriteAt(p[n:], off+int64(n))
+	d.written.Add(int64(wrote))
+	return n + wrote, err
 }
 
 // writeZeros implements target. The tail stays what it is: the next write may begin there.
@@ -122,6 +145,9 @@ func (d *direct) writeZeros(off, end int64) (int, error) {
 			n, err := writePieces(blocks{d.file}, off, end, int64(len(manyZeros)))
 			d.written.Add(int64(n))
 			if !refused(err) {
+				if err != nil && !isNoSpace(err) {
+					d.zerosFailed.Store(&err)
+				}
 				return n, err
 			}
 			d.off = true

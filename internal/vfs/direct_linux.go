@@ -21,3 +21,13 @@ func (f *osFile) writeDirectly() {
 	}
 	f.direct = &direct{plain: plain{f.File, &f.written}, file: file, last: -1}
 }
+
+// endDirectWrites implements directWriter.
+func (f *osFile) endDirectWrites() error {
+	d := f.direct
+	if d == nil {
+		return nil
+	}
+	f.direct = nil
+	return wrapOS(d.file.Close())
+}

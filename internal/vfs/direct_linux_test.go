@@ -157,6 +157,93 @@ func TestWriteDirectlyElsewhere(t *testing.T) {
 	must(t, err)
 }
 
+// Of two syncs at a time of a file that is written past the page cache, none is over
+// before what was written is durable: on a file of which nothing ever is, all fail.
+func TestSyncsOfAFileWrittenDirectly(t *testing.T) {
+	t.Parallel()
+	f, err := OS{}.OpenReadWrite(os.DevNull)
+	must(t, err)
+	o := f.(*osFile)
+	other, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	must(t, err)
+	o.direct = &direct{plain: plain{o.File, &o.written}, file: other, last: -1}
+	must(t, f.SyncData()) // of nothing
+	_, err = f.WriteAt(make([]byte, DirectBlock), 0)
+	must(t, err)
+	var syncs sync.WaitGroup
+	for range 4 {
+		syncs.Go(func() {
+			for range 20_000 {
+				if f.SyncData() == nil {
+					t.Error("a sync did nothing")
+					return
+				}
+			}
+		})
+	}
+	syncs.Wait()
+	must(t, f.Close())
+}
+
+// A size that has changed is synced too.
+func TestSyncOfASizeAfterDirectWrites(t *testing.T) {
+	t.Parallel()
+	changes := map[string]func(f File) error{
+		"truncate":    func(f File) error { return f.Truncate(1 << 20) },
+		"preallocate": func(f File) error { return f.Preallocate(2 << 20) },
+	}
+	for what, change := range changes {
+		f, err := OS{}.Create(filepath.Join(t.TempDir(), "f"))
+		must(t, err)
+		WriteDirectly(f)
+		o := f.(*osFile)
+		if o.direct == nil {
+			t.Skip("not on this system, or file system")
+		}
+		must(t, change(f))
+		must(t, o.File.Close()) // a sync that asks the system fails
+		if f.SyncData() == nil {
+			t.Errorf("%s: the sync did nothing", what)
+		}
+		must(t, o.direct.file.Close())
+	}
+}
+
+// That zeros written ahead have failed is told by the sync, of this disk too; but not
+// that there was no room for them.
+func TestZerosThatFailDirectly(t *testing.T) {
+	t.Parallel()
+	for path, told := range map[string]bool{"": true, "/dev/full": false} {
+		name := filepath.Join(t.TempDir(), "f")
+		f, err := OS{}.Create(name)
+		must(t, err)
+		must(t, f.Preallocate(1<<20))
+		o := f.(*osFile)
+		o.ahead.begin(1 << 20)
+		how := os.O_WRONLY
+		if path == "" {
+			path, how = name, os.O_RDONLY
+		}
+		refuses, err := os.OpenFile(path, how, 0)
+		if err != nil {
+			t.Skip(err)
+		}
+		o.direct = &direct{plain: plain{o.File, &o.written}, file: refuses, last: -1}
+		// Through the page cache, since it begins within an unknown block; zeros are due behind it.
+		_, err = f.WriteAt(make([]byte, DirectBlock-100), 100)
+		must(t, err)
+		if o.ahead.limit != 0 {
+			t.Fatalf("%s: zeros were written", path)
+		}
+		for range 2 {
+			if err := f.SyncData(); (err != nil) != told {
+				t.Errorf("%s: %v", path, err)
+			}
+		}
+		must(t, f.Close())
+	}
+}
+
 // BenchmarkAppend writes and syncs as a log does, with and without the page cache.
 func BenchmarkAppend(b *testing.B) {
 	for _, size := range []int{400, 16 << 10, 512 << 10} {

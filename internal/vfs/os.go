@@ -33,7 +33,8 @@ var _ FS = OS{}
 // osFile is a File on an *os.File.
 type osFile struct {
 	*os.File
-	written atomic.Int64 // bytes that no SyncData has made durable
+	written atomic.Int64 // counts bytes, and changes of the size, that take a sync to be durable
+	synced  atomic.Int64 // what written was when the last SyncData began that succeeded
 	ahead   ahead
 	direct  *direct // nil: writes go through the page cache
 }
@@ -164,6 +165,7 @@ func (f *osFile) Preallocate(n int64) error {
 	if err != nil {
 		return wrapOS(err)
 	}
+	defer f.written.Add(1)
 	unwritten, err := preallocate(f.File, n)
 	if err != nil {
 		return wrapOS(&fs.PathError{Op: "preallocate", Path: f.Name(), Err: err})
@@ -184,7 +186,10 @@ func (f *osFile) Close() error {
 }
 
 // Truncate implements File.
-func (f *osFile) Truncate(n int64) error { return wrapOS(f.File.Truncate(n)) }
+func (f *osFile) Truncate(n int64) error {
+	defer f.written.Add(1)
+	return wrapOS(f.File.Truncate(n))
+}
 
 // Size implements File.
 func (f *osFile) Size() (int64, error) {
@@ -207,21 +212,29 @@ func (f *osFile) SyncData() error {
 }
 
 func (f *osFile) sync() (err error) {
-	written := f.written.Swap(0)
-	if written == 0 && f.direct != nil {
-		return nil
+	written, synced := f.written.Load(), f.synced.Load()
+	if f.direct != nil {
+		if failed := f.direct.zerosFailed.Load(); failed != nil {
+			return *failed
+		}
+		if written <= synced {
+			return nil
+		}
 	}
 	done := false
-	if written >= besideBytes {
+	if written-synced >= besideBytes {
 		done, err = syncBeside(f.File)
 	}
 	if !done {
 		err = syncData(f.File)
 	}
 	if err != nil {
-		f.written.Add(written) // asked again, the system is asked again
+		return err // asked again, the system is asked again
 	}
-	return err
+	for synced < written && !f.synced.CompareAndSwap(synced, written) {
+		synced = f.synced.Load()
+	}
+	return nil
 }
 
 // preallocateZeros extends f to n bytes by writing zeros, which reserves the
