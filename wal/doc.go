@@ -49,7 +49,8 @@
 //	table: for each group, uvarint(number − previous number), uvarint(frames written ×2 + suspect)
 //	CRC-32C 4
 //
-// Batches follow, each starting at a multiple of 8 and filled up with zeros:
+// Batches follow, each starting at a multiple of 8 and filled up with zeros (the
+// last one, for now, to a multiple of 4096 in the file: see padded):
 //
 //	magic 4 | checksum of this header 4 | batch number 8 | durable mark 8
 //	length of the frames 4 | chain before the batch 4 | frames 4 | flags 4 (1: seal)
@@ -86,7 +87,9 @@
 //
 // # Recovery, and telling damage from a tear
 //
-// After a crash, any subset of the pages of an unsynced write may be there.
+// After a crash, any subset of the pages of an unsynced write may be there. The page
+// in which the batch before it ended is one of them: what was durable there is written
+// again, with the same bytes, so that both the old page and the new one have it.
 // But only one batch was ever in flight, and whoever finds a batch knows from
 // its durable mark that all before it was durable. So:
 //

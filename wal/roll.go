@@ -117,6 +117,11 @@ func (l *Log) rollLocked(need int64) error {
 		}
 		return l.fail("new segment", err)
 	}
+	if w.active != nil {
+		if err := vfs.EndDirectWrites(w.active.file); err != nil {
+			l.logger.Warn("wal: descriptor of a full segment", "file", w.active.name, "error", err)
+		}
+	}
 	w.active, w.chain, w.nextNumber, w.sinceTable = s, head.chain, head.number+1, 0
 	l.count.segments.Add(1)
 	l.mu.Lock()
