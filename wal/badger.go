@@ -104,7 +104,7 @@ func (c *badgerCold) put(records []ColdRecord) error {
 		return err
 	}
 	for _, r := range records {
-		if len(r.Bytes) > coldPiece*(1<<16-1) {
+		if int64(len(r.Bytes)) > coldPiece*(1<<16-1) {
 			return fmt.Errorf("badger: record of %d bytes", len(r.Bytes))
 		}
 		rest := r.Bytes
