@@ -369,8 +369,12 @@ func (c *care) onHosting(g *Group, r id.Replica, h grouppb.HostingResponse_Hosti
 }
 
 // atRest reports whether nothing is to be done that time alone would bring up.
-// A change of the nodes wakes the group.
+// A change of the nodes wakes the group. What the status shows is as of the last look:
+// nobody looks again while the group rests.
 func (c *care) atRest(g *Group, nodes []Node) bool {
 	d := c.survey(g, nodes).decide()
+	if c.waits != d.waits || len(c.missed) > 0 {
+		return false
+	}
 	return !d.open && len(d.place) == 0 && d.transfer == 0 && len(d.change) == 0 && !d.better && len(d.surplus) == 0
 }

@@ -71,6 +71,7 @@ func (g *Group) noteLeader() {
 	e := Event{Kind: EventLeaderChanged, Replica: r, Node: g.state.members[r]}
 	g.emit(e)
 	g.leaderless = time.Time{}
+	g.lonely.led(g.now)
 	if g.quorumLost {
 		g.quorumLost, g.statusDirty = false, true
 		e.Kind = EventQuorumRegained

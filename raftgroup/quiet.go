@@ -51,6 +51,8 @@ func (g *Group) calm() bool {
 		return false
 	case g.lead == raft.None || g.state.deleted: // what is deleted waits to be removed
 		return false
+	case !g.lonely.alone.IsZero(): // a learner, whose next tick ends that, now that its leader is heard
+		return false
 	case len(g.appends) > 0 || len(g.waiters) > 0 || len(g.reads) > 0 || len(g.closing) > 0 || len(g.strays) > 0 || isJoint(g.state.conf) || !g.isMember():
 		return false
 	case g.state.index != g.last || g.rn.BasicStatus().GetCommit() != g.last:

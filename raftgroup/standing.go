@@ -34,6 +34,11 @@ type lonely struct {
 	pause time.Duration
 }
 
+// led ends the loneliness of a replica that has just heard of its leader, or leads. The
+// next tick may be too late for that: it may rest by then, and would show for as long as it
+// does that it is alone.
+func (l *lonely) led(now time.Time) { l.alone, l.heard, l.pause = time.Time{}, now, 0 }
+
 func (l *lonely) tick(g *Group) {
 	// A learner never asks for votes, and so never forgets its leader by itself.
 	silent := g.roleName() == "learner" && g.now.Sub(l.heard) >= lonelyTime

@@ -8,8 +8,9 @@
 // What happens to every subscriber is recorded and checked by package history.
 // What no history shows, or shows late, is asserted at every step (watch.go):
 // one leader in a term, one vote in a term, one incarnation of a structure, no
-// ReplicaID twice, nothing that was durable goes back, and each snapshot, when
-// the log names it, has the label, the membership and the content of its place.
+// ReplicaID twice, nothing that was durable goes back, who rests shows a leader, and
+// each snapshot, when the log names it, has the label, the membership and the
+// content of its place.
 //
 // What waits (births, joins, calls, transfers) runs in tasks: goroutines of
 // which only one runs at a time, while the loop stands still, in the order of

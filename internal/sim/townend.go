@@ -129,6 +129,9 @@ func (t *town) litter(n *node) string {
 		case learner && g.Options.LearnersPerDataCenter == 0 && !t.lives(n, s.Group.Structure[:]) && !standsBy(g, n):
 			t.tell(s.Group.Structure)
 			return fmt.Sprintf("replica %d of %s, a learner that nobody needs", s.Replica, s.Group)
+		case s.Leader == 0:
+			t.tell(s.Group.Structure)
+			return fmt.Sprintf("replica %d of %s shows no leader", s.Replica, s.Group)
 		case !s.Quiet && t.complete(g):
 			t.tell(s.Group.Structure)
 			return fmt.Sprintf("replica %d of %s is not quiet", s.Replica, s.Group)

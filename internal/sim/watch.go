@@ -33,6 +33,7 @@ var errInvariant = errors.New("invariant broken")
 //     label, state, membership and content are of one place.
 //   - A ReplicaID is given to one replica only, and spoken for by one node.
 //   - A structure has one incarnation at a time: the one that the catalog says.
+//   - A replica that rests shows who leads it.
 type watch struct {
 	s *Sim
 
@@ -276,6 +277,9 @@ func (w *watch) status(n *node) {
 		if known && !st.Failed && (st.Commit < before.Commit || st.Applied < before.Applied || st.Commits < before.Commits || st.Term < before.Term) {
 			w.broken("node %d, replica %d of %s goes back: from term %d, commit %d, applied %d, %d commits to %d, %d, %d, %d", n.number, st.Replica, st.Group,
 				before.Term, before.Commit, before.Applied, before.Commits, st.Term, st.Commit, st.Applied, st.Commits)
+		}
+		if st.Quiet && (st.Leader == 0 || st.Alone) { // and nothing would come to set it right
+			w.broken("node %d, replica %d of %s rests, and shows no leader", n.number, st.Replica, st.Group)
 		}
 		if st.Failed || st.Voters == nil || known && before.Applied == st.Applied {
 			continue
