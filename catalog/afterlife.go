@@ -93,6 +93,8 @@ type afterlife struct {
 	catalog id.Incarnation             // the newest one heard of: told holds for it alone
 	unsure  map[id.Structure]bool      // what the rebuilt catalog has to be told by a commit
 	budget  int                        // of questions left for this sweep
+	news    uint64                     // of the engine, as of the last sweep
+	settled bool                       // it found nothing to do, or to wait for
 	sweeps  uint64                     // so far: telling.sweep is of the last that saw it led here
 }
 
@@ -107,12 +109,31 @@ func newAfterlife() *afterlife {
 // sweepEnded removes what was deleted, and asks about what may have been. The
 // error is that of a catalog which does not answer. It looks at every replica,
 // every second, of which there may be ten thousand that do nothing: so it makes
-// nothing of its own for one that is as it should be, and asks nobody about it.
+// nothing of its own for one that is as it should be, asks nobody about it, and does
+// not even look while there are no news.
 func (s *Service) sweepEnded(a *afterlife) error {
-	now := s.cfg.Clock.Now()
-	a.budget = perSweep
-	groups, rebuilt := s.cfg.Engine.Statuses(), s.rebuilt()
-	a.forget(groups, s.cfg.Engine.Waiting())
+	now, news := s.cfg.Clock.Now(), s.cfg.Engine.News() // before the statuses, which may have more
+	rebuilt, waiting, aside := s.rebuilt(), s.cfg.Engine.Waiting(), s.cfg.Engine.SetAside()
+	quiet := len(rebuilt)+len(waiting)+len(aside) == 0
+	if quiet && a.settled && a.news == news && !s.catalogReborn(a) {
+		return nil
+	}
+	a.budget, a.news, a.settled = perSweep, news, quiet
+	err := s.lookAtAll(a, now, rebuilt, waiting, aside)
+	if err != nil || a.pending() {
+		a.settled = false
+	}
+	return err
+}
+
+// pending reports whether something has a time at which it is due.
+func (a *afterlife) pending() bool {
+	return len(a.marked)+len(a.ended)+len(a.alone)+len(a.waiting)+len(a.asked)+len(a.refused)+len(a.unsure) > 0
+}
+
+func (s *Service) lookAtAll(a *afterlife, now time.Time, rebuilt map[id.Structure]bool, waiting []id.Structure, aside []id.Group) error {
+	groups := s.cfg.Engine.Statuses()
+	a.forget(groups, waiting, aside)
 	for g := range groups {
 		if g.Group.Incarnation.Birth == 0 {
 			continue
@@ -129,6 +150,7 @@ func (s *Service) sweepEnded(a *afterlife) error {
 		}
 		switch {
 		case g.Deleted:
+			a.settled = false
 			err = s.bury(a, g, now)
 		case (g.Leader == 0 || g.Alone) && due(a.alone, g.Group, now, s.cfg.Patience):
 			err = s.inquire(a, g.Group)
@@ -139,14 +161,14 @@ func (s *Service) sweepEnded(a *afterlife) error {
 			return err
 		}
 	}
-	for _, g := range s.cfg.Engine.SetAside() {
+	for _, g := range aside {
 		if due(a.alone, g, now, s.cfg.Patience) {
 			if err := s.worthEnding(s.inquire(a, g), g.Structure); err != nil {
 				return err
 			}
 		}
 	}
-	for _, w := range s.cfg.Engine.Waiting() {
+	for _, w := range waiting {
 		if !due(a.waiting, w, now, s.cfg.Patience) {
 			continue
 		}
@@ -191,7 +213,7 @@ func (s *Service) rebuilt() map[id.Structure]bool {
 
 // forget drops what is not here any more. Most of it is empty most of the time,
 // and then costs nothing.
-func (a *afterlife) forget(groups iter.Seq[*raftgroup.GroupStatus], waiting []id.Structure) {
+func (a *afterlife) forget(groups iter.Seq[*raftgroup.GroupStatus], waiting []id.Structure, aside []id.Group) {
 	a.forgetTold(groups)
 	if len(a.waiting) > 0 {
 		wanted := make(map[id.Structure]bool)
@@ -200,7 +222,7 @@ func (a *afterlife) forget(groups iter.Seq[*raftgroup.GroupStatus], waiting []id
 		}
 		maps.DeleteFunc(a.waiting, func(w id.Structure, _ time.Time) bool { return !wanted[w] })
 	}
-	if len(a.marked)+len(a.ended)+len(a.asked)+len(a.refused)+len(a.unsure) == 0 && len(a.alone) <= 4096 {
+	if len(a.marked)+len(a.ended)+len(a.alone)+len(a.asked)+len(a.refused)+len(a.unsure) == 0 {
 		return
 	}
 	here, hosted := make(map[id.Group]bool), make(map[id.Structure]bool)
@@ -212,7 +234,10 @@ func (a *afterlife) forget(groups iter.Seq[*raftgroup.GroupStatus], waiting []id
 	maps.DeleteFunc(a.asked, func(g id.Group, _ time.Time) bool { return !here[g] })
 	maps.DeleteFunc(a.refused, func(g id.Group, _ time.Time) bool { return !here[g] })
 	maps.DeleteFunc(a.unsure, func(w id.Structure, _ bool) bool { return !hosted[w] })
-	maps.DeleteFunc(a.alone, func(g id.Group, at time.Time) bool { return !here[g] && len(a.alone) > 4096 })
+	for _, g := range aside {
+		here[g] = true
+	}
+	maps.DeleteFunc(a.alone, func(g id.Group, _ time.Time) bool { return !here[g] })
 }
 
 // forgetTold drops what was told of groups that are not led here any more.

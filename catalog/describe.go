@@ -45,6 +45,7 @@ func (s *Service) tellAll(a *afterlife, groups iter.Seq[*raftgroup.GroupStatus])
 		if t != nil && t.as == g {
 			continue
 		}
+		a.settled = false
 		d := description{life: g.Group.Incarnation, voters: g.Voters, options: g.Options}
 		if t != nil && t.equal(d) {
 			t.as = g
@@ -82,6 +83,14 @@ func (s *Service) catalogLife(groups iter.Seq[*raftgroup.GroupStatus]) id.Incarn
 			newest = g.Group.Incarnation
 		}
 	}
+	if life := s.catalogElsewhere(); newest.Less(life) {
+		return life
+	}
+	return newest
+}
+
+// catalogElsewhere is the newest life of the catalog that other nodes tell of.
+func (s *Service) catalogElsewhere() (newest id.Incarnation) {
 	if d, ok := s.cfg.Directory.(incarnations); ok {
 		for _, life := range d.Incarnations(ID) {
 			if newest.Less(life) {
@@ -91,6 +100,10 @@ func (s *Service) catalogLife(groups iter.Seq[*raftgroup.GroupStatus]) id.Incarn
 	}
 	return newest
 }
+
+// catalogReborn reports whether other nodes tell of a life of the catalog that heed
+// has not heard of.
+func (s *Service) catalogReborn(a *afterlife) bool { return a.catalog.Less(s.catalogElsewhere()) }
 
 // heed forgets what was told when the catalog has a new life: the replica that
 // it was rebuilt from may not have had it. What is here then is told by a

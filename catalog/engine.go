@@ -23,6 +23,8 @@ type Engine interface {
 	// Statuses yields the status of every replica on this node. They are shared,
 	// and never changed: a replica with news has another one.
 	Statuses() iter.Seq[*raftgroup.GroupStatus]
+	// News counts how often Statuses has begun to yield something else, after it has.
+	News() uint64
 	// Waiting lists structures of which this node is to get a replica.
 	Waiting() []id.Structure
 	// SetAside lists groups whose replica here is kept, and not used any more.

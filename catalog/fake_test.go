@@ -168,6 +168,7 @@ func (e *fakeEngine) Prepared() []raftgroup.PreparedReplica {
 func (e *fakeEngine) Statuses() iter.Seq[*raftgroup.GroupStatus] {
 	return func(func(*raftgroup.GroupStatus) bool) {}
 }
+func (e *fakeEngine) News() uint64                                { return 0 }
 func (e *fakeEngine) Waiting() []id.Structure                     { return nil }
 func (e *fakeEngine) SetAside() []id.Group                        { return nil }
 func (e *fakeEngine) RemoveEnded(context.Context, id.Group) error { return nil }

@@ -42,10 +42,11 @@ type Host struct {
 
 	joinSlots chan struct{} // one for each attempt to get a replica
 
-	leaving           atomic.Bool // this node must not hold replicas any more
-	moves             tokens      // replicas that leaders here have others get
-	inbound, outbound pacer       // of snapshots
-	making            making      // of snapshots
+	leaving           atomic.Bool   // this node must not hold replicas any more
+	news              atomic.Uint64 // see News
+	moves             tokens        // replicas that leaders here have others get
+	inbound, outbound pacer         // of snapshots
+	making            making        // of snapshots
 
 	randMu sync.Mutex // guards cfg.Random
 

@@ -19,6 +19,7 @@ func (h *Host) register(g *Group) {
 	if !g.listed {
 		// Others walk the slice without the lock, and never look behind its end.
 		g.listed, h.ordered = true, append(h.ordered, g)
+		h.news.Add(1)
 	}
 	h.born[g.genesis.Token] = g
 	if g.meta.Phase == grouppb.Replica_PREPARED {
@@ -52,6 +53,7 @@ func (h *Host) drop(g *Group) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.dropped = true
+	h.news.Add(1)
 	if g.listed = false; h.born[g.genesis.Token] == g {
 		delete(h.born, g.genesis.Token)
 	}

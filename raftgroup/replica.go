@@ -160,7 +160,7 @@ func (h *Host) newGroup(local uint64, meta grouppb.Replica, genesis Genesis) *Gr
 	if g.files.name(held, previous); err != nil || perr != nil {
 		g.files.end() // start says what is wrong with the record
 	}
-	g.status.Store(&GroupStatus{Group: g.key, Replica: g.self, Role: "starting"})
+	g.status.Store(&GroupStatus{Group: g.key, Replica: g.self, Role: "starting"}) // listed later, which is news
 	return g
 }
 

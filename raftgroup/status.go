@@ -101,6 +101,7 @@ func (g *Group) publishStatus(ticked bool) {
 	_, learner := st.Learners[g.self]
 	g.member.Store(st.Voter || learner)
 	g.status.Store(st)
+	g.host.news.Add(1)
 }
 
 // isMember reports whether the log, as far as it is applied here, lists this replica.
@@ -182,6 +183,10 @@ func (h *Host) Groups() []GroupStatus {
 	}
 	return out
 }
+
+// News counts how often Statuses has begun to yield something else: while it stays
+// what it was, nobody need look again. It is counted after the change.
+func (h *Host) News() uint64 { return h.news.Load() }
 
 // Statuses yields the status of every replica on this node, oldest first, of
 // those that are here when it begins. What it yields is shared by all callers:
