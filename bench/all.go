@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -12,6 +11,7 @@ import (
 	"strconv"
 	"syscall"
 
+	"github.com/copycat-replication/copycat/bench/internal/cli"
 	"github.com/copycat-replication/copycat/bench/internal/compare"
 )
 
@@ -53,14 +53,8 @@ func runAll(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprint(stderr, allUsage)
 		f.PrintDefaults()
 	}
-	switch err := f.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		return 0
-	case err != nil:
-		return 2
-	case f.NArg() > 0:
-		fmt.Fprintf(stderr, "not a flag: %q\n", f.Arg(0))
-		return 2
+	if code, done := cli.Flags(f, args, stderr); done {
+		return code
 	}
 	code := 0
 	for _, part := range o.parts() {

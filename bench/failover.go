@@ -64,11 +64,8 @@ func runFailover(ctx context.Context, args []string, stdout, stderr io.Writer) i
 		fmt.Fprint(stderr, failoverUsage)
 		f.PrintDefaults()
 	}
-	switch err := f.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		return 0
-	case err != nil:
-		return 2
+	if code, done := cli.Flags(f, args, stderr); done {
+		return code
 	}
 	if err := errors.Join(o.plan.Validate(), atLeast("runs", o.runs, 1)); err != nil {
 		fmt.Fprintln(stderr, err)

@@ -40,7 +40,7 @@ func TestFailoverCommandLine(t *testing.T) {
 	for _, c := range []struct {
 		args []string
 		code int
-	}{{[]string{"-h"}, 0}, {[]string{"-runs", "0"}, 2}, {[]string{"-payload", "1"}, 2}, {[]string{"-unknown"}, 2}, {[]string{"-dir", "/nonexistent"}, 1}} {
+	}{{[]string{"-h"}, 0}, {[]string{"-runs", "0"}, 2}, {[]string{"-payload", "1"}, 2}, {[]string{"-unknown"}, 2}, {[]string{"stray"}, 2}, {[]string{"-dir", "/nonexistent"}, 1}} {
 		var out, progress bytes.Buffer
 		if code := runFailover(t.Context(), c.args, &out, &progress); code != c.code || progress.Len() == 0 {
 			t.Errorf("%v: exit code %d, %s", c.args, code, &progress)

@@ -2,12 +2,12 @@ package compare
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
 
+	"github.com/copycat-replication/copycat/bench/internal/cli"
 	"github.com/copycat-replication/copycat/bench/internal/report"
 )
 
@@ -36,14 +36,8 @@ func Report(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprint(stderr, reportUsage)
 		f.PrintDefaults()
 	}
-	switch err := f.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		return 0
-	case err != nil:
-		return 2
-	case f.NArg() > 0:
-		fmt.Fprintf(stderr, "not a flag: %q\n", f.Arg(0))
-		return 2
+	if code, done := cli.Flags(f, args, stderr); done {
+		return code
 	}
 	if err := show(ctx, *file, *doc, *plots, stdout, stderr); err != nil {
 		fmt.Fprintln(stderr, err)
