@@ -51,10 +51,15 @@ func syncBeside(f *os.File) (done bool, err error) {
 // writeBeside writes p to f, which goes past the page cache, and makes it durable: n
 // bytes of it. It reports false if it has done nothing.
 func writeBeside(f *os.File, p []byte, off int64) (done bool, n int, err error) {
-	return beside(f, ioRequest{
+	return beside(f, durableWrite(p, off), p)
+}
+
+// durableWrite is the request to write p, and to sync what was written.
+func durableWrite(p []byte, off int64) ioRequest {
+	return ioRequest{
 		opcode: requestWrite, how: unix.RWF_DSYNC,
 		buffer: uint64(uintptr(unsafe.Pointer(unsafe.SliceData(p)))), length: uint64(len(p)), offset: off,
-	}, p)
+	}
 }
 
 func beside(f *os.File, r ioRequest, memory []byte) (done bool, n int, err error) {

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // What is large is synced beside the goroutine, and what that takes is used again.
@@ -37,6 +39,32 @@ func TestSyncBeside(t *testing.T) {
 	must(t, f.Close())
 	if f.SyncData() == nil {
 		t.Fatal("a closed file is synced")
+	}
+}
+
+// Nobody syncs what was written beside the goroutine: the request itself has to, and to
+// say so where the kernel looks for it.
+func TestWriteBesideIsDurable(t *testing.T) {
+	t.Parallel()
+	f, err := OS{}.Create(filepath.Join(t.TempDir(), "f"))
+	must(t, err)
+	defer f.Close()
+	p := *takeBlocks(DirectBlock)
+	request := durableWrite(p[:DirectBlock], 0)
+	if request.how != unix.RWF_DSYNC {
+		t.Fatalf("the write is made with %#x, without a sync", request.how)
+	}
+	done, n, err := beside(f.(*osFile).File, request, p)
+	must(t, err)
+	if !done {
+		t.Skip("this system does not do it")
+	}
+	if n != DirectBlock {
+		t.Fatalf("%d bytes written", n)
+	}
+	request.how |= 1 << 30 // means nothing, so that the kernel refuses it, if it looks there
+	if done, _, _ := beside(f.(*osFile).File, request, p); done {
+		t.Fatal("the kernel does not see how a write is to be made")
 	}
 }
 
