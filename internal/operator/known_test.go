@@ -31,15 +31,13 @@ func TestUses(t *testing.T) {
 	} {
 		c := Case{Survivors: []Survivor{{Dir: "dir", NodeID: nodes[0].String()}}}
 		g := &c.Survivors[0].Group
-		g.Phase, g.key.Incarnation, g.view.Voters = raftgroup.PhaseStarted, life, map[id.Replica]id.Node{}
+		g.Phase, g.self, g.key.Incarnation, g.view.Voters = raftgroup.PhaseStarted, 1, life, map[id.Replica]id.Node{}
 		for i, n := range nodes[:3] {
 			m := Member{Replica: uint64(i + 1), NodeID: n.String(), Voter: true}
 			g.view.Voters[id.Replica(m.Replica)] = n
 			g.Members = append(g.Members, m)
-			if i > 0 {
-				c.Missing = append(c.Missing, m)
-			}
 		}
+		c.findMissing()
 		c.Learn(Fact{Source: "the catalog", Now: true, Uses: test.uses})
 		err := c.Check(Overrule{})
 		if test.refuse == "" && err != nil || test.refuse != "" && (!errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), test.refuse)) {

@@ -164,9 +164,7 @@ func (c *Case) findMissing() {
 			seen[uint64(r)] = true
 			m := Member{Replica: uint64(r), NodeID: n.String(), Voter: true}
 			c.Voters = append(c.Voters, m)
-			if !slices.ContainsFunc(c.Survivors, func(s Survivor) bool {
-				return s.Group.self == r && s.Group.key.Incarnation == first.key.Incarnation && s.Unfit == "" && s.Group.Phase == first.Phase
-			}) {
+			if !c.holds(first, r) {
 				c.Missing = append(c.Missing, m)
 			}
 		}
@@ -177,19 +175,22 @@ func (c *Case) findMissing() {
 }
 
 // HasQuorum reports whether the survivors, and the nodes that run, are a majority
-// of the voters, as the first one knows them: then they are to be started, and nothing has to be
-// rebuilt. Those that were set aside are not used, however many they are.
+// of the voters, as the one that has most of the log knows them: then they are to be started,
+// and nothing has to be rebuilt. Those that were set aside are not used, however many they
+// are; and if one is of a later life than the first, it is another group that would live.
 func (c *Case) HasQuorum() bool {
 	first := &c.Survivors[0].Group
-	if first.Phase == raftgroup.PhaseSuperseded {
+	newest := first
+	if better := c.Better(); better != nil {
+		newest = &better.Group
+	}
+	if newest.Phase == raftgroup.PhaseSuperseded || newest.key.Incarnation != first.key.Incarnation {
 		return false
 	}
-	for _, voters := range []map[id.Replica]id.Node{first.view.Voters, first.view.Outgoing} {
+	for _, voters := range []map[id.Replica]id.Node{newest.view.Voters, newest.view.Outgoing} {
 		missing := 0
-		for r := range voters {
-			if slices.ContainsFunc(c.Missing, func(m Member) bool {
-				return m.Replica == uint64(r) && !slices.Contains(c.Running, m.NodeID)
-			}) {
+		for r, n := range voters {
+			if !c.holds(newest, r) && !slices.Contains(c.Running, n.String()) {
 				missing++
 			}
 		}
@@ -197,7 +198,14 @@ func (c *Case) HasQuorum() bool {
 			return false
 		}
 	}
-	return len(first.view.Voters) > 0
+	return len(newest.view.Voters) > 0
+}
+
+// holds reports whether a survivor is the replica r of the group that g is of.
+func (c *Case) holds(g *Group, r id.Replica) bool {
+	return slices.ContainsFunc(c.Survivors, func(s Survivor) bool {
+		return s.Group.self == r && s.Group.key.Incarnation == g.key.Incarnation && s.Unfit == "" && s.Group.Phase == g.Phase
+	})
 }
 
 // Better is the survivor that has more of the log than the first one, if there is one.
@@ -234,7 +242,7 @@ func (c *Case) Check(o Overrule) error {
 	switch {
 	case c.Ended != "" && !o.Deleted:
 		return fmt.Errorf("%w: %s; rebuilt, it would be ended and removed again as soon as it reaches the catalog (-deleted overrules this)", ErrRefused, c.Ended)
-	case better != nil:
+	case better != nil && !c.HasQuorum(): // with a quorum it does not matter who has more: raft sorts that out
 		return fmt.Errorf("%w: %s has more of the log (index %d of term %d): rebuild from that one", ErrRefused, better.Dir, better.Group.Last, better.Group.LastTerm)
 	case c.Survivors[0].Unfit != "":
 		return fmt.Errorf("%w: %s: %s", ErrRefused, c.Survivors[0].Dir, c.Survivors[0].Unfit)
