@@ -47,7 +47,7 @@ func runDemo(ctx context.Context, out io.Writer, log *slog.Logger) (err error) {
 	defer d.stopAll()
 	began := time.Now()
 	for _, step := range []func(context.Context) error{
-		d.startNodes, d.subscribe, d.putThroughEach, d.loseLeader, d.bringBack,
+		d.startNodes, d.subscribe, d.putThroughEach, d.snapshot, d.loseLeader, d.bringBack,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -209,6 +209,32 @@ func (d *demo) compare(ctx context.Context) error {
 	return nil
 }
 
+// snapshot waits until one was made, which is due by now, and is on all nodes: one
+// that comes back then shows what it does with it.
+func (d *demo) snapshot(ctx context.Context) error {
+	d.say("\nAfter %d changes a snapshot is due. One map is asked to make it, by a nil on its commit channel:", demoSnapshots)
+	var maker string
+	err := d.until(ctx, "a snapshot is on all nodes", func() bool {
+		maker = ""
+		for _, n := range d.nodes {
+			if s, ok := n.structure(); !ok || s.Snapshot == 0 {
+				return false
+			}
+			if snapshots, _ := n.m.Received(); snapshots > 0 {
+				maker = n.name
+			}
+		}
+		return maker != ""
+	})
+	if err != nil {
+		return err
+	}
+	s, _ := d.nodes[0].structure()
+	d.say("  SnapshotConsumer     %s made the snapshot of %d changes: CopyCat called its SnapshotProvider in that very call", maker, s.Snapshot)
+	d.say("  cc.Status            the other two nodes have fetched it, and all may cut their logs")
+	return nil
+}
+
 // loseLeader stops the node that leads the map's group, and goes on.
 func (d *demo) loseLeader(ctx context.Context) error {
 	s, _ := d.nodes[0].structure()
@@ -262,7 +288,7 @@ func (d *demo) bringBack(ctx context.Context) error {
 			return fmt.Errorf("node %s does not catch up: %w", n.name, err)
 		}
 		snapshots, changes := n.m.Received()
-		d.say("  cc.Subscribe…        its map started empty; the commit channel brought %d snapshots (nil) and %d changes", snapshots, changes)
+		d.say("  cc.Subscribe…        its map started empty; the commit channel brought %s (nil) and %d changes", plural(snapshots, "snapshot"), changes)
 	}
 	if err := d.compare(ctx); err != nil {
 		return err
@@ -318,6 +344,13 @@ func (d *demo) nameOf(nodeID string) string {
 // short is the random part of an ID: enough to tell nodes apart.
 func short(nodeID string) string {
 	return "…" + nodeID[max(0, len(nodeID)-6):]
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 func ordinal(n uint64) string {

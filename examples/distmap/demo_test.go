@@ -2,6 +2,7 @@ package main
 
 import (
 	"log/slog"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -16,5 +17,12 @@ func TestDemo(t *testing.T) {
 	}
 	if !strings.Contains(out.String(), "three equal maps") {
 		t.Error("the demonstration did not say how it ended")
+	}
+	// It is to show a snapshot being made, and one being loaded: with a machine that is
+	// fast enough, all is over before CopyCat asks for one.
+	for _, want := range []string{`SnapshotConsumer +\w made the snapshot of \d+ changes`, `brought [1-9]\d* snapshots? \(nil\) and \d+ changes`} {
+		if !regexp.MustCompile(want).MatchString(out.String()) {
+			t.Errorf("the demonstration did not say %q", want)
+		}
 	}
 }
