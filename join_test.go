@@ -53,6 +53,17 @@ func TestNoCluster(t *testing.T) {
 	}
 }
 
+// TestPeerByItsOtherPort gives a node the CopyCatPort of a member in the place of its
+// GossipPort, as is easily done: the error says what was mistaken for what.
+func TestPeerByItsOtherPort(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t, "", start(t, testConfig(t, "")).Status().CopyCatAddress)
+	cfg.JoinTimeout = time.Second
+	if err := refused(t, cfg, ErrNoCluster); !strings.Contains(err.Error(), "gossip port") {
+		t.Errorf("%v does not say that a gossip port is wanted", err)
+	}
+}
+
 // TestBootstrapJoins wants a node with Bootstrap to join the cluster that
 // answers, and to make none of its own. The peers come in one string.
 func TestBootstrapJoins(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/copycat-replication/copycat/id"
@@ -24,6 +25,10 @@ import (
 
 // errNotOurs says that what answered is no node of ours, or speaks otherwise.
 var errNotOurs = errors.New("what answers is no copycat node")
+
+// errNotGossip says that what answered is another protocol: most often the port
+// for nodes has been given instead of the one for gossip.
+var errNotGossip = errors.New("what answers does not gossip: peers are given by their gossip port")
 
 // peer is what a scout learned.
 type peer struct {
@@ -48,7 +53,8 @@ func scout(ctx context.Context, setup scoutSetup, address string) (peer, error) 
 	c := setup.profile.memberlist()
 	c.Name = setup.name
 	c.SecretKey = setup.key
-	c.Transport = &dialOnly{NodeAwareTransport: setup.transport, ctx: ctx}
+	dials := &dialOnly{NodeAwareTransport: setup.transport, ctx: ctx}
+	c.Transport = dials
 	c.Logger = setup.log.stdLogger()
 	c.TCPTimeout = min(c.TCPTimeout, setup.profile.timing().contact)
 	c.ProbeInterval, c.PushPullInterval, c.GossipInterval = 0, 0, 0
@@ -61,6 +67,9 @@ func scout(ctx context.Context, setup scoutSetup, address string) (peer, error) 
 	_, err = m.Join([]string{address})
 	if ctx.Err() != nil {
 		return peer{}, fmt.Errorf("contacting %s: %w", address, context.Cause(ctx))
+	}
+	if err != nil && dials.foreign.Load() {
+		return peer{}, fmt.Errorf("contacting %s: %w: %w", address, errNotGossip, plainError(err))
 	}
 	if err != nil {
 		return peer{}, fmt.Errorf("contacting %s: %w", address, plainError(err))
@@ -136,7 +145,8 @@ var errScouting = errors.New("only scouting")
 // ends; packets and incoming streams are the node's own, and so is Shutdown.
 type dialOnly struct {
 	memberlist.NodeAwareTransport
-	ctx context.Context
+	ctx     context.Context
+	foreign atomic.Bool // what was connected to speaks another protocol
 }
 
 func (t *dialOnly) WriteTo([]byte, string) (time.Time, error) { return time.Now(), nil }
@@ -159,13 +169,33 @@ func (t *dialOnly) DialAddressTimeout(a memberlist.Address, timeout time.Duratio
 	if err != nil {
 		return nil, err
 	}
-	return &tiedConn{conn, context.AfterFunc(t.ctx, func() { _ = conn.Close() })}, nil
+	untie := context.AfterFunc(t.ctx, func() { _ = conn.Close() })
+	return &tiedConn{Conn: conn, untie: untie, foreign: &t.foreign}, nil
 }
 
-// tiedConn is a connection that a context closes, unless it was closed before.
+// tiedConn is a connection that a context closes, unless it was closed before. It
+// looks at the first byte that comes.
 type tiedConn struct {
 	net.Conn
-	untie func() bool
+	untie   func() bool
+	foreign *atomic.Bool
+	heard   bool // read by the one goroutine that reads
+}
+
+// What memberlist's streams begin with (its net.go): the type of a message, or of a
+// label before it.
+const (
+	lastMessageType = 13 // errMsg
+	labelType       = 244
+)
+
+func (c *tiedConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if n > 0 && !c.heard {
+		c.heard = true
+		c.foreign.Store(b[0] > lastMessageType && b[0] != labelType)
+	}
+	return n, err
 }
 
 func (c *tiedConn) Close() error {
