@@ -190,6 +190,7 @@ func (c *Config) validate() error {
 	check(c.WindowBytes > 0, "WindowBytes %d is not positive", c.WindowBytes)
 	check(len(c.Hostname) <= maxHostname, "Hostname has %d bytes, at most %d", len(c.Hostname), maxHostname)
 	ip := net.ParseIP(c.Hostname)
+	check(ip != nil || !strings.Contains(c.Hostname, ":"), "Hostname %q is no IP address, and no name: it goes without a port", c.Hostname)
 	check(ip == nil || !ip.IsUnspecified(), "Hostname %s is no address that other nodes can reach: it is for BindAddress", c.Hostname)
 	check(isPlace(c.DataCenter), "DataCenter %q: %s", c.DataCenter, placeRule)
 	check(isPlace(c.Rack), "Rack %q: %s", c.Rack, placeRule)

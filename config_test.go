@@ -24,7 +24,7 @@ func TestNilConfig(t *testing.T) {
 func TestConfigFaults(t *testing.T) {
 	t.Parallel()
 	cfg := &Config{
-		Hostname: "127.0.0.1", BindAddress: "nowhere", CopyCatPort: -1, GossipPort: 65536,
+		Hostname: "127.0.0.1:11983", BindAddress: "nowhere", CopyCatPort: -1, GossipPort: 65536,
 		CopyCatDataDir: t.TempDir(), JoinTimeout: -time.Second, ProposalTimeout: -time.Second,
 		MaxProposalBytes: maxProposalCeiling + 1, WindowBytes: -1, DataCenter: strings.Repeat("x", 65), Rack: "rack 1\n",
 		Profile: 99, ClusterKey: []byte("short"),
@@ -41,7 +41,7 @@ func TestConfigFaults(t *testing.T) {
 		t.Fatalf("got %v, want ErrConfig", err)
 	}
 	for _, fault := range []string{
-		"BindAddress", "CopyCatPort -1", "GossipPort 65536", "JoinTimeout", "ProposalTimeout", "MaxProposalBytes",
+		"Hostname", "BindAddress", "CopyCatPort -1", "GossipPort 65536", "JoinTimeout", "ProposalTimeout", "MaxProposalBytes",
 		"WindowBytes", "DataCenter", "Rack", "Profile", "ClusterKey", "TLS", `"no-port"`, `":2"`, `"h:0"`, `"h:port"`, `"h:65536"`,
 	} {
 		if !strings.Contains(err.Error(), fault) {
@@ -121,6 +121,7 @@ func TestConfigThatCannotListen(t *testing.T) {
 	}{
 		"name that others cannot resolve": {func(c *Config) { c.Hostname, c.BindAddress = "no host name", "127.0.0.1" }, ErrConfig, "no host name"},
 		"address of another kind":         {func(c *Config) { c.BindAddress = "::1" }, ErrConfig, "127.0.0.1"},
+		"name with a port":                {func(c *Config) { c.Hostname, c.BindAddress = "localhost:7458", "127.0.0.1" }, ErrConfig, "without a port"},
 		"name too long":                   {func(c *Config) { c.Hostname, c.BindAddress = strings.Repeat("h", 254), "127.0.0.1" }, ErrConfig, "254"},
 		"every address":                   {func(c *Config) { c.Hostname = "0.0.0.0" }, ErrConfig, "BindAddress"},
 		"every address of IPv6":           {func(c *Config) { c.Hostname = "::" }, ErrConfig, "BindAddress"},
