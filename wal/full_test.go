@@ -2,6 +2,7 @@ package wal
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/copycat-replication/copycat/internal/vfs"
@@ -112,8 +113,8 @@ func TestNewGroupOnAFullDisk(t *testing.T) {
 		return l
 	}
 	l := begin()
-	if _, err := l.NewGroup(); !errors.Is(err, ErrDiskFull) {
-		t.Fatalf("%v, want ErrDiskFull", err)
+	if _, err := l.NewGroup(); !errors.Is(err, ErrDiskFull) || !strings.Contains(err.Error(), "bytes are free in wal") {
+		t.Fatalf("%v, want ErrDiskFull, with how much must be free and where", err)
 	}
 	if err := l.Close(); err != nil {
 		t.Fatal(err)

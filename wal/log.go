@@ -74,7 +74,7 @@ func (l *Log) NewGroup() (uint64, error) {
 	switch {
 	case !errors.Is(err, ErrNoNumbers):
 	case l.checkSpace():
-		err = fmt.Errorf("%w: %w", ErrDiskFull, err)
+		err = fmt.Errorf("%w: %w", l.spaceError(), err)
 	default:
 		// Without a group there is nobody else who would have anything written.
 		l.Submit(nil, func(error) {})
@@ -239,9 +239,14 @@ func (l *Log) Health() error {
 	err, low := l.usableLocked(), l.low
 	l.mu.RUnlock()
 	if err == nil && low && l.checkSpace() {
-		err = fmt.Errorf("%w: less than %d bytes are free in %s", ErrDiskFull, l.opts.ReserveBytes, l.dir)
+		err = l.spaceError()
 	}
 	return err
+}
+
+// spaceError is ErrDiskFull with how much must be free, and where.
+func (l *Log) spaceError() error {
+	return fmt.Errorf("%w: less than %d bytes are free in %s", ErrDiskFull, l.opts.ReserveBytes, l.dir)
 }
 
 // Reserve returns Options.ReserveBytes: what others who write to the same disk
