@@ -214,7 +214,8 @@ type CopyCat interface {
 
 	// Status says how this node and its replicas do. It waits neither for the disk
 	// nor for other nodes; its cost grows with the number of replicas here. What it
-	// returns belongs to the caller. After Shutdown it goes on to tell what it was.
+	// returns belongs to the caller. Roles and members are those of now, positions may be
+	// some tenths of a second old. After Shutdown it goes on to tell what it was.
 	Status() Status
 
 	// Events subscribes to what happens to the structures of which this node

@@ -91,7 +91,7 @@ var (
 	ErrMalformedID = id.ErrMalformed
 	// ErrDataDir: the data directory cannot be used.
 	ErrDataDir = errors.New("data directory is not usable")
-	// ErrLocked: another process uses the data directory.
+	// ErrLocked: another node uses the data directory, of another process or of this one.
 	ErrLocked = vfs.ErrLocked
 	// ErrNewerFormat: the data directory was written by a newer version.
 	ErrNewerFormat = raftgroup.ErrNewerFormat

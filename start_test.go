@@ -192,6 +192,9 @@ func TestDirectoryLockedInProcess(t *testing.T) {
 	if !errors.Is(err, ErrDataDir) || !strings.Contains(err.Error(), cfg.CopyCatDataDir) {
 		t.Errorf("%v is no ErrDataDir that names the directory", err)
 	}
+	if !strings.Contains(err.Error(), "this one") {
+		t.Errorf("%v speaks of another process alone, and it is this one that has the directory", err)
+	}
 	l := newList(t, cc, sampleID)
 	l.propose <- []byte("unharmed")
 	l.waitFor(1)

@@ -11,8 +11,8 @@ import (
 
 // Errors of every implementation, wrapped with operation and path.
 var (
-	// ErrLocked says that another process (or another FS handle) holds the lock.
-	ErrLocked = errors.New("locked by another process")
+	// ErrLocked says that another process, or this one already, holds the lock.
+	ErrLocked = errors.New("locked already, by another process or this one")
 	// ErrNoSpace says that the file system is full (ENOSPC, EDQUOT).
 	ErrNoSpace = errors.New("no space left on device")
 )
