@@ -4,7 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
+	"math/rand/v2"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -35,7 +35,7 @@ func (b *namespaces) probe(from, to, n int, wait time.Duration) (took []time.Dur
 	if err != nil {
 		return nil, fmt.Errorf("ping: %w", err)
 	}
-	name := uint16(os.Getpid())
+	name := uint16(rand.Uint32()) //nolint:gosec // of this probe: an answer to an earlier one that was given up may still come
 	for i := range n {
 		rtt, ok, err := ping(fd, b.spots[to].address, name, uint16(i), wait)
 		if err != nil {

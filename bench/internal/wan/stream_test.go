@@ -13,7 +13,8 @@ import (
 )
 
 // stream sends bytes over TCP from one host to another, and returns how long
-// the receiver took for them after the first byte.
+// that took, from before the first was written until the last was read: a
+// receiver that is late for the first ones makes nothing faster by that.
 func stream(t testing.TB, from, to *Host, size int) time.Duration {
 	t.Helper()
 	var l net.Listener
@@ -26,7 +27,7 @@ func stream(t testing.TB, from, to *Host, size int) time.Duration {
 	defer l.Close()
 	type received struct {
 		sum  [sha256.Size]byte
-		took time.Duration
+		last time.Time
 		err  error
 	}
 	got := make(chan received, 1)
@@ -39,13 +40,9 @@ func stream(t testing.TB, from, to *Host, size int) time.Duration {
 		}
 		defer c.Close()
 		h := sha256.New()
-		if _, r.err = io.CopyN(h, c, 1); r.err != nil {
-			return
-		}
-		began := time.Now()
 		var n int64
 		n, r.err = io.Copy(h, c)
-		if r.took = time.Since(began); r.err == nil && n != int64(size-1) {
+		if r.last = time.Now(); r.err == nil && n != int64(size) {
 			r.err = io.ErrUnexpectedEOF
 		}
 		r.sum = [sha256.Size]byte(h.Sum(nil))
@@ -60,6 +57,7 @@ func stream(t testing.TB, from, to *Host, size int) time.Duration {
 		t.Fatal(err)
 	}
 	defer c.Close()
+	began := time.Now()
 	if _, err := c.Write(data); err != nil {
 		t.Fatal(err)
 	}
@@ -70,11 +68,11 @@ func stream(t testing.TB, from, to *Host, size int) time.Duration {
 	if r.err != nil || r.sum != sha256.Sum256(data) {
 		t.Fatalf("received %x, sent %x, %v", r.sum, sha256.Sum256(data), r.err)
 	}
-	return r.took
+	return r.last.Sub(began)
 }
 
-// TestRate: a stream of the kernel's TCP takes the time that the rate says,
-// less the queue's worth at the beginning.
+// TestRate: a stream of the kernel's TCP takes the time that the rate says, and
+// on a busy machine some times as long, but not eight times.
 func TestRate(t *testing.T) {
 	t.Parallel()
 	n := open(t, two(Namespaces, Link{Delay: 5 * time.Millisecond, Rate: 40_000_000}))
@@ -82,7 +80,7 @@ func TestRate(t *testing.T) {
 	took := stream(t, n.Hosts()[0], n.Hosts()[1], size)
 	r := report(t, n, 0)
 	rate := float64(size) * 8 / took.Seconds()
-	if rate > 41_000_000 || rate < 20_000_000 {
+	if rate > 40_000_000 || rate < 6_000_000 {
 		t.Errorf("%.1f Mbit/s over a link of 40", rate/1e6)
 	}
 	if sent := r.Links[0].Traffic.Bytes; sent < size || sent > size*3/2 {

@@ -3,6 +3,7 @@ package wan
 import (
 	"bytes"
 	"errors"
+	"math"
 	"os"
 	"os/exec"
 	"runtime"
@@ -78,16 +79,43 @@ func TestRoundTrips(t *testing.T) {
 		t.Errorf("report %+v", r)
 	}
 	for _, l := range r.Links {
-		// A busy machine may delay any packet: the median of five is to be near.
-		if l.Answers == 0 || l.Measured < l.Wanted || l.Measured > l.Wanted+10*ms {
+		if l.Answers > 0 && l.Measured < l.Wanted {
 			t.Errorf("%s: %d answers, %v, want %v", l.Names, l.Answers, l.Measured, l.Wanted)
 		}
+		near(t, n, l, l.Wanted)
 	}
 	n.Set(0, 1, Link{Delay: 50 * ms})
 	for _, l := range report(t, n, 3).Links {
-		if l.From == 0 && l.To == 1 && (l.Wanted != 65*ms || l.Measured < 65*ms) {
-			t.Errorf("changed to 65 ms, measured %v", l.Measured)
+		if l.From == 0 && l.To == 1 {
+			if l.Wanted != 65*ms {
+				t.Errorf("changed to 65 ms, it says %v", l.Wanted)
+			}
+			near(t, n, l, 65*ms)
 		}
+	}
+}
+
+// near wants a round trip over a link that takes what it should, or a little
+// more, and none that takes less. A busy machine may delay any packet, so the
+// first one that was not held up decides.
+func near(t *testing.T, n *Net, l LinkReport, want time.Duration) {
+	t.Helper()
+	best := time.Duration(math.MaxInt64)
+	for deadline := time.Now().Add(2 * time.Minute); best > want+10*time.Millisecond; {
+		if time.Now().After(deadline) {
+			t.Errorf("%s: the best round trip takes %v, want %v", l.Names, best, want)
+			return
+		}
+		took, err := n.backend.probe(n.nth(l.From, 0), n.nth(l.To, boolInt(l.From == l.To)), 1, 10*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range took {
+			best = min(best, d)
+		}
+	}
+	if best < want {
+		t.Errorf("%s: %v, want %v", l.Names, best, want)
 	}
 }
 
@@ -95,16 +123,19 @@ func TestRoundTrips(t *testing.T) {
 func TestPartition(t *testing.T) {
 	t.Parallel()
 	n := open(t, Config{Centers: []Center{{"a", 1}, {"b", 1}, {"c", 1}}, Mode: Namespaces})
-	reach := func(from, to int) bool {
-		t.Helper()
-		took, err := n.backend.probe(from, to, 1, 300*time.Millisecond)
-		if err != nil {
-			t.Fatal(err)
+	within := func(wait time.Duration) func(from, to int) bool {
+		return func(from, to int) bool {
+			t.Helper()
+			took, err := n.backend.probe(from, to, 1, wait)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return len(took) == 1
 		}
-		return len(took) == 1
 	}
+	reach, reachAtLast := within(300*time.Millisecond), within(2*time.Minute) // nothing is lost here: it only may be late
 	n.Partition([]int{0}, []int{1})
-	if reach(0, 1) || reach(1, 0) || !reach(0, 2) || !reach(2, 1) {
+	if reach(0, 1) || reach(1, 0) || !reachAtLast(0, 2) || !reachAtLast(2, 1) {
 		t.Error("a and b are cut from each other, and not from c")
 	}
 	n.Hosts()[2].Isolate(true)
@@ -112,7 +143,7 @@ func TestPartition(t *testing.T) {
 		t.Error("c is cut off")
 	}
 	n.Heal()
-	if !reach(0, 1) || !reach(2, 1) || n.Link(0, 1).Cut {
+	if !reachAtLast(0, 1) || !reachAtLast(2, 1) || n.Link(0, 1).Cut {
 		t.Error("all is healed")
 	}
 	if r := report(t, n, 0); r.Links[0].Traffic.CutOff == 0 {
@@ -246,9 +277,10 @@ func TestProxies(t *testing.T) {
 	n := open(t, two(Proxies, Link{Delay: 10 * time.Millisecond}))
 	r := report(t, n, 5)
 	for _, l := range r.Links {
-		if l.Answers == 0 || l.Measured < 20*time.Millisecond || l.Measured > 60*time.Millisecond {
-			t.Errorf("%s: %d answers, %v", l.Names, l.Answers, l.Measured)
+		if l.Wanted != 20*time.Millisecond || l.Answers > 0 && l.Measured < l.Wanted {
+			t.Errorf("%s: %d answers, %v, want %v", l.Names, l.Answers, l.Measured, l.Wanted)
 		}
+		near(t, n, l, l.Wanted)
 	}
 	n.Partition([]int{0}, []int{1})
 	if took, err := n.backend.probe(0, 1, 1, 100*time.Millisecond); err != nil || len(took) > 0 {
@@ -260,7 +292,7 @@ func TestProxies(t *testing.T) {
 		t.Errorf("to an isolated host: %v, %v", took, err)
 	}
 	n.Heal()
-	if took, err := n.backend.probe(0, 1, 1, 10*time.Second); err != nil || len(took) != 1 {
+	if took, err := n.backend.probe(0, 1, 1, 2*time.Minute); err != nil || len(took) != 1 {
 		t.Errorf("healed: %v, %v", took, err)
 	}
 }
