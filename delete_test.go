@@ -48,10 +48,13 @@ func TestDeleteDataStructure(t *testing.T) {
 			return ok && len(r.Voters) == 3 && r.Applied > 0
 		})
 	}
-	listed, err := b.DataStructures(ctx)
-	if err != nil || len(listed) != 1 || listed[0].ID != *s || listed[0].Options.Voters != 3 || len(listed[0].Replicas) != 3 {
-		t.Fatalf("listed: %+v, %v", listed, err)
-	}
+	waitStatus(t, b, "the list has it, with three replicas", func(Status) bool { // of those that came after its birth it is told later
+		listed, err := b.DataStructures(ctx)
+		if err != nil || len(listed) != 1 || listed[0].ID != *s || listed[0].Options.Voters != 3 {
+			t.Fatalf("listed: %+v, %v", listed, err)
+		}
+		return len(listed[0].Replicas) == 3
+	})
 	c.Shutdown()
 	if err := b.DeleteDataStructure(ctx, s); err != nil {
 		t.Fatal(err)

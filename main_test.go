@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 	code := m.Run()
 	if code == 0 {
 		err := goleak.Find()
-		for deadline := time.Now().Add(15 * time.Second); err != nil && time.Now().Before(deadline); {
+		for deadline := time.Now().Add(2 * time.Minute); err != nil && time.Now().Before(deadline); {
 			err = goleak.Find()
 		}
 		if err != nil {

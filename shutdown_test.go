@@ -71,7 +71,7 @@ func TestUnsubscribeAtOnce(t *testing.T) {
 func TestShutdownFreesAll(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t, "")
-	cfg.SnapshotEntries = 10
+	cfg.Hostname, cfg.SnapshotEntries = ownHost(), 10
 	cc := start(t, cfg)
 	l := newList(t, cc, sampleID)
 	for i := range 40 {
@@ -97,8 +97,8 @@ func TestShutdownFreesAll(t *testing.T) {
 	before := cc.Status()
 	cc.Shutdown()
 	<-l.done
-	mustBeFree(t, portIn(t, before.CopyCatAddress))
-	mustBeFree(t, portIn(t, before.GossipAddress))
+	mustBeFree(t, before.CopyCatAddress)
+	mustBeFree(t, before.GossipAddress)
 	mustBeClosed(t, cfg.CopyCatDataDir)
 	if after := cc.Status(); after.NodeID != before.NodeID || after.GossipAddress != before.GossipAddress {
 		t.Errorf("status was %+v and is %+v", before, after)
@@ -298,7 +298,7 @@ func TestUnresolvedProposals(t *testing.T) {
 	}
 	began := time.Now()
 	nodes[0].Shutdown()
-	if took := time.Since(began); took > 10*time.Second {
+	if took := time.Since(began); took > time.Minute {
 		t.Errorf("Shutdown took %s", took)
 	}
 	<-l.done

@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -83,32 +85,33 @@ func TestPortInUse(t *testing.T) {
 		t.Run(which, func(t *testing.T) {
 			t.Parallel()
 			cfg := testConfig(t, "")
+			cfg.Hostname = ownHost()
 			var taken, other int
 			var release func() error
 			if which == "GossipPort over UDP" {
-				c, err := onLowPort(func(a string) (net.PacketConn, error) { return net.ListenPacket("udp", a) })
+				c, err := onLowPort(cfg.Hostname, func(a string) (net.PacketConn, error) { return net.ListenPacket("udp", a) })
 				if err != nil {
 					t.Fatal(err)
 				}
 				taken, release = c.LocalAddr().(*net.UDPAddr).Port, c.Close
 			} else {
-				l, err := onLowPort(func(a string) (net.Listener, error) { return net.Listen("tcp", a) })
+				l, err := onLowPort(cfg.Hostname, func(a string) (net.Listener, error) { return net.Listen("tcp", a) })
 				if err != nil {
 					t.Fatal(err)
 				}
 				taken, release = l.Addr().(*net.TCPAddr).Port, l.Close
 			}
-			other = freePort(t)
+			other = freePort(t, cfg.Hostname)
 			if which == "CopyCatPort" {
 				cfg.CopyCatPort, cfg.GossipPort = taken, other
 			} else {
 				cfg.CopyCatPort, cfg.GossipPort = other, taken
 			}
 			err := refused(t, cfg, ErrAddressInUse)
-			if want := fmt.Sprintf("127.0.0.1:%d", taken); !strings.Contains(err.Error(), want) {
+			if want := fmt.Sprintf("%s:%d", cfg.Hostname, taken); !strings.Contains(err.Error(), want) {
 				t.Errorf("%v does not name %s", err, want)
 			}
-			mustBeFree(t, other)
+			mustBeFree(t, fmt.Sprintf("%s:%d", cfg.Hostname, other))
 			mustBeClosed(t, cfg.CopyCatDataDir)
 			if err := release(); err != nil {
 				t.Fatal(err)
@@ -118,11 +121,20 @@ func TestPortInUse(t *testing.T) {
 	}
 }
 
+// ownHost is a loopback address on which nobody else takes a port, where the
+// system has more than one: for tests that give ports back, and take them again.
+func ownHost() string {
+	if runtime.GOOS != "linux" {
+		return "127.0.0.1"
+	}
+	return fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(63), rand.IntN(256), 1+rand.IntN(254))
+}
+
 // onLowPort listens on a free port below those of outgoing connections: of
 // those, one that is given back may be somebody's connection a moment later.
-func onLowPort[T any](listen func(address string) (T, error)) (l T, err error) {
+func onLowPort[T any](host string, listen func(address string) (T, error)) (l T, err error) {
 	err = listenOnPort(0, 0, func(port int) error {
-		if l, err = listen(fmt.Sprintf("127.0.0.1:%d", port)); err != nil {
+		if l, err = listen(fmt.Sprintf("%s:%d", host, port)); err != nil {
 			return fmt.Errorf("%w: %w", ErrAddressInUse, err)
 		}
 		return nil
@@ -131,9 +143,9 @@ func onLowPort[T any](listen func(address string) (T, error)) (l T, err error) {
 }
 
 // freePort finds a port that is free over TCP.
-func freePort(t testing.TB) int {
+func freePort(t testing.TB, host string) int {
 	t.Helper()
-	l, err := onLowPort(func(a string) (net.Listener, error) { return net.Listen("tcp", a) })
+	l, err := onLowPort(host, func(a string) (net.Listener, error) { return net.Listen("tcp", a) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,10 +153,9 @@ func freePort(t testing.TB) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// mustBeFree binds a port over TCP and UDP.
-func mustBeFree(t testing.TB, port int) {
+// mustBeFree binds an address over TCP and UDP.
+func mustBeFree(t testing.TB, address string) {
 	t.Helper()
-	address := fmt.Sprintf("127.0.0.1:%d", port)
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Errorf("port is not free: %v", err)
