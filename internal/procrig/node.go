@@ -46,7 +46,7 @@ type Node struct {
 	// environment beside the rig's own. Empty: this test binary.
 	Binary string
 	Env    []string
-	// JoinTimeout is Config.JoinTimeout of its next processes. Default 20 s.
+	// JoinTimeout is Config.JoinTimeout of its next processes. Default one minute.
 	JoinTimeout time.Duration
 	ID          string // NodeID of the last process that started
 	front       address
@@ -196,7 +196,7 @@ func (a *reply) decode(do string, result any) error {
 }
 
 // callPatience is how long an ordinary call may take.
-const callPatience = 30 * time.Second
+const callPatience = 2 * time.Minute
 
 func (n *Node) call(do string, with, result any) error {
 	if n.process == nil {
@@ -219,7 +219,7 @@ func (n *Node) TryStart() error {
 	n.process = p
 	q := startRequest{
 		Hostname: n.front.ip, BindAddress: n.back.ip, CopyCatPort: int(n.front.copycat), GossipPort: int(n.front.gossip),
-		DataDir: n.Dir, DataCenter: n.DataCenter, JoinTimeout: cmp.Or(n.JoinTimeout, 20*time.Second).String(), SnapshotEntries: r.opt.SnapshotEntries,
+		DataDir: n.Dir, DataCenter: n.DataCenter, JoinTimeout: cmp.Or(n.JoinTimeout, time.Minute).String(), SnapshotEntries: r.opt.SnapshotEntries,
 		ReplaceAfter: r.opt.ReplaceAfter, History: r.historyFile(n.Number, p.number), Stalls: r.stallsFile(n.Number, p.number), Node: n.Number, Process: p.number,
 	}
 	if n.Number != 1 || n.lives > 1 { // the first one starts the cluster
@@ -230,7 +230,7 @@ func (n *Node) TryStart() error {
 		}
 	}
 	var st State
-	if err := p.call("start", q, &st, time.Minute); err != nil {
+	if err := p.call("start", q, &st, callPatience); err != nil {
 		n.end()
 		return fmt.Errorf("node %d: %w", n.Number, err)
 	}
@@ -326,7 +326,7 @@ func (n *Node) Shutdown() {
 	if n.process == nil {
 		return
 	}
-	if err := n.process.call("shutdown", nil, nil, time.Minute); err != nil {
+	if err := n.process.call("shutdown", nil, nil, callPatience); err != nil {
 		n.rig.t.Errorf("node %d: %v", n.Number, err)
 	}
 	n.awaitExit(callPatience)
@@ -336,7 +336,7 @@ func (n *Node) Shutdown() {
 func (n *Node) Terminate() {
 	n.rig.t.Helper()
 	n.signal(syscall.SIGTERM)
-	n.awaitExit(time.Minute + callPatience)
+	n.awaitExit(callPatience)
 }
 
 // Leave has the node leave its cluster, and gives it some time for that. Its

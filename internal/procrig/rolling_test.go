@@ -62,7 +62,7 @@ func TestRollingRestart(t *testing.T) {
 	}
 	ended := time.Now()
 	after := voters(r)
-	for _, s := range r.structures { // not the catalog: it grows to five where there are as many nodes
+	for _, s := range r.structures {
 		if !maps.Equal(after[s.ID], before[s.ID]) {
 			t.Errorf("%s: the voters were %v, and are %v", s.ID, before[s.ID], after[s.ID])
 		}
@@ -90,26 +90,29 @@ func awaitRestarted(r *Rig, n *Node) {
 }
 
 // voters are the ReplicaIDs of each structure's voters, as its leader has them.
+// Between two leaders there is a moment without one: it waits until all have one.
 func voters(r *Rig) map[string]map[uint64]bool {
 	r.t.Helper()
 	out := make(map[string]map[uint64]bool)
-	for _, n := range r.Nodes {
-		st, err := n.Status()
+	r.Wait(2*time.Minute, "a leader of each structure", func() (bool, string) {
+		shown, err := leaders(r)
 		if err != nil {
-			r.t.Fatal(err)
+			return false, err.Error()
 		}
-		for _, x := range st.Structures {
-			if x.Role != "leader" {
-				continue
+		for _, s := range r.structures {
+			x := shown[s.ID]
+			if len(x) != 1 {
+				return false, fmt.Sprintf("%s has %d leaders", s.ID, len(x))
 			}
-			out[x.ID] = make(map[uint64]bool)
-			for id, voter := range x.Members {
+			out[s.ID] = make(map[uint64]bool)
+			for id, voter := range x[0].Members {
 				if voter {
-					out[x.ID][id] = true
+					out[s.ID][id] = true
 				}
 			}
 		}
-	}
+		return true, ""
+	})
 	return out
 }
 
