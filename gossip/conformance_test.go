@@ -44,7 +44,7 @@ type lab struct {
 	cut func(*testing.T, ...membership)
 }
 
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 func testCluster(n int) id.Cluster {
 	var c id.Cluster

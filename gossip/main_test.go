@@ -15,7 +15,7 @@ func TestMain(m *testing.M) {
 	code := m.Run()
 	if code == 0 {
 		var err error
-		for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); {
+		for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); {
 			if err = goleak.Find(); err == nil {
 				break
 			}

@@ -223,7 +223,7 @@ func TestSilentPeer(t *testing.T) {
 	if err := <-result; !errors.Is(err, ErrClosed) {
 		t.Errorf("Join ends with %v", err)
 	}
-	if took := time.Since(began); took > 5*time.Second {
+	if took := time.Since(began); took > 20*time.Second {
 		t.Errorf("it took %v", took)
 	}
 }

@@ -67,7 +67,7 @@ func TestFilesDoNotHoldUpSteps(t *testing.T) {
 			}()
 			select {
 			case <-stepped:
-			case <-time.After(20 * time.Second):
+			case <-time.After(2 * time.Minute):
 				t.Error("a step waits for a disk")
 			}
 			select {

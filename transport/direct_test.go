@@ -23,10 +23,17 @@ func TestFlushWritesItself(t *testing.T) {
 		}
 		await(t, h.messages, "message")
 		p := &a.findPeer(nodeID(2)).ordinary
+		// The writer waits, and nothing is about to wake it: no ping is due, and none has to be answered.
 		atRest := func() bool {
 			p.mu.Lock()
 			defer p.mu.Unlock()
-			return p.sender != nil && !p.busy
+			if p.sender == nil || p.busy || !p.waiting || len(p.wake) > 0 {
+				return false
+			}
+			l := p.sender.live
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			return !l.pinged.IsZero() && !l.owed && !l.dirty
 		}
 		for !atRest() {
 			time.Sleep(time.Millisecond)

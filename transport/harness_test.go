@@ -163,7 +163,7 @@ func closeTransport(t testing.TB, tr *Transport) {
 // await receives, or fails the test.
 func await[T any](t testing.TB, ch <-chan T, what string) T {
 	t.Helper()
-	timer := time.NewTimer(30 * time.Second)
+	timer := time.NewTimer(2 * time.Minute)
 	defer timer.Stop()
 	select {
 	case v := <-ch:

@@ -178,7 +178,7 @@ func config(t *testing.T, dc string, peers ...string) *copycat.Config {
 	return &copycat.Config{
 		Hostname: "127.0.0.1", CopyCatDataDir: t.TempDir(), DataCenter: dc, Profile: copycat.Local,
 		JoinTimeout: time.Minute, PeersToContact: peers,
-		Logger:      slog.New(slog.NewTextHandler(t.Output(), nil)).With("on", dc),
+		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)).With("on", dc),
 	}
 }
 

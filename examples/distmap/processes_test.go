@@ -34,7 +34,7 @@ func (p *process) start(t *testing.T) {
 	t.Helper()
 	ready := &readyLine{got: make(chan map[string]string, 1)}
 	p.cmd = exec.Command(os.Args[0], "-node", p.name, "-dc", "dc-"+p.name, "-dir", p.dir, "-peers", p.peers, //nolint:gosec // ourselves
-		"-profile", "local", "-timeout", "10s", "-snapshot-entries", "200", "-log", "warn")
+		"-profile", "local", "-timeout", "30s", "-snapshot-entries", "200", "-log", "warn")
 	p.cmd.Env = append(os.Environ(), childVariable+"=1")
 	p.cmd.Stdout, p.cmd.Stderr = ready, t.Output()
 	stdin, err := p.cmd.StdinPipe()
@@ -48,7 +48,7 @@ func (p *process) start(t *testing.T) {
 	select {
 	case said := <-ready.got:
 		p.url, p.gossip = said["http"], said["gossip"]
-	case <-time.After(40 * time.Second):
+	case <-time.After(2 * time.Minute):
 		p.kill(t)
 		t.Fatalf("process %s is not ready", p.name)
 	}
@@ -107,7 +107,7 @@ func (r *readyLine) Write(b []byte) (int, error) {
 }
 
 var client = &http.Client{
-	Timeout:   20 * time.Second,
+	Timeout:   2 * time.Minute, // whoever does not answer for so long is taken for gone
 	Transport: &http.Transport{DisableKeepAlives: true},
 }
 
@@ -140,7 +140,7 @@ func call(method, url, body string) ([]byte, error) {
 // eventually polls until ok says yes.
 func eventually(t *testing.T, what string, ok func() (bool, string)) {
 	t.Helper()
-	deadline := time.Now().Add(45 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {

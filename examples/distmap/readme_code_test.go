@@ -167,7 +167,7 @@ func TestReadmeCode(t *testing.T) {
 	if err := m.put("cat", "copy"); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for m.get("cat") != "copy" {

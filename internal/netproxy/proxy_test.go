@@ -20,7 +20,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 var loopback = netip.MustParseAddr("127.0.0.1")
 
 // patience is how long a test waits for what must happen.
-const patience = 20 * time.Second
+const patience = 2 * time.Minute
 
 // pair is a proxy with node 1, which dials, and node 2, which answers.
 type pair struct {
