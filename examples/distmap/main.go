@@ -16,8 +16,8 @@ import (
 	"github.com/copycat-replication/copycat"
 )
 
-// demoLimit is for the whole demonstration, which takes a few seconds.
-const demoLimit = 25 * time.Second
+// demoLimit is for the whole demonstration, which takes a few seconds, and more on a busy machine.
+const demoLimit = 2 * time.Minute
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

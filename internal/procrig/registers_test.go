@@ -10,7 +10,7 @@ import (
 
 // registerPatience is how long the search for a linear order of one key's
 // operations may take; without an answer by then the test fails.
-const registerPatience = time.Minute
+const registerPatience = 2 * time.Minute
 
 // TestRegisters puts and reads registers while nodes are killed and stopped,
 // and the leader is cut off both ways and one way: beside all else that a
