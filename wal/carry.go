@@ -1,32 +1,23 @@
 package wal
 
-import (
-	"errors"
-	"slices"
-)
+import "slices"
 
 // carry writes the state frames of the jobs' groups, with the new manifest
-// and the uncommitted entries that the victim still holds.
-func (l *Log) carry(victim *segment, jobs []moveJob) error {
+// and the entries of the victim that stay in the hot tier.
+func (l *Log) carry(jobs []moveJob) error {
 	l.flushMu.Lock()
 	defer l.flushMu.Unlock()
 	w := &l.writer
-	size, room := 0, carryStep
+	size := 0
 	var frames []stateFrame
-	var damage error // of some groups; the others go on
 	for i := range jobs {
-		f, ok, err := l.stateOf(&jobs[i], victim, &room)
-		damage = errors.Join(damage, err)
-		if err != nil {
-			l.giveUp(&jobs[i])
-		}
-		if ok && err == nil {
+		if f, ok := l.stateOf(&jobs[i]); ok {
 			frames = append(frames, f)
 			size += f.size
 		}
 	}
 	if len(frames) == 0 {
-		return damage
+		return nil
 	}
 	if err := l.beginLocked(size); err != nil {
 		for i := range jobs {
@@ -52,7 +43,7 @@ func (l *Log) carry(victim *segment, jobs []moveJob) error {
 	l.count.coldMoved.Add(moved)
 	l.count.carried.Add(uint64(len(frames)))
 	l.run.wake() // to seal
-	return damage
+	return nil
 }
 
 // stateFrame is a state frame to be written.
@@ -65,14 +56,14 @@ type stateFrame struct {
 }
 
 // stateOf makes a group's state frame as of now; nobody else writes frames
-// meanwhile. ok is false if the group does not need the victim any more.
-func (l *Log) stateOf(job *moveJob, victim *segment, room *int) (f stateFrame, ok bool, err error) {
+// meanwhile. ok is false if the group is not there any more.
+func (l *Log) stateOf(job *moveJob) (f stateFrame, ok bool) {
 	l.mu.RLock()
 	g := l.groups[job.group]
 	if g == nil {
 		l.mu.RUnlock()
 		l.giveUp(job)
-		return f, false, nil
+		return f, false
 	}
 	c := change{typ: frameState, group: g.number, mark: g.mark, hs: g.hs, last: g.last(), meta: g.meta}
 	if g.hs.set {
@@ -96,13 +87,12 @@ func (l *Log) stateOf(job *moveJob, victim *segment, room *int) (f stateFrame, o
 		}
 	}
 	f.group, f.change, f.size = g, c, stateSize(g)+chunkSize(&job.chunk)
-	p := planTail(g, victim, room)
+	f.runs = hotRuns(g, job.hot, &f.size)
 	l.mu.RUnlock()
 	if stale {
 		l.giveUp(job)
 	}
-	f.runs, err = l.readTail(&p, g.number, victim, &f.size)
-	return f, true, err
+	return f, true
 }
 
 // addChunk adds a chunk to a manifest: to the last one, if that is small.
@@ -126,45 +116,60 @@ func addChunk(chunks []chunk, k chunk, records []ColdRecord) []chunk {
 	return chunks
 }
 
-// tailPlan lists uncommitted entries in the victim.
-type tailPlan struct {
-	index  []uint64
-	places []place
+// hotRecord is an entry's record that moves from the victim to the newest segment.
+type hotRecord struct {
+	index uint64
+	place place // in the victim
+	bytes []byte
 }
 
-func planTail(g *group, victim *segment, room *int) (p tailPlan) {
-	for i := range g.places {
-		at, pl := g.first+uint64(i), g.places[i]
-		if uint64(pl.seg) != victim.number || at <= g.committed() {
-			continue
+// readStaying reads and verifies those entries of a group in the victim that move to the
+// newest segment, about limit bytes of them: the uncommitted ones, and with
+// all the others too. Nobody closes the victim meanwhile: that takes reclaimMu.
+func (l *Log) readStaying(job *moveJob, victim *segment, all bool, limit int) error {
+	l.mu.RLock()
+	if g := l.groups[job.group]; g != nil {
+		for i := range g.places {
+			at, pl := g.first+uint64(i), g.places[i]
+			if uint64(pl.seg) != victim.number || at <= g.committed() && !all {
+				continue
+			}
+			if limit <= 0 {
+				break
+			}
+			limit -= int(pl.size)
+			job.hot = append(job.hot, hotRecord{index: at, place: pl})
 		}
-		if *room <= 0 {
-			break
-		}
-		*room -= int(pl.size)
-		p.index = append(p.index, at)
-		p.places = append(p.places, pl)
 	}
-	return p
+	l.mu.RUnlock()
+	for i := range job.hot {
+		r := &job.hot[i]
+		b, err := l.moved(job.group, r.index, r.place, victim, victim)
+		if err != nil {
+			return err
+		}
+		r.bytes = b
+	}
+	return nil
 }
 
-// readTail reads and verifies the entries, as runs, and adds to size what they
-// take. Nobody closes the victim meanwhile: that takes reclaimMu.
-func (l *Log) readTail(p *tailPlan, number uint64, victim *segment, size *int) (runs []rawRun, err error) {
-	for i, pl := range p.places {
-		b, err := l.moved(number, p.index[i], pl, victim, victim)
-		if err != nil {
-			return nil, err
+// hotRuns makes runs of the records that still stand where they were read, and adds
+// to size what they take. The caller holds Log.mu.
+func hotRuns(g *group, records []hotRecord, size *int) (runs []rawRun) {
+	for i := range records {
+		r := &records[i]
+		if r.index < g.first || r.index > g.last() || g.places[r.index-g.first] != r.place {
+			continue // compacted, or overwritten
 		}
 		n := len(runs)
-		if n == 0 || runs[n-1].first+uint64(len(runs[n-1].records)) != p.index[i] {
-			runs = append(runs, rawRun{first: p.index[i]})
+		if n == 0 || runs[n-1].first+uint64(len(runs[n-1].records)) != r.index {
+			runs = append(runs, rawRun{first: r.index})
 			*size += 20
 			n++
 		}
-		r := &runs[n-1]
-		r.records, r.terms = append(r.records, b), append(r.terms, pl.term)
-		*size += len(b)
+		to := &runs[n-1]
+		to.records, to.terms = append(to.records, r.bytes), append(to.terms, r.place.term)
+		*size += len(r.bytes)
 	}
-	return runs, nil
+	return runs
 }

@@ -43,14 +43,14 @@ func TestUncommittedTailMoves(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(o *Options) { o.SegmentSize, o.HotBytes = 16<<10, 32<<10 })
 	stuck, busy := r.group(), r.group()
-	r.must(Update{Group: stuck, Entries: entries(stuck, 1, 5, 1, 100), HardState: hard(1, 1, 2), Meta: []byte("stuck")})
+	r.must(Update{Group: stuck, Entries: entries(stuck, 1, 5, 1, 400), HardState: hard(1, 1, 2), Meta: []byte("stuck")})
 	for i := uint64(1); i <= 300; i++ {
 		r.must(Update{Group: busy, Entries: entries(busy, i, i, 1, 1000), HardState: hard(1, 1, i)})
 		if i%5 == 0 {
 			r.must(Update{Group: busy, Compact: &Mark{i - 1, 1}})
 		}
 		if i == 150 {
-			r.must(Update{Group: stuck, Entries: entries(stuck, 4, 6, 2, 100)})
+			r.must(Update{Group: stuck, Entries: entries(stuck, 4, 6, 2, 400)})
 		}
 		r.reclaimAll()
 		if i%40 == 0 {
@@ -61,7 +61,7 @@ func TestUncommittedTailMoves(t *testing.T) {
 		t.Fatalf("oldest segment %d, %d cold records", r.log.order[0].number, r.cold.Len())
 	}
 	r.crash(vfs.LoseAll)
-	r.check(stuck, 4, 6, 2, 100)
+	r.check(stuck, 4, 6, 2, 400)
 	if got, err := r.all(stuck, 1, 4); err != nil || len(got) != 3 || got[2].GetTerm() != 1 {
 		t.Fatalf("%v, %v", got, err)
 	}
@@ -79,7 +79,7 @@ func TestUncommittedTailMoves(t *testing.T) {
 		}
 	}
 	r.crash(vfs.LoseAll)
-	r.check(stuck, 4, 6, 2, 100)
+	r.check(stuck, 4, 6, 2, 400)
 	if err := r.log.VerifyCold(stuck); err != nil {
 		t.Fatal(err)
 	}

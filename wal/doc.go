@@ -19,9 +19,10 @@
 //
 // The cold tier is a ColdStore, Badger by default. Before the oldest segment
 // is removed, Reclaim moves what is still needed: committed entries to the
-// cold store; hard states, metadata, marks, manifests and uncommitted entries
-// into the newest segment. Uncommitted entries never go cold, since they may
-// still be overwritten. Most entries are compacted away before any of this.
+// cold store, if they are many; hard states, metadata, marks, manifests, uncommitted entries,
+// and the few committed ones of quiet groups, into the newest segment. Uncommitted
+// entries never go cold, since they may still be overwritten. Most entries are compacted
+// away before any of this.
 //
 // # Files
 //

@@ -301,7 +301,7 @@ func (l *Log) publish() error {
 	// The reclaimer looks at every group: wake it for news only.
 	stale := len(l.trash) > w.trashSeen
 	w.trashSeen = len(l.trash)
-	if oldest := l.order[0]; oldest != w.active && oldest.live == 0 && oldest.number != w.staleSeen {
+	if oldest := l.order[0]; oldest != w.active && oldest.littleLive() && oldest.number != w.staleSeen {
 		stale, w.staleSeen = true, oldest.number
 	}
 	l.mu.Unlock()

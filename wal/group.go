@@ -154,6 +154,9 @@ func (l *Log) appendLocked(g *group, c *change, seg *segment) error {
 	l.releaseLocked(g.places[keep:])
 	g.places = append(g.places[:keep], c.places...)
 	seg.live += len(c.places)
+	for i := range c.places {
+		seg.liveBytes += int64(c.places[i].size)
+	}
 	l.cacheLocked(g, c)
 	return nil
 }
@@ -242,6 +245,7 @@ func (l *Log) applyStateLocked(g *group, c *change, seg *segment) error {
 			l.releaseLocked(old)
 			old[0] = p
 			seg.live++
+			seg.liveBytes += int64(p.size)
 		}
 	}
 	g.partial = false
@@ -283,6 +287,7 @@ func (l *Log) releaseLocked(places []place) {
 		}
 		if s != nil {
 			s.live--
+			s.liveBytes -= int64(places[i].size)
 		}
 	}
 }

@@ -66,10 +66,11 @@ func (l *Log) Reclaim() (more bool, err error) {
 	if dead {
 		return true, l.removeSegment(victim)
 	}
-	if !l.due(victim) {
+	due, hot := l.due(victim)
+	if !due {
 		return false, nil
 	}
-	err = l.empty(victim, full)
+	err = l.empty(victim, hot, full)
 	var d *DamageError
 	if errors.As(err, &d) {
 		victim.refusals++
@@ -77,17 +78,17 @@ func (l *Log) Reclaim() (more bool, err error) {
 	return err == nil, err
 }
 
-// empty moves some of what is needed of the victim. full, if not nil, says that
-// there is no room for the cold store.
-func (l *Log) empty(victim *segment, full error) error {
-	jobs, err := l.planMove(victim)
+// empty moves some of what is needed of the victim; with hot, all of it into the newest
+// segment. full, if not nil, says that there is no room for the cold store.
+func (l *Log) empty(victim *segment, hot bool, full error) error {
+	jobs, err := l.planMove(victim, hot)
 	if err != nil && len(jobs) == 0 {
 		return err
 	}
 	if err := l.putCold(jobs, full); err != nil {
 		return err
 	}
-	return cmp.Or(l.carry(victim, jobs), err)
+	return cmp.Or(l.carry(jobs), err)
 }
 
 // maxRefusals is how often the disk may refuse an entry of a segment that is to be
@@ -120,10 +121,21 @@ func (l *Log) moved(number, index uint64, pl place, s, victim *segment) ([]byte,
 	return lost, nil
 }
 
-// due decides whether the oldest segment is worth emptying: if all its
-// entries are dead and little else is in it, or if the segments hold too
-// much. What cannot leave the segments does not count: moving it frees nothing.
-func (l *Log) due(victim *segment) bool {
+// littleLive reports whether so little in the segment is needed that writing it once
+// more, at the end of the log, costs next to nothing beside the room that it frees: a
+// sixteenth, and one batch. The few entries of quiet groups would else pin segments
+// of busy ones until the segments hold HotBytes, with new files all the while, where
+// used ones take twice as much a second (see spare); and would open a cold store that
+// nothing else needs. This is the cleaning policy of log-structured file
+// systems (Rosenblum and Ousterhout, 1992, section 3.4), with a bound for the cost.
+func (s *segment) littleLive() bool {
+	return s.liveBytes <= min(carryStep, s.size/16)
+}
+
+// due decides whether the oldest segment is worth emptying: if hardly anything
+// in it is needed, or if the segments hold too much. What cannot leave the segments does not
+// count: moving it frees nothing. With hot, what is needed of it stays in the hot tier.
+func (l *Log) due(victim *segment) (due, hot bool) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	var used, stuck, states int64
@@ -140,11 +152,10 @@ func (l *Log) due(victim *segment) bool {
 			stuck += int64(g.places[i].size)
 		}
 	}
-	if victim.live == 0 && (l.low || states*4 <= victim.end) {
-		return true
-	}
+	hot = victim.littleLive()
 	bound := l.opts.HotBytes + 2*stuck
-	return used > bound || int64(len(l.order)) > 16+2*bound/l.opts.SegmentSize
+	due = hot && (l.low || states*4 <= victim.end) || used > bound || int64(len(l.order)) > 16+2*bound/l.opts.SegmentSize
+	return due, hot
 }
 
 // stateSize is an upper bound of a group's state frame without entries.
@@ -164,11 +175,13 @@ type moveJob struct {
 	group   uint64
 	chunk   chunk // entries for the cold store; empty if last is 0
 	records []ColdRecord
+	hot     []hotRecord
 }
 
 // planMove lists groups that need the victim, with the records that go to the
-// cold store, up to a step's worth.
-func (l *Log) planMove(victim *segment) (jobs []moveJob, err error) {
+// cold store, and those that go to the newest segment, up to a step's worth. They are
+// read here, since the committer waits for what carry does.
+func (l *Log) planMove(victim *segment, hot bool) (jobs []moveJob, err error) {
 	l.mu.RLock()
 	numbers := make([]uint64, 0, len(l.groups))
 	for n := range l.groups {
@@ -181,11 +194,15 @@ func (l *Log) planMove(victim *segment) (jobs []moveJob, err error) {
 		if cold >= coldStep || carried >= carryStep {
 			break
 		}
-		p, size, needed := l.planGroup(n, victim, coldStep-cold)
+		p, size, needed := l.planGroup(n, victim, hot, coldStep-cold)
 		if !needed {
 			continue
 		}
 		job := moveJob{group: n}
+		if e := l.readStaying(&job, victim, hot, carryStep-carried); e != nil {
+			err = errors.Join(err, e)
+			continue
+		}
 		if len(p.places) > 0 {
 			e := l.readChunk(&job, &p, victim)
 			p.release()
@@ -203,8 +220,8 @@ func (l *Log) planMove(victim *segment) (jobs []moveJob, err error) {
 
 // planGroup finds what a group has in the victim: places of the committed
 // entries that must go cold (the victim's, and those before them, because the
-// cold range has no gaps), and about how much is carried.
-func (l *Log) planGroup(number uint64, victim *segment, limit int) (p readPlan, size int, needed bool) {
+// cold range has no gaps; none with hot), and about how much is carried.
+func (l *Log) planGroup(number uint64, victim *segment, hot bool, limit int) (p readPlan, size int, needed bool) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	g := l.groups[number]
@@ -216,7 +233,7 @@ func (l *Log) planGroup(number uint64, victim *segment, limit int) (p readPlan, 
 		if uint64(g.places[i].seg) != victim.number {
 			continue
 		}
-		if at := g.first + uint64(i); at <= g.committed() {
+		if at := g.first + uint64(i); at <= g.committed() && !hot {
 			top = at
 		} else {
 			size += int(g.places[i].size)

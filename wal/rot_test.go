@@ -31,9 +31,19 @@ func TestDamageOnRead(t *testing.T) {
 // of it as before, wherever their places are, and their segment's file is kept.
 func TestDamagedEntryPinsNothing(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, func(o *Options) { o.CacheBytes, o.SegmentSize, o.HotBytes = 1, 16<<10, 32<<10 })
+	t.Run("moves to the newest segment", func(t *testing.T) { t.Parallel(); damagedEntryPinsNothing(t, 100, false) })
+	t.Run("goes cold", func(t *testing.T) { t.Parallel(); damagedEntryPinsNothing(t, 300, true) })
+}
+
+func damagedEntryPinsNothing(t *testing.T, size int, cold bool) {
+	r := newRig(t, func(o *Options) {
+		o.CacheBytes, o.SegmentSize, o.HotBytes = 1, 16<<10, 32<<10
+		if !cold {
+			o.HotBytes = 1 << 20
+		}
+	})
 	g, busy := r.group(), r.group()
-	r.must(Update{Group: g, Entries: entries(g, 1, 7, 1, 100), HardState: hard(1, 1, 5), Meta: []byte("meta")})
+	r.must(Update{Group: g, Entries: entries(g, 1, 7, 1, size), HardState: hard(1, 1, 5), Meta: []byte("meta")})
 	first := r.lastSegment()
 	for _, i := range []int{2, 5} { // the entries 3 and 6
 		r.flip(first, int64(r.log.groups[g].places[i].off)+50)
@@ -63,11 +73,14 @@ func TestDamagedEntryPinsNothing(t *testing.T) {
 			t.Fatalf("suspects %+v", s)
 		}
 		var d *DamageError
-		if err := r.log.VerifyCold(g); !errors.As(err, &d) || d.Index != 3 {
+		if err := r.log.VerifyCold(g); cold && (!errors.As(err, &d) || d.Index != 3) || !cold && err != nil {
 			t.Fatalf("verify: %v", err)
 		}
 	}
 	move(100)
+	if (r.cold.Len() > 0) != cold {
+		t.Fatalf("%d cold records", r.cold.Len())
+	}
 	check()
 	s := r.log.Stats()
 	if s.Lost != 2 || s.SegmentBytes > 100<<10 {
@@ -94,8 +107,8 @@ func TestDamagedEntryPinsNothing(t *testing.T) {
 	}
 	// Once the others have taken the group past it, nothing is left of it.
 	r.must(Update{Group: g, HardState: hard(1, 1, 7), Compact: &Mark{7, 1}})
-	r.must(Update{Group: g, Entries: entries(g, 8, 9, 1, 100)})
-	r.check(g, 8, 9, 1, 100)
+	r.must(Update{Group: g, Entries: entries(g, 8, 9, 1, size)})
+	r.check(g, 8, 9, 1, size)
 }
 
 // TestUnreadableEntryIsTriedAgain: what the disk refuses it may give the next time.

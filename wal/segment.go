@@ -20,8 +20,9 @@ type segment struct {
 	// is kept under another name when its turn to go comes. Log.mu, since Open.
 	damaged bool
 
-	live  int // entries in it that some group still needs; Log.mu
-	bases int // groups whose base it is; Log.mu
+	live      int   // entries in it that some group still needs; Log.mu
+	liveBytes int64 // what their records take; Log.mu
+	bases     int   // groups whose base it is; Log.mu
 
 	refusals int // how often the disk has refused what was to move out of it; Log.reclaimMu
 

@@ -367,3 +367,57 @@ func TestSpareThatFails(t *testing.T) {
 		t.Fatalf("with a disk that fails: %v", err)
 	}
 }
+
+// The few entries that quiet groups need do not pin the segments of a busy one: they
+// move on with the log, stay in the hot tier, and survive a loss of power at any moment.
+// Many of them do not move for that: they wait until the segments hold too much.
+func TestLittleThatIsNeededPinsNothing(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name     string
+		size     int // of each of three entries of a quiet group; a segment's sixteenth is 1 KiB
+		segments int // at most, in the end
+		reused   bool
+	}{{"little", 200, 5, true}, {"much", 1000, 40, false}} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, func(o *Options) { o.SegmentSize, o.HotBytes, o.CacheBytes = 16<<10, 32*16<<10, 1 })
+			quiet, voted, busy := r.group(), r.group(), r.group()
+			r.must(Update{Group: quiet, Entries: entries(quiet, 1, 3, 1, test.size), HardState: hard(1, 1, 2), Meta: []byte("quiet")})
+			r.must(Update{Group: voted, HardState: hard(7, 2, 0)}) // no entries, but a vote
+			write := func(from, to uint64) {
+				for i := from; i <= to; i++ {
+					r.must(Update{Group: busy, Entries: entries(busy, i, i, 1, 1000), HardState: hard(1, 1, i)})
+					if i%20 == 0 {
+						r.must(Update{Group: busy, Compact: &Mark{i - 2, 1}})
+					}
+					r.reclaimAll()
+				}
+			}
+			check := func() {
+				t.Helper()
+				r.check(quiet, 1, 3, 1, test.size)
+				if st, err := r.log.State(voted); err != nil || st.HardState.GetTerm() != 7 || st.HardState.GetVote() != 2 {
+					t.Fatalf("vote: %+v, %v", st, err)
+				}
+			}
+			write(1, 400)
+			check()
+			if s := r.log.Stats(); r.cold.Len() > 0 || s.Segments > test.segments || (s.SegmentsReused > 0) != test.reused || !test.reused && s.Segments < 20 {
+				t.Errorf("%+v", s)
+			}
+			for to := uint64(500); to <= 800; to += 100 {
+				r.crash(vfs.LoseAll)
+				check()
+				write(to-99, to-50)
+				r.reopen()
+				check()
+				write(to-49, to)
+			}
+			check()
+			if n := r.cold.Len(); (n > 0) == test.reused {
+				t.Errorf("%d records went cold", n)
+			}
+		})
+	}
+}

@@ -24,7 +24,8 @@ type Options struct {
 	// compactions still need to get the node out of it. Default three segments.
 	ReserveBytes uint64
 	// HotBytes is how much the segments may hold before live entries of the
-	// oldest one move to the cold store. Default sixteen segments: with eight,
+	// oldest one move to the cold store (if they are few, they move to the newest segment,
+	// and do not wait for that). Default sixteen segments: with eight,
 	// proposals of 1 KiB at 250 MB/s were moved that a snapshot was about to
 	// free, which cost a third of the throughput.
 	HotBytes int64
