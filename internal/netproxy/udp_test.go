@@ -62,6 +62,16 @@ func (m *mail) receive(t *testing.T, at int, wait time.Duration) (text string, f
 	return string(buf[:n]), from
 }
 
+// awaitDropped waits until the proxy has let so many datagrams fall.
+func (m *mail) awaitDropped(t *testing.T, n int64) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); m.Stats().Dropped != n; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d datagrams were dropped, want %d", m.Stats().Dropped, n)
+		}
+	}
+}
+
 func TestDatagramsComeFromTheSendersFront(t *testing.T) {
 	t.Parallel()
 	m := newMail(t)
@@ -91,6 +101,7 @@ func TestDatagramsAreCutDelayedAndDuplicated(t *testing.T) {
 	if text, _ := m.receive(t, 1, patience); text != "passes" {
 		t.Fatalf("got %q", text)
 	}
+	m.awaitDropped(t, 1) // the proxy has come to it while the cut is there
 	m.Heal()
 	m.Set(1, 2, Link{Delay: 50 * time.Millisecond, Duplicate: 1})
 	began := time.Now()
