@@ -25,9 +25,9 @@ func TestMain(m *testing.M) {
 
 var long = flag.Bool("long", false, "measure a failover, too")
 
-// TestSmoke loads three nodes for a second.
+// TestSmoke loads three nodes for some seconds.
 func TestSmoke(t *testing.T) {
-	r := smoke.Run(t.Context(), t, command(), "-seconds", "1", "-warmup", "0.2", "-outstanding", "64", "-structures", "2")
+	r := smoke.Run(t.Context(), t, command(), "-seconds", smoke.Window, "-warmup", "0.2", "-outstanding", "64", "-structures", "2")
 	if r.Ops == 0 || r.Latency.P50 <= 0 || r.Errors.Any() {
 		t.Errorf("result %+v", r)
 	}
@@ -39,7 +39,7 @@ func TestSmokeProfile(t *testing.T) {
 		t.Skip("the short form is TestSmoke alone")
 	}
 	profile := filepath.Join(t.TempDir(), "cpu")
-	r := smoke.Run(t.Context(), t, command(), "-seconds", "1", "-warmup", "0.2", "-proposers", "all", "-snapshot-entries", "2000", "-cpuprofile", profile)
+	r := smoke.Run(t.Context(), t, command(), "-seconds", smoke.Window, "-warmup", "0.2", "-proposers", "all", "-snapshot-entries", "2000", "-cpuprofile", profile)
 	if r.Ops == 0 || r.Errors.Any() || r.Settings != "snapshot after 2000 commits" {
 		t.Errorf("result %+v", r)
 	}
@@ -74,9 +74,8 @@ func TestBeside(t *testing.T) {
 	if testing.Short() {
 		t.Skip("the short form is TestSmoke alone")
 	}
-	// A busy disk may stand still for most of a second: a shorter window can be empty.
 	for _, what := range [][]string{{"-beside", "stuck"}, {"-beside", "snapshots", "-beside-bytes", "1000000", "-snapshot-entries", "100"}} {
-		r := smoke.Run(t.Context(), t, command(), append(what, "-seconds", "3", "-warmup", "0.2", "-subscribers", "5")...)
+		r := smoke.Run(t.Context(), t, command(), append(what, "-seconds", smoke.Window, "-warmup", "0.2", "-subscribers", "5")...)
 		if r.Ops == 0 || r.Errors.Any() || r.Errors.Warnings > 0 {
 			t.Errorf("%v: %d operations, errors %+v", what, r.Ops, r.Errors)
 		}

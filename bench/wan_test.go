@@ -9,12 +9,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/copycat-replication/copycat/bench/internal/smoke"
 	"github.com/copycat-replication/copycat/bench/internal/wan"
 	"github.com/copycat-replication/copycat/internal/netproxy"
 )
 
 // TestWANSmoke measures three nodes in three data centers, each in a process of
-// its own, for a second, in each way in which this can be emulated here.
+// its own, for some seconds, in each way in which this can be emulated here.
 func TestWANSmoke(t *testing.T) {
 	if testing.Short() {
 		t.Skip("the short form is TestSmoke alone")
@@ -24,7 +25,7 @@ func TestWANSmoke(t *testing.T) {
 			needEmulation(t, mode)
 			file := filepath.Join(t.TempDir(), "wan.jsonl")
 			var out, progress bytes.Buffer
-			args := []string{"-rtt", "10ms,14ms,20ms", "-nodes", "1", "-seconds", "1", "-warmup", "0.5", "-outstanding", "64", "-mode", string(mode), "-dir", t.TempDir(), "-json", file}
+			args := []string{"-rtt", "10ms,14ms,20ms", "-nodes", "1", "-seconds", smoke.Window, "-warmup", "0.5", "-outstanding", "64", "-mode", string(mode), "-dir", t.TempDir(), "-json", file}
 			if code := runWAN(t.Context(), args, &out, &progress); code != 0 {
 				t.Fatalf("exit code %d\n%s%s", code, &out, &progress)
 			}
