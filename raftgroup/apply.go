@@ -30,10 +30,7 @@ func (g *Group) apply(m *raftpb.Message) {
 	}
 	g.applied.Store(g.state.index)
 	g.answerReads()
-	for _, sub := range g.subs {
-		g.maybeStartDelivery(sub)
-		sub.notify()
-	}
+	g.tellSubscriptions(m.GetEntries())
 	for _, r := range m.GetResponses() {
 		if err := g.rn.Step(r); err != nil {
 			g.log.Debug("raft refused its own response", "type", r.GetType().String(), "error", err)

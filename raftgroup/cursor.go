@@ -61,14 +61,23 @@ func (c *cursor) next(r entryReader, limit uint64) (d delivery, ok bool, err err
 			return delivery{}, false, fmt.Errorf("group %s: the log has no entry %d below %d", c.state.group, c.state.index+1, limit)
 		}
 	}
-	o, err := c.state.apply(c.ahead[0])
+	d, err = c.take(c.ahead[0])
 	if err != nil {
 		c.ahead = nil // the same place again, and afresh: it may be readable by then
 		return delivery{}, false, err
 	}
 	c.ahead[0] = nil
 	c.ahead = c.ahead[1:]
-	return c.interpret(o), true, nil
+	return d, true, nil
+}
+
+// take advances over an entry, which is the next one.
+func (c *cursor) take(e *raftpb.Entry) (delivery, error) {
+	o, err := c.state.apply(e)
+	if err != nil {
+		return delivery{}, err
+	}
+	return c.interpret(o), nil
 }
 
 func (c *cursor) interpret(o outcome) delivery {

@@ -218,7 +218,11 @@ func (s *Subscription) deliver() {
 	if !s.awaitBegin() {
 		return
 	}
-	d := &deliverer{sub: s}
+	s.drive(&deliverer{sub: s})
+}
+
+// drive hands out until there is nothing more, or the host shuts down.
+func (s *Subscription) drive(d *deliverer) {
 	defer d.leave()
 	for {
 		p, st := d.next()
@@ -229,7 +233,7 @@ func (s *Subscription) deliver() {
 				close(d.met.handed)
 			}
 		case stepWait:
-			ok = s.awaitNews(d.met)
+			ok = s.awaitNews(d)
 		case stepPause:
 			ok = s.pause(baseRetry)
 		case stepAsk:
@@ -250,13 +254,8 @@ func (s *Subscription) deliver() {
 // sendCommit hands over one commit or nil, and warns about a consumer that
 // does not read. False: the host shuts down.
 func (s *Subscription) sendCommit(p []byte) bool {
-	if s.out.fits(len(p)) {
-		select {
-		case s.commitCh <- p:
-			s.out.sent(len(p))
-			return true
-		default:
-		}
+	if s.trySend(p) {
+		return true
 	}
 	patience := s.startPatience()
 	defer patience.Stop()
@@ -296,10 +295,13 @@ func (s *Subscription) startPatience() *time.Timer {
 	return s.patience
 }
 
-// awaitNews waits until something may have changed; met, if not nil, is the
-// nil that the consumer has not answered. False: the host shuts down.
-func (s *Subscription) awaitNews(met *rendezvous) bool {
+// awaitNews waits until something may have changed, or the consumer has answered
+// the outstanding nil. False: the host shuts down.
+func (s *Subscription) awaitNews(d *deliverer) bool {
+	met := d.met
 	if met == nil {
+		s.direct.rest(d)
+		defer s.direct.resume()
 		select {
 		case <-s.news:
 			return true

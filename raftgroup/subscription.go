@@ -103,6 +103,7 @@ type Subscription struct {
 	manual   bool        // driven by a Manual: nothing may wait
 	patience *time.Timer // of the delivery's goroutine
 	out      handout     // its too: what lies in commitCh
+	direct   handover    // which lends that, and its deliverer, to a step
 
 	// Owned by the group's step.
 	prop      proposer
