@@ -52,6 +52,18 @@ func (b *beats) needless(m *raftpb.Message) bool {
 	return false
 }
 
+// allFresh reports whether as many followers have acknowledged something new since
+// the last tick.
+func (b *beats) allFresh(followers int) bool {
+	n := 0
+	for i := range b.followers {
+		if b.followers[i].fresh {
+			n++
+		}
+	}
+	return n == followers
+}
+
 // tick ends a step with a tick, whose heartbeats are out.
 func (b *beats) tick() {
 	for i := range b.followers {

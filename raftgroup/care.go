@@ -285,6 +285,7 @@ func (c *care) handOver(g *Group, d decision) {
 	}
 	c.transfer = g.now
 	g.log.Info("handing over the lead", "to", uint64(d.transfer), "why", d.why)
+	g.leader.handing = g.now
 	g.rn.TransferLeader(uint64(d.transfer))
 }
 

@@ -100,6 +100,7 @@ type Group struct {
 	shownConf   *raftpb.ConfState // whose members it shows
 	ledTerm     uint64            // newest term in which this replica has led
 	quietness   quietness
+	heardLead   bool // since the last tick
 	listed      bool // among the host's, guarded by the host
 	tickAt      int  // place among the groups that tick, guarded by the host; -1: it does not
 }
@@ -109,9 +110,9 @@ type Group struct {
 func (g *Group) run(now time.Time) {
 	m := &g.mailbox
 	m.mu.Lock()
-	events, ticks := m.events, m.ticks
+	events, ticks := m.events, int(m.ticks)
 	m.events, m.spare = m.spare[:0], nil
-	m.ticks, m.bytes, m.due = 0, 0, false
+	m.ticks, m.bytes, m.due, m.waiting = 0, 0, false, 0
 	m.mu.Unlock()
 
 	g.now = now
@@ -119,16 +120,20 @@ func (g *Group) run(now time.Time) {
 	g.contain(func() { g.step(events, ticks) })
 
 	worked := g.lead != raft.None && len(g.relaying) == 0 && (len(events) > 0 || ticks == 0)
+	bears, well := g.bears(), worked && g.allWell()
+	if ticks > 0 {
+		g.heardLead = false
+	}
 	if g.quietness.quiet {
 		g.fold()
 	}
 	clear(events)
 	m.mu.Lock()
-	m.busy = worked
+	m.busy, m.bears, m.well = worked, bears, well
 	if !g.quietness.quiet {
 		m.spare = events[:0]
 	}
-	again := m.due && !m.closed
+	again := m.wantsStep() && !m.closed
 	m.scheduled = again
 	m.mu.Unlock()
 	if again {

@@ -46,6 +46,7 @@ type leaderDuties struct {
 	changed        uint64    // the membership is as of here or before, and what is behind it was sent by this leader; 0: see append
 	confirm        bool      // the end of a joint change is to be written by a majority: see confirmEnd
 	changing       time.Time // a membership change was proposed then, and nothing was heard of it
+	handing        time.Time // when it last began to hand over the lead
 	care           care
 	missing        map[uint64]time.Time // sessions whose node is not seen, since when
 	offered        map[uint64]time.Time // followers that are to take a snapshot, since when

@@ -18,6 +18,19 @@ type event struct {
 	call     func()
 }
 
+// patient reports whether an event may wait for others to share a step with, as
+// far as the group bears it: see Group.bears. A message that is refused, an append
+// that failed, and whatever else wants an answer may not.
+func (e *event) patient() bool {
+	switch {
+	case e.appended != nil:
+		return e.appended.err == nil
+	case e.message != nil:
+		return e.message.GetType() == raftpb.MsgAppResp && !e.message.GetReject()
+	}
+	return false
+}
+
 type appendResult struct{ err error }
 
 // mailbox is the bounded queue in front of a group's step.
@@ -25,11 +38,15 @@ type mailbox struct {
 	mu        sync.Mutex
 	events    []event
 	spare     []event
-	bytes     int // of what came from other nodes
-	ticks     int
+	bytes     int   // of what came from other nodes
+	waiting   int32 // events that are patient
+	bears     uint8 // as many of them do not need a step
+	ticks     uint8
 	scheduled bool
 	due       bool // something waits for a step that does not bear delay
 	busy      bool // the last step had work: one tick may wait for the next one
+	well      bool // see Group.allWell
+	skipped   bool // the last tick was left out
 	closed    bool
 }
 
@@ -53,15 +70,22 @@ func (g *Group) post(e event) bool {
 	}
 	m.bytes += e.size
 	m.events = append(m.events, e)
-	m.due = true
-	wake := !m.scheduled
-	m.scheduled = true
+	if e.patient() {
+		m.waiting++
+	} else {
+		m.due = true
+	}
+	wake := !m.scheduled && m.wantsStep()
+	m.scheduled = m.scheduled || wake
 	m.mu.Unlock()
 	if wake {
 		g.host.enqueue(g)
 	}
 	return true
 }
+
+// wantsStep reports whether what lies in the mailbox does not bear delay.
+func (m *mailbox) wantsStep() bool { return m.due || m.waiting > int32(m.bears) }
 
 // call runs f in the group's step.
 func (g *Group) call(f func()) bool { return g.post(event{call: f}) }
@@ -92,9 +116,17 @@ func (g *Group) wake() {
 // tick lets a tick pass. In a group with work it waits for the next step that has
 // to be made anyway, but no longer than until the next tick: with thousands of
 // groups that do something now and then, every fifth step would be for a tick alone.
+// And of two ticks of a group in which all is well, one is left out: its clock goes
+// slower, which raft does not mind (see quietness).
 func (g *Group) tick() {
 	m := &g.mailbox
 	m.mu.Lock()
+	if m.well && !m.skipped {
+		m.skipped = true
+		m.mu.Unlock()
+		return
+	}
+	m.skipped = false
 	m.ticks = min(m.ticks+1, 2) // a node that was paused does not make up for lost time
 	waits := m.busy && m.ticks == 1
 	m.mu.Unlock()

@@ -155,5 +155,6 @@ func (p *pull) handOver(g *Group, center string, centers map[id.Node]string) {
 	})
 	p.tried = g.now
 	g.log.Info("handing over the lead: most proposals come from there", "to", uint64(best), "data center", center)
+	g.leader.handing = g.now
 	g.rn.TransferLeader(uint64(best))
 }

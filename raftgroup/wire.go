@@ -169,7 +169,7 @@ func (g *Group) onMessage(m *raftpb.Message, from id.Node) {
 	g.tellOutsider(id.Replica(m.GetFrom()), from)
 	g.leader.routes.onAnswer(g, m)
 	if m.GetFrom() == g.lead {
-		g.lonely.heard = g.now
+		g.lonely.heard, g.heardLead = g.now, true
 	}
 	if g.quietness.quiet && g.stirs(m) {
 		g.awaken(id.Node{})
