@@ -134,6 +134,7 @@ func (a *afterlife) pending() bool {
 func (s *Service) lookAtAll(a *afterlife, now time.Time, rebuilt map[id.Structure]bool, waiting []id.Structure, aside []id.Group) error {
 	groups := s.cfg.Engine.Statuses()
 	a.forget(groups, waiting, aside)
+	var catalog id.Incarnation // of the replica of the catalog here
 	for g := range groups {
 		if g.Group.Incarnation.Birth == 0 {
 			continue
@@ -146,6 +147,9 @@ func (s *Service) lookAtAll(a *afterlife, now time.Time, rebuilt map[id.Structur
 			}
 		}
 		if g.Group.Structure == ID {
+			if catalog.Less(g.Group.Incarnation) {
+				catalog = g.Group.Incarnation
+			}
 			continue
 		}
 		switch {
@@ -176,7 +180,7 @@ func (s *Service) lookAtAll(a *afterlife, now time.Time, rebuilt map[id.Structur
 			return err
 		}
 	}
-	return s.tellAll(a, groups)
+	return s.tellAll(a, groups, catalog)
 }
 
 // due reports whether something has lasted for the patience, and counts from
@@ -214,7 +218,6 @@ func (s *Service) rebuilt() map[id.Structure]bool {
 // forget drops what is not here any more. Most of it is empty most of the time,
 // and then costs nothing.
 func (a *afterlife) forget(groups iter.Seq[*raftgroup.GroupStatus], waiting []id.Structure, aside []id.Group) {
-	a.forgetTold(groups)
 	if len(a.waiting) > 0 {
 		wanted := make(map[id.Structure]bool)
 		for _, w := range waiting {
@@ -238,27 +241,6 @@ func (a *afterlife) forget(groups iter.Seq[*raftgroup.GroupStatus], waiting []id
 		here[g] = true
 	}
 	maps.DeleteFunc(a.alone, func(g id.Group, _ time.Time) bool { return !here[g] })
-}
-
-// forgetTold drops what was told of groups that are not led here any more.
-func (a *afterlife) forgetTold(groups iter.Seq[*raftgroup.GroupStatus]) {
-	if len(a.told) == 0 {
-		return
-	}
-	a.sweeps++
-	led := 0
-	for g := range groups {
-		if !g.IsLeader {
-			continue
-		}
-		if t := a.told[g.Group.Structure]; t != nil && t.sweep != a.sweeps {
-			t.sweep = a.sweeps
-			led++
-		}
-	}
-	if led < len(a.told) {
-		maps.DeleteFunc(a.told, func(_ id.Structure, t *telling) bool { return t.sweep != a.sweeps })
-	}
 }
 
 // worthEnding passes on only the error that ends a sweep.

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"time"
 
 	"github.com/copycat-replication/copycat/id"
 	"github.com/copycat-replication/copycat/raftgroup"
@@ -33,60 +34,79 @@ type telling struct {
 // tellAll leaves hints with the catalog about the groups that are led here, when
 // their voters or their options have changed: a node that comes back after a
 // long time finds the group by them, and a listing shows them. Learners come
-// and go with subscribers, and are told along with the next change.
-func (s *Service) tellAll(a *afterlife, groups iter.Seq[*raftgroup.GroupStatus]) error {
-	a.heed(s.catalogLife(groups), groups)
-	now := s.cfg.Clock.Now()
+// and go with subscribers, and are told along with the next change. life is the
+// catalog's own, as its replica here has it. What was told of groups that are not
+// led here any more is forgotten. The error is the first one that ends a sweep;
+// nobody is asked after it.
+func (s *Service) tellAll(a *afterlife, groups iter.Seq[*raftgroup.GroupStatus], life id.Incarnation) error {
+	if elsewhere := s.catalogElsewhere(); life.Less(elsewhere) {
+		life = elsewhere
+	}
+	a.heed(life, groups)
+	a.sweeps++
+	now, follows := s.cfg.Clock.Now(), s.follows()
+	led, said := 0, len(a.told)
+	var failed error
 	for g := range groups {
-		if !g.IsLeader || g.Joint || g.Deleted || g.Group.Structure == ID {
+		if !g.IsLeader {
 			continue
 		}
 		t := a.told[g.Group.Structure]
-		if t != nil && t.as == g {
-			continue
+		if t != nil && t.sweep != a.sweeps {
+			t.sweep = a.sweeps
+			led++
 		}
-		a.settled = false
-		d := description{life: g.Group.Incarnation, voters: g.Voters, options: g.Options}
-		if t != nil && t.equal(d) {
-			t.as = g
-			continue
+		if failed == nil && (t == nil || t.as != g) && !g.Joint && !g.Deleted && g.Group.Structure != ID {
+			failed = s.tellOf(a, g, t, now, follows)
 		}
-		if at, ok := a.refused[g.Group]; ok && now.Sub(at) < askEvery*s.cfg.Patience {
-			continue
-		}
-		if a.budget--; a.budget < 0 {
+	}
+	if led < said {
+		maps.DeleteFunc(a.told, func(_ id.Structure, t *telling) bool { return t.sweep != a.sweeps })
+	}
+	return failed
+}
+
+// tellOf leaves a hint about one group with news, if the catalog has to be told.
+// follows says that this node can answer for the catalog: then what the catalog
+// knows costs no more than the look at the group did, and is looked up for as many as
+// there are. Only round trips and commits are rationed.
+func (s *Service) tellOf(a *afterlife, g *raftgroup.GroupStatus, t *telling, now time.Time, follows bool) error {
+	a.settled = false
+	d := description{life: g.Group.Incarnation, voters: g.Voters, options: g.Options}
+	if t != nil && t.equal(d) {
+		t.as = g
+		return nil
+	}
+	if at, ok := a.refused[g.Group]; ok && now.Sub(at) < askEvery*s.cfg.Patience {
+		return nil
+	}
+	unsure := a.unsure[g.Group.Structure]
+	known := follows && !unsure && s.recordHere(g.Group.Structure).says(d)
+	if !known {
+		if a.budget <= 0 {
 			return nil
 		}
-		if err := s.tell(g, d, a.unsure[g.Group.Structure]); err != nil {
+		a.budget--
+		if err := s.tell(g, d, unsure); err != nil {
 			if errors.Is(err, ErrDeleted) {
 				a.refused[g.Group] = now
 				err = s.endDeleted(g.Group, err)
 			}
-			if err = s.worthEnding(err, g.Group.Structure); err != nil {
-				return err
-			}
-			continue
+			return s.worthEnding(err, g.Group.Structure)
 		}
-		a.told[g.Group.Structure] = &telling{description: d, as: g, sweep: a.sweeps}
-		delete(a.unsure, g.Group.Structure)
-		delete(a.refused, g.Group)
 	}
+	a.told[g.Group.Structure] = &telling{description: d, as: g, sweep: a.sweeps}
+	delete(a.unsure, g.Group.Structure)
+	delete(a.refused, g.Group)
 	return nil
 }
 
-// catalogLife is the newest incarnation of the catalog that this node has heard
-// of, from gossip or by its own replica; zero if there is none.
-func (s *Service) catalogLife(groups iter.Seq[*raftgroup.GroupStatus]) id.Incarnation {
-	var newest id.Incarnation
-	for g := range groups {
-		if g.Group.Structure == ID && newest.Less(g.Group.Incarnation) {
-			newest = g.Group.Incarnation
-		}
-	}
-	if life := s.catalogElsewhere(); newest.Less(life) {
-		return life
-	}
-	return newest
+// recordHere is the record that the machine here has; zero if it has none.
+func (s *Service) recordHere(structure id.Structure) Record {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	rec, _ := s.machine.Record(structure)
+	return rec
 }
 
 // catalogElsewhere is the newest life of the catalog that other nodes tell of.
@@ -134,11 +154,7 @@ func (s *Service) tell(g *raftgroup.GroupStatus, d description, unsure bool) err
 		if err != nil {
 			return err
 		}
-		known := rec.Hint
-		if known == nil {
-			known = rec.Members
-		}
-		if rec.Lives() && rec.Incarnation == d.life && reflect.DeepEqual(rec.Options, d.options) && holds(known, d.voters) {
+		if rec.says(d) {
 			return nil
 		}
 	}
@@ -168,6 +184,15 @@ func (s *Service) endDeleted(g id.Group, refused error) error {
 		return fmt.Errorf("end group %s, which was deleted: %w", g, err)
 	}
 	return nil
+}
+
+// says reports whether a record has what a description would tell.
+func (r Record) says(d description) bool {
+	known := r.Hint
+	if known == nil {
+		known = r.Members
+	}
+	return r.Lives() && r.Incarnation == d.life && reflect.DeepEqual(r.Options, d.options) && holds(known, d.voters)
 }
 
 // holds reports whether a hint names all voters.

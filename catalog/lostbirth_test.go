@@ -122,7 +122,7 @@ func TestRebuiltCatalogIsTold(t *testing.T) {
 		tell := func() {
 			t.Helper()
 			a.budget = perSweep
-			if err := s.tellAll(a, groups); err != nil {
+			if err := s.tellAll(a, groups, id.Incarnation{}); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -3,6 +3,7 @@ package catalog
 import (
 	"fmt"
 	"iter"
+	"slices"
 	"testing"
 	"time"
 
@@ -31,6 +32,7 @@ func (e *idleEngine) Statuses() iter.Seq[*raftgroup.GroupStatus] {
 	}
 }
 
+func (e *idleEngine) Holds(id.Structure) bool { return false }
 func (e *idleEngine) News() uint64            { return e.news }
 func (e *idleEngine) Waiting() []id.Structure { return e.waiting }
 func (e *idleEngine) SetAside() []id.Group    { return e.aside }
@@ -128,6 +130,52 @@ func TestSweepLooksAtNews(t *testing.T) {
 	e.groups = nil // who would have to tell the catalog anew
 	d.catalog = id.Incarnation{Birth: 1}
 	looks("the catalog has a life that was not heard of", true)
+}
+
+// TestSweepRationsQuestions: of as many groups as a node leads, it finds out in one
+// sweep what the catalog knows, if it holds the catalog itself. What takes a round
+// trip or a commit it does for some of them, and for the rest the next time.
+func TestSweepRationsQuestions(t *testing.T) {
+	trio(t, func(t *testing.T, s *Service, _ *countingEngine, d *livesDirectory, holders []*Service, _ []*fakeEngine) {
+		holder := holders[1]
+		d.set(Incarnation, holder.cfg.Node)
+		const known, news = 3 * perSweep, perSweep + 8
+		var groups []*raftgroup.GroupStatus
+		for i := range uint64(known + news) {
+			born := mustCommit(t, holder, create(i+1, i+1, 0))
+			groups = append(groups, &raftgroup.GroupStatus{
+				Group: born.Record.Group(), IsLeader: true, Voters: born.Record.Members, Options: born.Record.Options, Applied: 9,
+			})
+		}
+		for _, g := range groups[known:] {
+			g.Voters = map[id.Replica]id.Node{1: nodeID(0), 2: nodeID(1), 4: nodeID(3)}
+		}
+		sweep := func(who string, s *Service, a *afterlife, told int, commits uint64) {
+			t.Helper()
+			a.budget = perSweep
+			before := holder.machine.Index()
+			if err := s.tellAll(a, slices.Values(groups), id.Incarnation{}); err != nil {
+				t.Fatal(err)
+			}
+			if n, c := len(a.told), holder.machine.Index()-before; n != told || c != commits {
+				t.Errorf("%s: the catalog knows of %d groups, after %d commits; want %d and %d", who, n, c, told, commits)
+			}
+		}
+		a := newAfterlife()
+		sweep("a holder's first sweep", holder, a, known+perSweep, perSweep)
+		sweep("its second sweep", holder, a, known+news, 8)
+		sweep("its third sweep", holder, a, known+news, 0)
+		for _, g := range groups[1:] {
+			g.IsLeader = false
+		}
+		sweep("when it leads one", holder, a, 1, 0)
+		for _, g := range groups {
+			g.IsLeader = true
+		}
+		a = newAfterlife()
+		sweep("who has to ask a holder", s, a, perSweep, 0)
+		sweep("and once more", s, a, 2*perSweep, 0)
+	})
 }
 
 // BenchmarkSweepIdle is what a node's sweep costs, which it makes every second,

@@ -207,7 +207,7 @@ func (l *Log) applyStateLocked(g *group, c *change, seg *segment) error {
 	g.chunks = c.chunks
 	if c.flags&flagSuspect != 0 {
 		if g.suspect == nil {
-			g.suspect = &Suspect{Group: g.number, Why: c.reason, Offset: -1}
+			l.setAsideLocked(g, &Suspect{Group: g.number, Why: c.reason, Offset: -1})
 		}
 		g.partial = false
 		return nil
@@ -252,6 +252,12 @@ func (l *Log) applyStateLocked(g *group, c *change, seg *segment) error {
 	return nil
 }
 
+// setAsideLocked makes a suspect of a group of l.groups, until it is removed.
+func (l *Log) setAsideLocked(g *group, why *Suspect) {
+	g.suspect = why
+	l.suspects[g.number] = g
+}
+
 // forgetLocked removes a group and all that it holds.
 func (l *Log) forgetLocked(g *group) {
 	l.releaseLocked(g.places)
@@ -260,6 +266,7 @@ func (l *Log) forgetLocked(g *group) {
 	l.rebaseLocked(g, nil)
 	g.places, g.chunks = nil, nil
 	delete(l.groups, g.number)
+	delete(l.suspects, g.number)
 	delete(l.refused, g.number)
 }
 

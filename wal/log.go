@@ -33,6 +33,7 @@ type Log struct {
 
 	mu          sync.RWMutex
 	groups      map[uint64]*group
+	suspects    map[uint64]*group   // those of groups that are set aside: few, if any, and asked for often
 	allocated   map[uint64]struct{} // given out, nothing durable yet
 	next        uint64              // the next group number
 	ceiling     uint64              // numbers below it are durably reserved
@@ -186,12 +187,10 @@ func (l *Log) Suspects() []Suspect {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	var list []Suspect
-	for _, g := range l.groups {
-		if g.suspect != nil {
-			s := *g.suspect
-			s.Meta, s.HardState = g.meta, g.state().HardState
-			list = append(list, s)
-		}
+	for _, g := range l.suspects {
+		s := *g.suspect
+		s.Meta, s.HardState = g.meta, g.state().HardState
+		list = append(list, s)
 	}
 	slices.SortFunc(list, func(a, b Suspect) int { return cmp.Compare(a.Group, b.Group) })
 	return list

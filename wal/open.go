@@ -28,7 +28,7 @@ func Open(opts Options) (*Log, error) {
 	o := opts.withDefaults()
 	l := &Log{
 		opts: o, fs: o.FS, dir: o.Dir, logger: o.Logger,
-		groups: map[uint64]*group{}, allocated: map[uint64]struct{}{}, refused: map[uint64]refusal{}, segments: map[uint64]*segment{},
+		groups: map[uint64]*group{}, suspects: map[uint64]*group{}, allocated: map[uint64]struct{}{}, refused: map[uint64]refusal{}, segments: map[uint64]*segment{},
 	}
 	l.queue.groups = map[uint64]*groupQueue{}
 	l.cold.store = o.Cold

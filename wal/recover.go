@@ -232,7 +232,7 @@ func (r *recovery) table(t []tableEntry, file string, off int64) {
 
 func (r *recovery) suspect(g *group, why, file string, off int64) {
 	if g.suspect == nil {
-		g.suspect = &Suspect{Group: g.number, Why: why, File: file, Offset: off}
+		r.l.setAsideLocked(g, &Suspect{Group: g.number, Why: why, File: file, Offset: off})
 		r.l.logger.Error("wal: group set aside", "dir", r.l.dir, "group", g.number, "why", why, "file", file, "offset", off)
 	}
 }
