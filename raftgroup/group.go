@@ -100,9 +100,10 @@ type Group struct {
 	shownConf   *raftpb.ConfState // whose members it shows
 	ledTerm     uint64            // newest term in which this replica has led
 	quietness   quietness
-	heardLead   bool // since the last tick
-	listed      bool // among the host's, guarded by the host
-	tickAt      int  // place among the groups that tick, guarded by the host; -1: it does not
+	resting     *resting // nil: it does not; guarded by the host's watch
+	heardLead   bool     // since the last tick
+	listed      bool     // among the host's, guarded by the host
+	tickAt      int      // place among the groups that tick, guarded by the host; -1: it does not
 }
 
 // run is the step: it takes what is in the mailbox, works it off and lets

@@ -176,26 +176,28 @@ func (g *Group) term() uint64 { return g.rn.BasicStatus().GetTerm() }
 // of whose members have.
 func (g *Group) rest(agreed bool) {
 	q := &g.quietness
-	var relies []id.Node // whose node's silence must wake this replica
+	var relies []relied // whose node's silence must wake this replica
 	if g.isLeader() {
 		if q.offer == nil {
 			return
 		}
-		for _, r := range g.memberReplicas() {
+		members := g.memberReplicas()
+		relies = make([]relied, 0, len(members))
+		for _, r := range members {
 			if r == g.self {
 				continue
 			}
 			if !q.offer.agreed[r] {
 				return
 			}
-			relies = append(relies, g.state.members[r])
+			relies = append(relies, relied{node: g.state.members[r], replica: r})
 		}
 	} else {
 		node, ok := g.nodeOf(id.Replica(g.lead))
 		if !agreed || !ok {
 			return
 		}
-		relies = append(relies, node)
+		relies = append(relies, relied{node: node, replica: id.Replica(g.lead)})
 	}
 	by := quietLed{term: g.term(), led: !g.isLeader()}
 	if q.offer != nil {

@@ -41,31 +41,45 @@ const (
 type nodeWatch struct {
 	mu     sync.Mutex
 	peers  []*watchedPeer // ordered by node: a replay must not depend on map order
-	rests  map[*Group]*resting
-	due    []dueWake // in line to be woken
+	due    []dueWake      // in line to be woken
 	queued map[*Group]bool
 
 	ticks    int
-	lastSeen []Node // the nodes, as of the last look
-	changes  uint64 // how often they were others than before
-	quiet    atomic.Int64
+	lastSeen []Node       // the nodes, as of the last look
+	changes  uint64       // how often they were others than before
+	quiet    atomic.Int64 // groups that rest; written under mu
 }
 
 // watchedPeer is a node that quiet groups of this one rely on.
 type watchedPeer struct {
 	node        id.Node
-	groups      []*Group
+	groups      []reliance
 	cursor      int    // where the next audit goes on
 	silent      int    // pings since it was last heard
 	patience    int    // as many silent ones are too many; 0: to be set
 	incarnation uint64 // of its process; 0: not heard yet
 }
 
-// resting is one quiet group.
+// resting is one quiet group. What an audit says of it stands here: with ten
+// thousand of them, each further place that it looked at would be out of the
+// processor's cache by the next time.
 type resting struct {
-	relies []id.Node
-	at     []int // its place in groups of each of them
+	g      *Group
+	relies []relied
 	quietLed
+}
+
+// relied is a node that a quiet group relies on.
+type relied struct {
+	node    id.Node
+	replica id.Replica // the group's there
+	at      int        // place in the groups of the watched peer
+}
+
+// reliance is what a quiet group relies on one node for: r.relies[i].
+type reliance struct {
+	r *resting
+	i int
 }
 
 // quietLed says who leads a quiet group.
@@ -81,7 +95,7 @@ type dueWake struct {
 }
 
 func newNodeWatch() nodeWatch {
-	return nodeWatch{rests: make(map[*Group]*resting), queued: make(map[*Group]bool)}
+	return nodeWatch{queued: make(map[*Group]bool)}
 }
 
 // change numbers what is known of the nodes.
@@ -91,22 +105,22 @@ func (w *nodeWatch) change() uint64 {
 	return w.changes
 }
 
-// rest notes that a group falls quiet; false: it must not, since the nodes have
-// changed after its leader had looked at them, and whom that wakes was decided.
-func (w *nodeWatch) rest(g *Group, relies []id.Node, by quietLed) bool {
+// rest notes that a group, which was awake, falls quiet; false: it must not, since the
+// nodes have changed after its leader had looked at them, and whom that wakes was decided.
+func (w *nodeWatch) rest(g *Group, relies []relied, by quietLed) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !by.led && by.nodes != w.changes {
 		return false
 	}
-	r := &resting{relies: relies, at: make([]int, len(relies)), quietLed: by}
-	for i, node := range relies {
-		p := w.peer(node, true)
-		r.at[i] = len(p.groups)
-		p.groups = append(p.groups, g)
+	r := &resting{g: g, relies: relies, quietLed: by}
+	for i := range relies {
+		p := w.peer(relies[i].node, true)
+		relies[i].at = len(p.groups)
+		p.groups = append(p.groups, reliance{r, i})
 	}
-	w.rests[g] = r
-	w.quiet.Store(int64(len(w.rests)))
+	g.resting = r
+	w.quiet.Add(1)
 	return true
 }
 
@@ -122,23 +136,20 @@ func (w *nodeWatch) wake(g *Group) (doubted id.Node) {
 		w.due = slices.Delete(w.due, at, at+1)
 		delete(w.queued, g)
 	}
-	r := w.rests[g]
+	r := g.resting
 	if r == nil {
 		return doubted
 	}
-	delete(w.rests, g)
-	w.quiet.Store(int64(len(w.rests)))
-	for i, node := range r.relies {
-		p := w.peer(node, false)
+	g.resting = nil
+	w.quiet.Add(-1)
+	for _, on := range r.relies {
+		p := w.peer(on.node, false)
 		last := len(p.groups) - 1
 		moved := p.groups[last]
-		p.groups[r.at[i]] = moved
-		p.groups[last] = nil
+		p.groups[on.at] = moved
+		moved.r.relies[moved.i].at = on.at
+		p.groups[last] = reliance{}
 		p.groups = p.groups[:last]
-		if moved != g {
-			m := w.rests[moved]
-			m.at[slices.Index(m.relies, node)] = r.at[i]
-		}
 		if last == 0 {
 			w.peers = slices.DeleteFunc(w.peers, func(q *watchedPeer) bool { return q == p })
 		}
@@ -165,8 +176,17 @@ func (w *nodeWatch) doubt(node id.Node) {
 	defer w.mu.Unlock()
 	if p := w.peer(node, false); p != nil {
 		p.silent = 0
-		w.wakeAllLocked(p.groups, node)
+		w.wakeAllLocked(p.quiet(), node)
 	}
+}
+
+// quiet lists the groups that rely on the node.
+func (p *watchedPeer) quiet() []*Group {
+	groups := make([]*Group, len(p.groups))
+	for i, rel := range p.groups {
+		groups[i] = rel.r.g
+	}
+	return groups
 }
 
 // wakeAllLocked puts groups in line, those with subscriptions first.
@@ -192,7 +212,7 @@ func (w *nodeWatch) heard(node id.Node, incarnation uint64) {
 	}
 	p.silent = 0
 	if p.incarnation != 0 && p.incarnation != incarnation {
-		w.wakeAllLocked(p.groups, node)
+		w.wakeAllLocked(p.quiet(), node)
 	}
 	p.incarnation = incarnation
 }
@@ -232,7 +252,7 @@ func (w *nodeWatch) next() (pings []pingDue, wakes []dueWake) {
 	for _, p := range w.peers {
 		if p.patience > 0 && p.silent >= p.patience {
 			p.silent, p.incarnation = 0, 0
-			w.wakeAllLocked(p.groups, p.node)
+			w.wakeAllLocked(p.quiet(), p.node)
 		}
 		p.silent++
 		pings = append(pings, pingDue{to: p.node, asks: w.auditLocked(p)})
@@ -249,16 +269,23 @@ func (w *nodeWatch) next() (pings []pingDue, wakes []dueWake) {
 // auditLocked asks about the next groups that p is believed to lead, or to have a
 // replica of.
 func (w *nodeWatch) auditLocked(p *watchedPeer) (asks grouppb.NodePing) {
-	for range min(len(p.groups), auditPerPing) {
+	n := min(len(p.groups), auditPerPing)
+	about := make([]grouppb.Led, n)
+	for i := range about {
 		if p.cursor >= len(p.groups) {
 			p.cursor = 0
 		}
-		g := p.groups[p.cursor]
+		rel := p.groups[p.cursor]
 		p.cursor++
-		if r := w.rests[g]; r.led {
-			asks.Led = append(asks.Led, encodeLed(g.key, r.term, g.self))
-		} else if on, member := g.status.Load().on(p.node); member {
-			asks.Leads = append(asks.Leads, encodeLed(g.key, r.term, on))
+		g, led := rel.r.g, &about[i]
+		led.Structure = g.key.Structure[:] // of a group that rests, which is not written to any more
+		led.Birth, led.Recovery, led.Term = g.key.Incarnation.Birth, g.key.Incarnation.Recovery, rel.r.term
+		if rel.r.led {
+			led.Replica = uint64(g.self)
+			asks.Led = append(asks.Led, led)
+		} else {
+			led.Replica = uint64(rel.r.relies[rel.i].replica)
+			asks.Leads = append(asks.Leads, led)
 		}
 	}
 	return asks
@@ -294,7 +321,7 @@ func (w *nodeWatch) wakeLeaders(ordered []*Group) {
 	defer w.mu.Unlock()
 	var led []*Group
 	for _, g := range ordered {
-		if r := w.rests[g]; r != nil && !r.led {
+		if r := g.resting; r != nil && !r.led {
 			led = append(led, g)
 		}
 	}
@@ -454,24 +481,6 @@ func (st *GroupStatus) has(r id.Replica) bool {
 	_, voter := st.Voters[r]
 	_, learner := st.Learners[r]
 	return voter || learner || r == 0
-}
-
-// on finds the replica on a node.
-func (st *GroupStatus) on(node id.Node) (r id.Replica, found bool) {
-	for _, members := range []map[id.Replica]id.Node{st.Voters, st.Learners} {
-		for m, n := range members {
-			if n == node && m > r { // the newest, should there ever be two
-				r, found = m, true
-			}
-		}
-	}
-	return r, found
-}
-
-func encodeLed(key id.Group, term uint64, replica id.Replica) *grouppb.Led {
-	return &grouppb.Led{
-		Structure: key.Structure[:], Birth: key.Incarnation.Birth, Recovery: key.Incarnation.Recovery, Term: term, Replica: uint64(replica),
-	}
 }
 
 func decodeLed(l *grouppb.Led) (id.Group, error) {
