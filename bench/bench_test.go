@@ -80,7 +80,7 @@ func TestBeside(t *testing.T) {
 			t.Errorf("%v: %d operations, errors %+v", what, r.Ops, r.Errors)
 		}
 	}
-	if r := smoke.Run(t.Context(), t, command(), "-measure", "idle", "-detached", "-structures", "5", "-seconds", "0.5"); r.Idle == nil {
+	if r := smoke.Run(t.Context(), t, command(), "-measure", "idle", "-detached", "-structures", "5", "-seconds", "0.5", "-wake", "3"); r.Idle == nil {
 		t.Error("nothing was measured of detached replicas")
 	}
 }

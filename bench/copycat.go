@@ -349,6 +349,9 @@ func unready(st *copycat.Status, ready func(*copycat.StructureStatus) bool) stri
 
 // Leader finds the node that leads a structure's group.
 func (c *cluster) Leader(structure int) (int, error) {
+	if len(c.ids) == 0 {
+		return 0, fmt.Errorf("%w: no node has subscribed", load.ErrUnsupported)
+	}
 	for n, node := range c.nodes {
 		st := node.Status()
 		for i := range st.Structures {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/copycat-replication/copycat/bench/internal/load"
@@ -27,8 +28,8 @@ const (
 const modeUsage = `what is measured, one of these ` + "`words`" + `:
 load      operations under a steady load
 idle      structures that nothing is proposed to: -warmup seconds after they were
-          created, the processor time of -seconds, and the memory; then all
-          nodes are closed and opened again
+          created, the processor time of -seconds, and the memory; then -wake of them
+          are proposed to; then all nodes are closed and opened again
 failover  a third into the window the node that leads structure 0 is ended; how
           long the other nodes' proposers then have nothing applied. Implies
           -proposers all
@@ -139,6 +140,9 @@ func (m *measurement) idle(ctx context.Context) error {
 	idle.CPU = used.CPU().Seconds() / m.window.after.At.Sub(m.window.before.At).Seconds() * 100
 	idle.Memory = float64(int64(full.Memory)-int64(empty.Memory)) / replicas
 	idle.Goroutines = float64(runtime.NumGoroutine()-goroutines) / replicas
+	if err == nil {
+		err = m.wake(ctx, l, sys, idle)
+	}
 	if cerr := sys.Close(); err == nil && cerr != nil {
 		err = fmt.Errorf("close %s: %w", m.command.Name, cerr)
 	}
@@ -163,6 +167,29 @@ func (m *measurement) idle(ctx context.Context) error {
 		return fmt.Errorf("close %s: %w", m.command.Name, err)
 	}
 	return m.window.profiles.err
+}
+
+// wake measures how much longer a proposal takes to a structure that was idle. Where
+// nobody can propose it measures nothing.
+func (m *measurement) wake(ctx context.Context, l *load.Load, sys load.System, idle *report.Idle) error {
+	if m.o.wake == 0 {
+		return nil
+	}
+	fmt.Fprintf(m.window.stderr, "waking\n")
+	w, err := l.Wake(ctx, sys, m.o.wake)
+	switch {
+	case errors.Is(err, load.ErrUnsupported):
+		return nil
+	case err != nil:
+		return err
+	}
+	idle.Woken, idle.Awake = medianMicros(w.First), medianMicros(w.Next)
+	return nil
+}
+
+func medianMicros(all []time.Duration) float64 {
+	slices.Sort(all)
+	return float64(all[len(all)/2].Nanoseconds()) / 1000
 }
 
 func pause(ctx context.Context, seconds float64) error {

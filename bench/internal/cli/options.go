@@ -39,6 +39,7 @@ type options struct {
 
 	fill   int64
 	sample float64
+	wake   int
 
 	json, cpuProfile, memProfile, openProfile, trace string
 }
@@ -81,6 +82,7 @@ func parse(c *Command, args []string, stderr io.Writer) (*options, error) {
 	f.Int64Var(&o.fill, "fill", 256<<20, "`bytes` of payloads that are proposed before a recovery")
 	f.Int64Var(&o.plan.State, "state", 0, "`bytes` of a consumer's snapshot; 0: a few")
 	f.Float64Var(&o.sample, "sample", 0, "`seconds` between samples of memory and disk; 0: none")
+	f.IntVar(&o.wake, "wake", 0, "`number` of structures that are woken at the end of -measure idle: one after the other, each is proposed to twice, and the\nlatencies of the first and of the second proposals are told")
 	f.IntVar(&o.runs, "runs", 1, "`number` of runs, each on new nodes; with three or more, a row of medians")
 	f.StringVar(&o.dir, "dir", os.TempDir(), "`directory` for the nodes' files; what is made there is removed at the end")
 	f.StringVar(&o.json, "json", "", "append results to this `file`, one JSON object a line")
@@ -108,8 +110,8 @@ func parse(c *Command, args []string, stderr io.Writer) (*options, error) {
 	default:
 		err = errors.Join(err, fmt.Errorf("measure: %q, need load, idle, failover or recovery", o.mode))
 	}
-	if o.fill < int64(o.plan.Payload) || o.sample < 0 {
-		err = errors.Join(err, fmt.Errorf("fill: %d bytes, need a payload at least; sample: %g seconds, need 0 or more", o.fill, o.sample))
+	if o.fill < int64(o.plan.Payload) || o.sample < 0 || o.wake < 0 {
+		err = errors.Join(err, fmt.Errorf("fill: %d bytes, need a payload at least; sample: %g seconds, wake: %d, need 0 or more", o.fill, o.sample, o.wake))
 	}
 	if o.runs < 1 {
 		err = errors.Join(err, fmt.Errorf("runs: %d, need 1 or more", o.runs))

@@ -180,10 +180,10 @@ func (c *Consumer) silence() time.Duration {
 
 // Failed settles a proposal of this node that will not be applied.
 func (c *Consumer) Failed(payload []byte, err error) {
-	c.failed.Add(1)
 	if !c.load.isGone(c.node) {
 		c.load.note(err)
 	}
+	c.failed.Add(1)
 	if own := c.own.Load(); own != nil && len(payload) >= HeaderBytes {
 		own.fail(binary.LittleEndian.Uint64(payload) & sequenceMask)
 	}

@@ -325,18 +325,11 @@ func (l *Load) place(sys System) error {
 			}
 			continue
 		}
-		leader, err := sys.Leader(s)
+		node, err := l.proposerOf(sys, s)
 		if err != nil {
-			return fmt.Errorf("leader of structure %d: %w", s, err)
+			return err
 		}
-		if l.plan.Proposers == AtFollower {
-			// Spread over the followers.
-			leader = (leader + 1 + s%(l.plan.Nodes-1)) % l.plan.Nodes
-		}
-		if leader >= l.plan.Subscribed() {
-			leader = s % l.plan.Subscribed() // only subscribers propose
-		}
-		seats = append(seats, seat{leader, s})
+		seats = append(seats, seat{node, s})
 	}
 	lanes := min(len(seats), l.plan.Outstanding)
 	for i := range lanes {
@@ -349,6 +342,22 @@ func (l *Load) place(sys System) error {
 		l.Consumer(ln.node, ln.structure).take(ln, lanes)
 	}
 	return nil
+}
+
+// proposerOf is the node of a structure's one proposer.
+func (l *Load) proposerOf(sys System, structure int) (int, error) {
+	node, err := sys.Leader(structure)
+	if err != nil {
+		return 0, fmt.Errorf("leader of structure %d: %w", structure, err)
+	}
+	if l.plan.Proposers == AtFollower {
+		// Spread over the followers.
+		node = (node + 1 + structure%(l.plan.Nodes-1)) % l.plan.Nodes
+	}
+	if node >= l.plan.Subscribed() {
+		node = structure % l.plan.Subscribed() // only subscribers propose
+	}
+	return node, nil
 }
 
 // watch waits for the window to begin and to end, and tells of progress.

@@ -28,6 +28,8 @@ type echo struct {
 	serving sync.WaitGroup
 	// alter may drop, repeat or change what is applied at a node.
 	alter func(node int, payload []byte) [][]byte
+	// refuse is what becomes of all proposals, if set: accepted first, and given up.
+	refuse error
 }
 
 func newEcho(l *Load, alter func(int, []byte) [][]byte) *echo {
@@ -61,7 +63,11 @@ func (e *echo) serve(structure int, q chan []byte) {
 
 func (e *echo) Leader(int) (int, error) { return e.leader, nil }
 
-func (e *echo) Propose(_, structure int, p []byte) error {
+func (e *echo) Propose(node, structure int, p []byte) error {
+	if e.refuse != nil {
+		e.load.Consumer(node, structure).Failed(p, e.refuse)
+		return nil
+	}
 	select {
 	case e.queues[structure] <- p:
 		return nil

@@ -37,6 +37,8 @@ var (
 	idleCPU   = Metric{"cpu_percent_of_core", "CPU, % of a core", ofIdle(func(i *Idle) float64 { return i.CPU }), digits, -1}
 	memory    = Metric{"memory_bytes_per_replica", "memory/replica", ofIdle(func(i *Idle) float64 { return i.Memory }), size, -1}
 	threads   = Metric{"goroutines_per_replica", "goroutines/replica", ofIdle(func(i *Idle) float64 { return i.Goroutines }), digits, 0}
+	woken     = Metric{"woken_p50_us", "woken, p50", ofIdle(func(i *Idle) float64 { return i.Woken }), spanIfAny, -1}
+	awake     = Metric{"awake_p50_us", "awake, p50", ofIdle(func(i *Idle) float64 { return i.Awake }), spanIfAny, 0}
 	fill      = Metric{"fill_seconds", "filled in", ofRecovery(func(r *Recovery) float64 { return r.Fill * 1e6 }), span, 0}
 	stored    = Metric{"disk_bytes", "on disk", ofRecovery(func(r *Recovery) float64 { return float64(r.Disk) }), size, 0}
 	opened    = Metric{"open_seconds", "open after", ofRecovery(func(r *Recovery) float64 { return r.Open * 1e6 }), span, -1}
@@ -98,7 +100,7 @@ func Metrics(measure string) []Metric {
 	case overTime:
 		return []Metric{memory1, memory2, disk1, disk2, given, p50, p99, cpu, others}
 	case "idle":
-		return []Metric{idleCPU, memory, threads, rss, create, reopen, others}
+		return []Metric{idleCPU, memory, threads, rss, create, reopen, woken, awake, others}
 	case "failover":
 		return []Metric{silence, rate, p50, p99, cpu, rss, others}
 	case "recovery":
@@ -120,6 +122,14 @@ func span(us float64) string {
 		return fmt.Sprintf("%.2f ms", us/1000)
 	}
 	return fmt.Sprintf("%.0f µs", us)
+}
+
+// spanIfAny is span of what was measured.
+func spanIfAny(us float64) string {
+	if us == 0 {
+		return "-"
+	}
+	return span(us)
 }
 
 // shareOfDisk is how much of what the disk takes goes into the payloads of all

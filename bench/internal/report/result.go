@@ -74,6 +74,10 @@ type Idle struct {
 	CPU        float64 `json:"cpu_percent_of_core"`
 	Memory     float64 `json:"memory_bytes_per_replica"`
 	Goroutines float64 `json:"goroutines_per_replica"`
+	// Woken is the median latency of single proposals to idle structures, Awake of the
+	// next one to the same structures right after that; in microseconds, 0: not measured.
+	Woken float64 `json:"woken_p50_us,omitempty"`
+	Awake float64 `json:"awake_p50_us,omitempty"`
 }
 
 // Recovery is how long nodes take to come back.

@@ -75,7 +75,7 @@ func All(t *testing.T, command *cli.Command, failover bool) {
 		check("-outstanding", "16", "-subscribers", "1")
 		check("-outstanding", "16", "-subscribers", "5")
 	}
-	if r := check("-measure", "idle", "-structures", "5"); r.Idle == nil || r.Idle.Reopen <= 0 {
+	if r := check("-measure", "idle", "-structures", "5", "-wake", "3"); r.Idle == nil || r.Idle.Reopen <= 0 || r.Idle.Woken <= 0 || r.Idle.Awake <= 0 {
 		t.Errorf("idle: %+v", r.Idle)
 	}
 	r := check("-measure", "recovery", "-fill", "200000", "-outstanding", "32")
