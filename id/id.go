@@ -134,6 +134,19 @@ func ParseStructure(s string) (Structure, error) {
 	return Structure(u), nil
 }
 
+// MarshalText implements encoding.TextMarshaler: the 26 characters, so that an ID can
+// stand in JSON, also as the key of a map.
+func (s Structure) MarshalText() ([]byte, error) { return ulid.ULID(s).MarshalText() }
+
+// UnmarshalText implements encoding.TextUnmarshaler, as ParseStructure reads.
+func (s *Structure) UnmarshalText(text []byte) error {
+	read, err := ParseStructure(string(text))
+	if err == nil {
+		*s = read
+	}
+	return err
+}
+
 // ParseNode reads the 26 characters of a ULID, strictly.
 func ParseNode(s string) (Node, error) {
 	u, err := ulid.ParseStrict(s)

@@ -1,6 +1,7 @@
 package id
 
 import (
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
@@ -79,5 +80,30 @@ func TestParseIncarnation(t *testing.T) {
 		if got, err := ParseIncarnation(text); err == nil {
 			t.Errorf("%q is read as %s", text, got)
 		}
+	}
+}
+
+// An ID in JSON is its text, as a value and as a key, and is read as strictly.
+func TestStructureInJSON(t *testing.T) {
+	t.Parallel()
+	s, err := ParseStructure("01CFR5R4JJE9KNRAJFFEAQ2SAJ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	type holder struct {
+		One  *Structure
+		Many map[Structure]int
+	}
+	b, err := json.Marshal(holder{&s, map[Structure]int{s: 7}})
+	if want := `{"One":"01CFR5R4JJE9KNRAJFFEAQ2SAJ","Many":{"01CFR5R4JJE9KNRAJFFEAQ2SAJ":7}}`; err != nil || string(b) != want {
+		t.Fatalf("%s, %v, want %s", b, err, want)
+	}
+	var back holder
+	if err := json.Unmarshal(b, &back); err != nil || *back.One != s || back.Many[s] != 7 {
+		t.Fatalf("%+v, %v", back, err)
+	}
+	kept := s
+	if err := json.Unmarshal([]byte(`"01CFR5R4JJE9KNRAJFFEAQ2SAI"`), &kept); !errors.Is(err, ErrMalformed) || kept != s {
+		t.Fatalf("%v, %v", kept, err)
 	}
 }

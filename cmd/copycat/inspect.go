@@ -13,7 +13,7 @@ import (
 	"github.com/copycat-replication/copycat/raftgroup"
 )
 
-// inspect shows what a data directory holds.
+// inspect shows what a data directory holds. Damage is errDamage, so that a script sees it.
 func inspect(_ context.Context, flags *flag.FlagSet, args []string, _ io.Reader, out io.Writer) error {
 	asJSON := flags.Bool("json", false, "print JSON")
 	verify := flags.Bool("verify", false, "read every byte of the snapshots")
@@ -28,10 +28,14 @@ func inspect(_ context.Context, flags *flag.FlagSet, args []string, _ io.Reader,
 	if *asJSON {
 		enc := json.NewEncoder(out)
 		enc.SetIndent("", "  ")
-		return enc.Encode(r)
+		err = enc.Encode(r)
+	} else {
+		printReport(out, r)
 	}
-	printReport(out, r)
-	return nil
+	if n := len(r.Damage); err == nil && n > 0 {
+		err = fmt.Errorf("%s: %w in %d places", dirs[0], errDamage, n)
+	}
+	return err
 }
 
 func printReport(out io.Writer, r operator.Report) {

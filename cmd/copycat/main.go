@@ -31,6 +31,9 @@ func main() {
 // errUsage says that the arguments make no sense; what is wrong was printed.
 var errUsage = errors.New("usage")
 
+// errDamage says that what was looked at is damaged; where, was printed.
+var errDamage = errors.New("damaged")
+
 const usage = `usage:
   copycat status [-json] DIR
   copycat inspect [-json] [-verify] DIR
@@ -40,9 +43,10 @@ const usage = `usage:
   copycat forget -structure ID [-yes] DIR
 
 DIR is a node's data directory (CopyCatDataDir). copycat COMMAND -h tells more.
+Exit: 0 done; 1 not done, and why is printed; 2 the arguments make no sense; 3 inspect found damage.
 `
 
-// run is the command: 0 it did, 1 it failed, 2 the arguments make no sense.
+// run is the command: 0 it did, 1 it failed, 2 the arguments make no sense, 3 it found damage.
 func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) int {
 	if len(args) == 0 {
 		fmt.Fprint(errs, usage)
@@ -66,6 +70,9 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 		return 2
 	}
 	fmt.Fprintf(errs, "copycat %s: %v\n", args[0], err)
+	if errors.Is(err, errDamage) {
+		return 3
+	}
 	return 1
 }
 

@@ -347,7 +347,7 @@ func TestDamaged(t *testing.T) {
 	}
 	tr := &transcript{t: t, names: map[string]string{dir: "DIR"}}
 	code, printed := tr.say("", "inspect", dir)
-	if code != 0 || !strings.Contains(printed, "DAMAGE   wal: damaged data in "+filepath.Base(segments[0])) || !strings.Contains(printed, "SET ASIDE") {
+	if code != 3 || !strings.Contains(printed, "DAMAGE   wal: damaged data in "+filepath.Base(segments[0])) || !strings.Contains(printed, "SET ASIDE") {
 		t.Errorf("a flipped bit: %d\n%s", code, printed)
 	}
 	if !strings.Contains(printed, "catalog@1 ") {
@@ -359,7 +359,7 @@ func TestDamaged(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "node.json"), []byte("{"), 0o640); err != nil {
 		t.Fatal(err)
 	}
-	if code, printed := tr.say("", "inspect", "-json", dir); code != 0 || !strings.Contains(printed, "node.json: ") {
+	if code, printed := tr.say("", "inspect", "-json", dir); code != 3 || !strings.Contains(printed, "node.json: ") {
 		t.Errorf("without an identity: %d\n%s", code, printed)
 	}
 	for _, args := range [][]string{{"inspect", filepath.Join(dir, "none")}, {"status", dir}, {"recover", dir}, {"recover", "-structure", "x", dir}, {"recover", "-structure", "all", dir}} {
