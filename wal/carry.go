@@ -116,46 +116,9 @@ func addChunk(chunks []chunk, k chunk, records []ColdRecord) []chunk {
 	return chunks
 }
 
-// hotRecord is an entry's record that moves from the victim to the newest segment.
-type hotRecord struct {
-	index uint64
-	place place // in the victim
-	bytes []byte
-}
-
-// readStaying reads and verifies those entries of a group in the victim that move to the
-// newest segment, about limit bytes of them: the uncommitted ones, and with
-// all the others too. Nobody closes the victim meanwhile: that takes reclaimMu.
-func (l *Log) readStaying(job *moveJob, victim *segment, all bool, limit int) error {
-	l.mu.RLock()
-	if g := l.groups[job.group]; g != nil {
-		for i := range g.places {
-			at, pl := g.first+uint64(i), g.places[i]
-			if uint64(pl.seg) != victim.number || at <= g.committed() && !all {
-				continue
-			}
-			if limit <= 0 {
-				break
-			}
-			limit -= int(pl.size)
-			job.hot = append(job.hot, hotRecord{index: at, place: pl})
-		}
-	}
-	l.mu.RUnlock()
-	for i := range job.hot {
-		r := &job.hot[i]
-		b, err := l.moved(job.group, r.index, r.place, victim, victim)
-		if err != nil {
-			return err
-		}
-		r.bytes = b
-	}
-	return nil
-}
-
 // hotRuns makes runs of the records that still stand where they were read, and adds
 // to size what they take. The caller holds Log.mu.
-func hotRuns(g *group, records []hotRecord, size *int) (runs []rawRun) {
+func hotRuns(g *group, records []movingRecord, size *int) (runs []rawRun) {
 	for i := range records {
 		r := &records[i]
 		if r.index < g.first || r.index > g.last() || g.places[r.index-g.first] != r.place {

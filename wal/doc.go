@@ -141,7 +141,8 @@
 //
 // A record that has rotten in a segment must not keep that one, and all behind it,
 // from being freed: a lost record moves in its place, which has its term and a wrong
-// checksum, and is damage for whoever reads it, as before.
+// checksum, and is damage for whoever reads it, as before. What the disk refuses to read
+// is taken for lost only when the segments hold too much, or space is low, and after three attempts.
 //
 // # Rejected
 //
@@ -153,6 +154,7 @@
 //     and one bit in a block's header takes all groups in it.
 //   - One chain of checksums without counters: it proves that something is
 //     missing, not to whom.
-//   - Carrying committed entries forward instead of a cold store: a lagging
-//     group would be copied again and again.
+//   - Carrying all committed entries forward instead of a cold store: a lagging
+//     group would be copied again and again. Only the few in a segment of which
+//     a sixteenth is needed are, so what is copied is little beside what it frees.
 package wal

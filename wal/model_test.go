@@ -220,6 +220,32 @@ func (m *machine) reclaim(t *rapid.T) {
 	}
 }
 
+// move is a step of Reclaim, due or not, with updates between the moment when what
+// moves was read and that when it is written again.
+func (m *machine) move(t *rapid.T) {
+	l := m.rig.log
+	if m.dead || len(l.order) < 2 || l.emptyTrash() != nil {
+		t.Skip()
+	}
+	jobs, err := l.planMove(l.order[0], rapid.Bool().Draw(t, "hot"))
+	if err == nil {
+		err = l.putCold(jobs, nil)
+	}
+	if err != nil {
+		t.Fatalf("plan: %v", err)
+	}
+	for range rapid.IntRange(0, 4).Draw(t, "updates") {
+		if len(m.want)+len(m.fresh) > 0 {
+			m.submit(t)
+		}
+	}
+	m.flush(t)
+	if err := l.carry(jobs); err != nil {
+		t.Fatalf("carry: %v", err)
+	}
+	m.reclaim(t)
+}
+
 func (m *machine) reopen(t *rapid.T) {
 	if m.dead {
 		t.Skip()
@@ -392,6 +418,7 @@ func TestModel(t *testing.T) {
 			"flush 2":   m.flush,
 			"seal":      m.seal,
 			"reclaim":   m.reclaim,
+			"move":      m.move,
 			"reopen":    m.reopen,
 			"crash":     m.crash,
 			"fault":     m.fault,

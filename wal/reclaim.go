@@ -1,7 +1,6 @@
 package wal
 
 import (
-	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -33,7 +32,7 @@ const (
 // ErrDiskFull (no room for the cold store), a *DamageError (the disk does not
 // give what should move: its segment stays for now), or those of the cold store.
 //
-// An entry that is rotten, or that the disk goes on refusing, keeps no segment
+// An entry that is rotten, or that the disk goes on refusing when the segments hold too much, keeps no segment
 // from being freed, since those behind it could not be freed either: a lost
 // record takes its place (see moved), and whoever reads it hears of the damage.
 //
@@ -66,13 +65,13 @@ func (l *Log) Reclaim() (more bool, err error) {
 	if dead {
 		return true, l.removeSegment(victim)
 	}
-	due, hot := l.due(victim)
+	due, hot, pressing := l.due(victim)
 	if !due {
 		return false, nil
 	}
 	err = l.empty(victim, hot, full)
 	var d *DamageError
-	if errors.As(err, &d) {
+	if pressing && errors.As(err, &d) {
 		victim.refusals++
 	}
 	return err == nil, err
@@ -91,36 +90,6 @@ func (l *Log) empty(victim *segment, hot bool, full error) error {
 	return cmp.Or(l.carry(jobs), err)
 }
 
-// maxRefusals is how often the disk may refuse an entry of a segment that is to be
-// freed before it is taken for lost. There is an attempt with each new segment.
-const maxRefusals = 3
-
-// moved returns the record of an entry as it moves out of segment s, so that the
-// victim is freed: what is read there if it verifies, and else a lost record, after
-// which the file of s is kept under another name. The error is that of a disk which
-// may give it yet. The caller holds reclaimMu.
-func (l *Log) moved(number, index uint64, pl place, s, victim *segment) ([]byte, error) {
-	d := &DamageError{Group: number, Index: index, File: s.name, Offset: int64(pl.off), Reason: "entry does not match its checksum"}
-	b := make([]byte, pl.size)
-	if _, err := s.file.ReadAt(b, int64(pl.off)); err != nil {
-		d.Reason, d.Err = "cannot read", err
-		if victim.refusals < maxRefusals {
-			return nil, d
-		}
-	} else if _, term, _, ok := verifyRecord(b, number, index); ok && term == pl.term {
-		return b, nil
-	}
-	lost := lostRecord(number, index, pl.term)
-	if !bytes.Equal(b, lost) { // and not the trace of an earlier loss
-		l.mu.Lock()
-		s.damaged = true
-		l.mu.Unlock()
-		l.count.lost.Add(1)
-		l.logger.Error("wal: entry is lost, its segment is freed without it", "dir", l.dir, "error", d)
-	}
-	return lost, nil
-}
-
 // littleLive reports whether so little in the segment is needed that writing it once
 // more, at the end of the log, costs next to nothing beside the room that it frees: a
 // sixteenth, and one batch. The few entries of quiet groups would else pin segments
@@ -134,8 +103,9 @@ func (s *segment) littleLive() bool {
 
 // due decides whether the oldest segment is worth emptying: if hardly anything
 // in it is needed, or if the segments hold too much. What cannot leave the segments does not
-// count: moving it frees nothing. With hot, what is needed of it stays in the hot tier.
-func (l *Log) due(victim *segment) (due, hot bool) {
+// count: moving it frees nothing. With hot, what is needed of it stays in the hot tier. Pressing
+// says that it must go: until then, what the disk refuses to read can wait where it is.
+func (l *Log) due(victim *segment) (due, hot, pressing bool) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	var used, stuck, states int64
@@ -154,8 +124,8 @@ func (l *Log) due(victim *segment) (due, hot bool) {
 	}
 	hot = victim.littleLive()
 	bound := l.opts.HotBytes + 2*stuck
-	due = hot && (l.low || states*4 <= victim.end) || used > bound || int64(len(l.order)) > 16+2*bound/l.opts.SegmentSize
-	return due, hot
+	over := used > bound || int64(len(l.order)) > 16+2*bound/l.opts.SegmentSize
+	return over || hot && (l.low || states*4 <= victim.end), hot, over || l.low
 }
 
 // stateSize is an upper bound of a group's state frame without entries.
@@ -168,110 +138,6 @@ func stateSize(g *group) int {
 		n += chunkSize(&g.chunks[i])
 	}
 	return n
-}
-
-// moveJob is what one step does for one group.
-type moveJob struct {
-	group   uint64
-	chunk   chunk // entries for the cold store; empty if last is 0
-	records []ColdRecord
-	hot     []hotRecord
-}
-
-// planMove lists groups that need the victim, with the records that go to the
-// cold store, and those that go to the newest segment, up to a step's worth. They are
-// read here, since the committer waits for what carry does.
-func (l *Log) planMove(victim *segment, hot bool) (jobs []moveJob, err error) {
-	l.mu.RLock()
-	numbers := make([]uint64, 0, len(l.groups))
-	for n := range l.groups {
-		numbers = append(numbers, n)
-	}
-	l.mu.RUnlock()
-	slices.Sort(numbers)
-	cold, carried := 0, 0
-	for _, n := range numbers {
-		if cold >= coldStep || carried >= carryStep {
-			break
-		}
-		p, size, needed := l.planGroup(n, victim, hot, coldStep-cold)
-		if !needed {
-			continue
-		}
-		job := moveJob{group: n}
-		if e := l.readStaying(&job, victim, hot, carryStep-carried); e != nil {
-			err = errors.Join(err, e)
-			continue
-		}
-		if len(p.places) > 0 {
-			e := l.readChunk(&job, &p, victim)
-			p.release()
-			if e != nil {
-				err = errors.Join(err, e)
-				continue
-			}
-			cold += int(job.chunk.bytes)
-		}
-		carried += size
-		jobs = append(jobs, job)
-	}
-	return jobs, err
-}
-
-// planGroup finds what a group has in the victim: places of the committed
-// entries that must go cold (the victim's, and those before them, because the
-// cold range has no gaps; none with hot), and about how much is carried.
-func (l *Log) planGroup(number uint64, victim *segment, hot bool, limit int) (p readPlan, size int, needed bool) {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	g := l.groups[number]
-	if g == nil {
-		return p, 0, false
-	}
-	top, tail := uint64(0), false
-	for i := range g.places {
-		if uint64(g.places[i].seg) != victim.number {
-			continue
-		}
-		if at := g.first + uint64(i); at <= g.committed() && !hot {
-			top = at
-		} else {
-			size += int(g.places[i].size)
-			tail = true
-		}
-	}
-	if top == 0 && !tail && g.base != victim.number {
-		return p, 0, false
-	}
-	size += stateSize(g)
-	p.first = g.first
-	for at, total := g.first, 0; at <= top && total < limit; at++ {
-		pl := g.places[at-g.first]
-		s := l.segments[uint64(pl.seg)]
-		if n := len(p.segments); n == 0 || p.segments[n-1] != s {
-			s.acquire()
-		}
-		p.places = append(p.places, pl)
-		p.segments = append(p.segments, s)
-		total += int(pl.size)
-	}
-	return p, size, true
-}
-
-// readChunk reads and verifies the planned records.
-func (l *Log) readChunk(job *moveJob, p *readPlan, victim *segment) error {
-	k := chunk{first: p.first, last: p.first + uint64(len(p.places)) - 1}
-	for i, pl := range p.places {
-		index := p.first + uint64(i)
-		b, err := l.moved(job.group, index, pl, p.segments[i], victim)
-		if err != nil {
-			return err
-		}
-		k.add(index, pl.term, b)
-		job.records = append(job.records, ColdRecord{Key: ColdKey{job.group, index}, Bytes: b})
-	}
-	job.chunk = k
-	return nil
 }
 
 func (k *chunk) add(index, term uint64, record []byte) {
