@@ -59,7 +59,9 @@
 //
 // The leader's node of each group leaves a hint with the catalog when its voters or
 // options have changed: UpdateMembers, lazily. Nothing depends on it but how
-// fast a group is found, and what List shows. In a catalog that was rebuilt
+// fast a group is found, and what List shows. What the catalog knows already is not
+// told again: a node that holds it looks at its own records, of as many groups as there
+// are; others ask a holder, about some groups with each sweep. In a catalog that was rebuilt
 // from a replica that had not everything (copycat recover), such a hint also makes
 // the record that is missing, and Advance has moved the index beyond all births
 // that the lost part may have given out.

@@ -38,7 +38,7 @@ var (
 	memory    = Metric{"memory_bytes_per_replica", "memory/replica", ofIdle(func(i *Idle) float64 { return i.Memory }), size, -1}
 	threads   = Metric{"goroutines_per_replica", "goroutines/replica", ofIdle(func(i *Idle) float64 { return i.Goroutines }), digits, 0}
 	woken     = Metric{"woken_p50_us", "woken, p50", ofIdle(func(i *Idle) float64 { return i.Woken }), spanIfAny, -1}
-	awake     = Metric{"awake_p50_us", "awake, p50", ofIdle(func(i *Idle) float64 { return i.Awake }), spanIfAny, 0}
+	awake     = Metric{"awake_p50_us", "awake, p50", ofIdle(func(i *Idle) float64 { return i.Awake }), spanIfAny, -1}
 	fill      = Metric{"fill_seconds", "filled in", ofRecovery(func(r *Recovery) float64 { return r.Fill * 1e6 }), span, 0}
 	stored    = Metric{"disk_bytes", "on disk", ofRecovery(func(r *Recovery) float64 { return float64(r.Disk) }), size, 0}
 	opened    = Metric{"open_seconds", "open after", ofRecovery(func(r *Recovery) float64 { return r.Open * 1e6 }), span, -1}
