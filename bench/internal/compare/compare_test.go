@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/copycat-replication/copycat/bench/internal/report"
@@ -31,7 +32,12 @@ while [ $# -gt 1 ]; do [ "$1" = -json ] && json=$2; shift; done
 %s
 `, name, dir, last)
 	file := filepath.Join(dir, name)
-	if err := os.WriteFile(file, []byte(script), 0o755); err != nil {
+	// A process that another test starts meanwhile would have the file open for
+	// writing until it executes, and the kernel executes no such file.
+	syscall.ForkLock.RLock()
+	err = os.WriteFile(file, []byte(script), 0o755)
+	syscall.ForkLock.RUnlock()
+	if err != nil {
 		t.Fatal(err)
 	}
 	return file
