@@ -16,7 +16,7 @@ const maxBears = 8
 
 // bears is how many of a leader's acknowledgements, and answers of its log, need
 // no step: as many as do not commit anything, while raft would do nothing else with
-// them either. With one more, the group is stepped.
+// them either, such as to apply what is committed. With one more, the group is stepped.
 func (g *Group) bears() uint8 {
 	if !g.isLeader() || g.stalled || g.quietness.quiet || len(g.reads) > 0 || g.leader.confirm || isJoint(g.state.conf) ||
 		!g.leader.handing.IsZero() && g.now.Sub(g.leader.handing) < g.election() {
@@ -33,6 +33,9 @@ func (g *Group) bears() uint8 {
 		}
 	}
 	commit, have := g.hard.GetCommit(), 0
+	if g.state.index < commit {
+		return 0 // followers were faster: raft has nothing applied that the log here has not answered for
+	}
 	all := true // followers are sent everything, as it comes
 	g.rn.WithProgress(func(r uint64, kind raft.ProgressType, pr tracker.Progress) {
 		if r != uint64(g.self) && (pr.State != tracker.StateReplicate || pr.MsgAppFlowPaused || pr.Next <= g.last) {

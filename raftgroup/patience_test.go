@@ -37,7 +37,7 @@ func newPatientLeader(t *testing.T, voters ...uint64) *patientLeader {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.g = &Group{self: id.Replica(1), rn: rn, state: &state{conf: conf}, role: raft.StateLeader, hard: &raftpb.HardState{}, last: 1, errands: new(errands), duties: new(duties)}
+	p.g = &Group{self: id.Replica(1), rn: rn, state: &state{conf: conf, index: 1}, role: raft.StateLeader, hard: &raftpb.HardState{}, last: 1, errands: new(errands), duties: new(duties)}
 	if err := rn.Campaign(); err != nil {
 		t.Fatal(err)
 	}
@@ -72,6 +72,7 @@ func (p *patientLeader) drain() {
 				}
 				p.own = append(p.own, m.GetResponses())
 			case raft.LocalApplyThread:
+				p.g.state.index = m.GetEntries()[len(m.GetEntries())-1].GetIndex()
 				for _, r := range m.GetResponses() {
 					step(r)
 				}
@@ -114,7 +115,8 @@ func (p *patientLeader) answer() bool {
 }
 
 // TestPatienceHidesNothing: whatever answers a leader bears to wait, stepping them
-// commits nothing and says nothing; and those that it does not bear commit all.
+// commits nothing, applies nothing and says nothing; and those that it does not bear
+// commit and apply all.
 func TestPatienceHidesNothing(t *testing.T) {
 	t.Parallel()
 	waited := 0
@@ -131,13 +133,13 @@ func TestPatienceHidesNothing(t *testing.T) {
 				p.g.rn.ReportUnreachable(2)
 			}
 			bears := int(p.g.bears())
-			before, commit := p.said, p.g.hard.GetCommit()
+			before, commit, applied := p.said, p.g.hard.GetCommit(), p.g.state.index
 			n := 0
 			for n < rng.IntN(bears+2) && n < bears && p.answer() {
 				n++
 			}
-			if p.drain(); n > 0 && (p.said != before || p.g.hard.GetCommit() != commit) {
-				t.Fatalf("%d of %d answers have it say %d messages, and commit %d after %d", n, bears, p.said-before, p.g.hard.GetCommit(), commit)
+			if p.drain(); n > 0 && (p.said != before || p.g.hard.GetCommit() != commit || p.g.state.index != applied) {
+				t.Fatalf("%d of %d answers have it say %d messages, commit %d after %d, and apply %d after %d", n, bears, p.said-before, p.g.hard.GetCommit(), commit, p.g.state.index, applied)
 			}
 			if waited += n; n == 0 {
 				p.answer()
@@ -147,8 +149,8 @@ func TestPatienceHidesNothing(t *testing.T) {
 		for p.answer() {
 			p.drain()
 		}
-		if p.g.hard.GetCommit() != p.g.last {
-			t.Fatalf("%d committed of %d", p.g.hard.GetCommit(), p.g.last)
+		if p.g.state.index != p.g.last {
+			t.Fatalf("%d applied of %d", p.g.state.index, p.g.last)
 		}
 	})
 	if waited == 0 {
