@@ -245,9 +245,9 @@ type CopyCat interface {
 	// Shutdown ends the node, and moves nothing: it is for a restart (Leave is for
 	// good), and for the last node of a cluster. Subscriptions end, with their
 	// unresolved proposals reported; when it returns, goroutines
-	// have ended and ports and files are free. It waits about a second for
-	// unread errors to be read, and does not wait for a SnapshotProvider that
-	// blocks. The goroutine of a consumer may call it, and a provider. Calling it
+	// have ended and ports and files are free. It waits for unread errors
+	// to be read, a second if nobody reads and some seconds at most, and does not wait
+	// for a SnapshotProvider that blocks. The goroutine of a consumer may call it, and a provider. Calling it
 	// again does nothing, but waits for a call that is under way. The other nodes
 	// take the node for crashed, until it is back.
 	Shutdown()

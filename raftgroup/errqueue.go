@@ -9,8 +9,9 @@ const (
 	errorBuffer = 64
 	maxWarnings = 32
 	// errorGrace is how long an ending subscription waits for somebody to read
-	// its last errors.
-	errorGrace = time.Second
+	// its last errors; errorPatience, how long for somebody who reads and is slow.
+	errorGrace    = time.Second
+	errorPatience = 5 * time.Second
 )
 
 // errorQueue feeds the error channel. Errors about proposals are never dropped
@@ -27,6 +28,7 @@ type errorQueue struct {
 	ends      []error // at most two
 	warnings  []error
 	dropped   uint64
+	taken     uint64 // how many errors have waited for room in out, and have got it
 	sealed    bool
 	more      chan struct{} // cap 1
 	emptied   chan struct{} // closed when all so far is handed over; nil: nobody waits for that
@@ -120,6 +122,9 @@ func (q *errorQueue) run() {
 		default:
 			select {
 			case q.out <- e.err:
+				q.mu.Lock()
+				q.taken++
+				q.mu.Unlock()
 			case <-q.giveUp:
 				q.mu.Lock()
 				q.dropped++
@@ -133,8 +138,9 @@ func (q *errorQueue) run() {
 	}
 }
 
-// await waits a moment for what has come so far to be read.
-func (q *errorQueue) await() {
+// await waits for what has come so far to be handed over: a moment if nobody reads,
+// and longer for somebody who does. It reports whether all was.
+func (q *errorQueue) await() bool {
 	emptied := make(chan struct{})
 	q.mu.Lock()
 	q.emptied = emptied
@@ -142,10 +148,26 @@ func (q *errorQueue) await() {
 	q.signal()
 	grace := time.NewTimer(errorGrace)
 	defer grace.Stop()
-	select {
-	case <-emptied:
-	case <-grace.C:
+	for waited, before := errorGrace, q.reads(); ; waited += errorGrace {
+		select {
+		case <-emptied:
+			return true
+		case <-grace.C:
+		}
+		now := q.reads()
+		if now == before || waited >= errorPatience {
+			return false
+		}
+		before = now
+		grace.Reset(errorGrace)
 	}
+}
+
+// reads tells how often somebody has made room in the full channel.
+func (q *errorQueue) reads() uint64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.taken
 }
 
 // seal says that nothing more comes.

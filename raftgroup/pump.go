@@ -99,10 +99,14 @@ func (s *Subscription) admit(batch [][]byte, p []byte) [][]byte {
 // window until it is read, so that errors are bounded too. It waits for room until
 // stop.
 func (s *Subscription) refuse(p []byte, err error, stop <-chan struct{}) {
+	s.refuseAtOnce(p, err)
+	s.credit.block(stop)
+}
+
+func (s *Subscription) refuseAtOnce(p []byte, err error) {
 	cost := int64(len(p) + proposalOverhead)
 	s.credit.force(cost)
 	s.errs.proposal(&ProposalError{Structure: s.cfg.Structure, Proposal: p, Err: err}, func() { s.credit.give(cost) })
-	s.credit.block(stop)
 }
 
 func (s *Subscription) put(batch [][]byte) {
@@ -156,7 +160,7 @@ func (s *Subscription) refuseRest() {
 			if !ok {
 				return
 			}
-			s.errs.proposal(&ProposalError{Structure: s.cfg.Structure, Proposal: p, Err: fmt.Errorf("%w: %w", ErrNeverCommitted, s.why())}, nil)
+			s.refuseAtOnce(p, fmt.Errorf("%w: %w", ErrNeverCommitted, s.why()))
 		default:
 			return
 		}

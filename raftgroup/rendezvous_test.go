@@ -278,3 +278,60 @@ func TestShutdownReports(t *testing.T) {
 		}
 	})
 }
+
+// TestShutdownReportsWhatWaits: a shutdown meets a full window, and behind it a propose
+// channel full of what was sent before. Who reads errors gets one for each: those of the
+// window, and of the channel, which come when there is room again.
+func TestShutdownReportsWhatWaits(t *testing.T) {
+	t.Parallel()
+	for _, pause := range []time.Duration{0, time.Millisecond, 10 * time.Millisecond} { // between two errors that are read
+		synctest.Test(t, func(t *testing.T) {
+			c := rig.New(t, 3, 1)
+			c.StartAll()
+			s := rig.Structure(1)
+			c.Born(s, 3, raftgroup.Options{})
+			sub, err := c.Nodes[0].Host.Subscribe(raftgroup.SubscriptionConfig{
+				Structure: s, Window: 64 << 10, Provider: func() ([]byte, error) { return nil, nil },
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			sub.Propose() <- []byte("first")
+			<-sub.Commits()
+			c.Nodes[1].Stop()
+			c.Nodes[2].Stop()
+			sent := 0
+			for full := false; !full; {
+				select {
+				case sub.Propose() <- fmt.Appendf(nil, "%01000d", sent):
+					sent++
+				case <-time.After(time.Minute):
+					full = true
+				}
+			}
+			got, done := make(map[string]error), make(chan struct{})
+			go func() {
+				defer close(done)
+				for err := range sub.Errors() {
+					var pe *raftgroup.ProposalError
+					if errors.As(err, &pe) {
+						if got[string(pe.Proposal)] != nil {
+							t.Errorf("twice: %.40q", err)
+						}
+						got[string(pe.Proposal)] = err
+					}
+					time.Sleep(pause)
+				}
+			}()
+			began := time.Now()
+			c.Nodes[0].Stop()
+			if took := time.Since(began); took > 5*time.Second {
+				t.Errorf("the shutdown took %s", took)
+			}
+			<-done
+			if sent < 300 || len(got) != sent {
+				t.Errorf("pause %s: of %d proposals, %d were reported", pause, sent, len(got))
+			}
+		})
+	}
+}

@@ -163,7 +163,8 @@ func (s *Subscription) run() {
 	delivering.Wait()
 	<-s.pumped
 	s.unhook()
-	s.errs.await()
+	s.refuseRest() // what lies there was sent before this end
+	read := s.errs.await()
 	// A select over both channels must not miss buffered commits: the error
 	// channel closes last.
 	s.mu.Lock()
@@ -172,6 +173,9 @@ func (s *Subscription) run() {
 	close(s.commitCh)
 	close(s.shown)
 	pumping.Wait() // what was sent before the commit channel closed is reported
+	if read {
+		s.errs.await() // to whoever reads: finish does not wait when the host shuts down
+	}
 	s.errs.seal()
 	if n := s.errs.finish(s.stop); n > 0 {
 		s.host.cfg.Logger.Warn("errors that nobody read", "structure", s.cfg.Structure.String(), "count", n)
