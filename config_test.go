@@ -26,7 +26,7 @@ func TestConfigFaults(t *testing.T) {
 	cfg := &Config{
 		Hostname: "127.0.0.1:11983", BindAddress: "nowhere", CopyCatPort: -1, GossipPort: 65536,
 		CopyCatDataDir: t.TempDir(), JoinTimeout: -time.Second, ProposalTimeout: -time.Second,
-		MaxProposalBytes: maxProposalCeiling + 1, WindowBytes: -1, DataCenter: strings.Repeat("x", 65), Rack: "rack 1\n",
+		ReplaceAfter: -time.Second, SnapshotBandwidth: -1, MaxProposalBytes: maxProposalCeiling + 1, WindowBytes: -1, DataCenter: strings.Repeat("x", 65), Rack: "rack 1\n",
 		Profile: 99, ClusterKey: []byte("short"),
 		PeersToContact: []string{"no-port", "h:1  :2", "h:0", "h:port", "h:65536", "1.2.3.4:5", "[::1]:5"},
 		TLS:            &tls.Config{}, Logger: slog.New(slog.DiscardHandler),
@@ -41,8 +41,8 @@ func TestConfigFaults(t *testing.T) {
 		t.Fatalf("got %v, want ErrConfig", err)
 	}
 	for _, fault := range []string{
-		"Hostname", "BindAddress", "CopyCatPort -1", "GossipPort 65536", "JoinTimeout", "ProposalTimeout", "MaxProposalBytes",
-		"WindowBytes", "DataCenter", "Rack", "Profile", "ClusterKey", "TLS", `"no-port"`, `":2"`, `"h:0"`, `"h:port"`, `"h:65536"`,
+		"Hostname", "BindAddress", "CopyCatPort -1", "GossipPort 65536", "JoinTimeout", "ProposalTimeout", "ReplaceAfter",
+		"SnapshotBandwidth", "MaxProposalBytes", "WindowBytes", "DataCenter", "Rack", "Profile", "ClusterKey", "TLS", `"no-port"`, `":2"`, `"h:0"`, `"h:port"`, `"h:65536"`,
 	} {
 		if !strings.Contains(err.Error(), fault) {
 			t.Errorf("the error does not name %s", fault)
