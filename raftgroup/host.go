@@ -73,8 +73,9 @@ type Host struct {
 	untold    int                       // ticks since they were
 
 	tickMu  sync.Mutex
-	ticking []*Group // those that are awake, in no order
-	scratch []*Group // of Tick
+	ticking []*Group     // those that are awake, in no order
+	scratch []*Group     // of Tick
+	awakes  atomic.Int32 // the number of ticking
 
 	askedStopped time.Time // Tick's: when it was last asked for replicas that have stopped
 	logFailed    bool      // Tick's: the log's failure was told to all replicas

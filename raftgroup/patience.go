@@ -11,8 +11,13 @@ import (
 // last one has nothing to add. So they wait in the mailbox for the one in between,
 // or for the next step, or a tick.
 
-// maxBears bounds the events that wait when nothing is to be committed.
-const maxBears = 8
+const (
+	// maxBears bounds the events that wait when nothing is to be committed.
+	maxBears = 8
+	// crowd is how many groups of a node must be awake for events to wait. With few,
+	// a step that is made before its time is one less to be made when the commit is due.
+	crowd = 16
+)
 
 // bears is how many of a leader's acknowledgements, and answers of its log, need
 // no step: as many as do not commit anything, while raft would do nothing else with

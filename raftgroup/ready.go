@@ -57,6 +57,7 @@ func (h *Host) awake(g *Group) {
 	if g.tickAt < 0 {
 		g.tickAt = len(h.ticking)
 		h.ticking = append(h.ticking, g)
+		h.awakes.Store(int32(len(h.ticking)))
 	}
 }
 
@@ -72,5 +73,6 @@ func (h *Host) asleep(g *Group) {
 	h.ticking[g.tickAt], moved.tickAt = moved, g.tickAt
 	h.ticking[last] = nil
 	h.ticking = h.ticking[:last]
+	h.awakes.Store(int32(last))
 	g.tickAt = -1
 }
