@@ -1,8 +1,10 @@
 package procrig
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -39,6 +41,7 @@ func (r *Rig) Finish() *history.Report {
 	r.probe(bound)
 	r.t.Logf("after the faults, everybody's proposals were back after %s", time.Since(began))
 	r.converge()
+	r.awaitSnapshots()
 	r.recorder.End()
 	report := r.check(max(bound, time.Duration(crowd()*float64(Bound))))
 	for _, n := range r.Nodes {
@@ -97,6 +100,31 @@ func (r *Rig) probe(bound time.Duration) {
 		}
 		return true, ""
 	})
+}
+
+// awaitSnapshots waits for a snapshot of each structure of which several are due. How
+// many commits a machine makes in the life of a leader, which asks for them twice a
+// second, depends on the machine.
+func (r *Rig) awaitSnapshots() {
+	r.t.Helper()
+	due := 3 * cmp.Or(r.opt.SnapshotEntries, math.MaxInt64/3)
+	for _, s := range r.structures {
+		r.Wait(2*time.Minute, "a snapshot of "+s.ID, func() (bool, string) {
+			most := uint64(0)
+			for _, n := range r.running() {
+				st, err := n.Status()
+				if err != nil {
+					return false, err.Error()
+				}
+				x, _ := st.Structure(s.ID)
+				if x.Snapshot > 0 {
+					return true, ""
+				}
+				most = max(most, x.Commits)
+			}
+			return most <= due, fmt.Sprintf("%d commits, and no snapshot", most)
+		})
+	}
 }
 
 // converge waits until all subscriptions of a structure hold the same.
