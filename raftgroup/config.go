@@ -37,6 +37,10 @@ type Config struct {
 	// 10 and 1: with a tick of 100 ms a dead leader is noticed after 1 to 2 s.
 	ElectionTicks  int
 	HeartbeatTicks int
+	// Crowd is how many groups of the node must be awake for acknowledgements that
+	// change nothing to wait for a step, and for ticks to be left out. With few, there
+	// is little to be gained, and a dead leader would be noticed later. Default 16.
+	Crowd int
 	// RTT gives the round-trip time to a node, where it has been measured.
 	// Election time-outs follow it: they last five of those to the farthest voter,
 	// up to five times ElectionTicks. Nil: they do not. It is called from the
@@ -88,6 +92,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.CompactionBytes, 128<<20)
 	setDefault(&c.SessionTimeout, time.Minute)
 	setDefault(&c.SnapshotTimeout, 30*time.Second)
+	setDefault(&c.Crowd, 16)
 	setDefault(&c.CallTimeout, 5*time.Second)
 	setDefault(&c.QuietAfter, 3*time.Second)
 	setDefault(&c.ReplaceAfter, time.Minute)

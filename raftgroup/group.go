@@ -121,10 +121,8 @@ func (g *Group) run(now time.Time) {
 	g.contain(func() { g.step(events, ticks) })
 
 	worked := g.lead != raft.None && len(g.relaying) == 0 && (len(events) > 0 || ticks == 0)
-	bears, well := uint8(0), worked && g.allWell()
-	if g.host.awakes.Load() >= crowd {
-		bears = g.bears()
-	}
+	bears, well := g.patience()
+	well = well && worked
 	if ticks > 0 {
 		g.heardLead = false
 	}

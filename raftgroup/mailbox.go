@@ -116,8 +116,8 @@ func (g *Group) wake() {
 // tick lets a tick pass. In a group with work it waits for the next step that has
 // to be made anyway, but no longer than until the next tick: with thousands of
 // groups that do something now and then, every fifth step would be for a tick alone.
-// And of two ticks of a group in which all is well, one is left out: its clock goes
-// slower, which raft does not mind (see quietness).
+// And of two ticks of a group in which all is well, one is left out, where many groups
+// are awake: its clock goes slower, which raft does not mind (see quietness).
 func (g *Group) tick() {
 	m := &g.mailbox
 	m.mu.Lock()

@@ -11,13 +11,18 @@ import (
 // last one has nothing to add. So they wait in the mailbox for the one in between,
 // or for the next step, or a tick.
 
-const (
-	// maxBears bounds the events that wait when nothing is to be committed.
-	maxBears = 8
-	// crowd is how many groups of a node must be awake for events to wait. With few,
-	// a step that is made before its time is one less to be made when the commit is due.
-	crowd = 16
-)
+// maxBears bounds the events that wait when nothing is to be committed.
+const maxBears = 8
+
+// patience tells how many events need no step, and whether a tick may be left out: none
+// and no but in a crowd. With few groups awake, a step that is made before its time
+// is one less to be made when the commit is due, and a dead leader is to be noticed soon.
+func (g *Group) patience() (bears uint8, well bool) {
+	if int(g.host.awakes.Load()) < g.host.cfg.Crowd {
+		return 0, false
+	}
+	return g.bears(), g.allWell()
+}
 
 // bears is how many of a leader's acknowledgements, and answers of its log, need
 // no step: as many as do not commit anything, while raft would do nothing else with

@@ -17,6 +17,7 @@ import (
 // answered yet. They answer when the test has them do so.
 type patientLeader struct {
 	t     *testing.T
+	rng   *rand.Rand
 	g     *Group
 	store *raft.MemoryStorage
 	own   [][]*raftpb.Message // answers of its log, oldest first
@@ -24,8 +25,8 @@ type patientLeader struct {
 	said  int // messages to followers
 }
 
-func newPatientLeader(t *testing.T, voters ...uint64) *patientLeader {
-	p := &patientLeader{t: t, store: raft.NewMemoryStorage()}
+func newPatientLeader(t *testing.T, rng *rand.Rand, voters ...uint64) *patientLeader {
+	p := &patientLeader{t: t, rng: rng, store: raft.NewMemoryStorage()}
 	conf := &raftpb.ConfState{Voters: voters, AutoLeave: new(bool)}
 	if err := p.store.ApplySnapshot(&raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{ConfState: conf, Index: u64(1), Term: u64(1)}}); err != nil {
 		t.Fatal(err)
@@ -99,7 +100,7 @@ func (p *patientLeader) answer() bool {
 	switch n := len(p.own) + len(p.acks); {
 	case n == 0:
 		return false
-	case len(p.own) > 0 && (len(p.acks) == 0 || rand.IntN(3) == 0): //nolint:gosec // which one does not matter
+	case len(p.own) > 0 && (len(p.acks) == 0 || p.rng.IntN(3) == 0):
 		all, p.own = p.own[0], p.own[1:]
 	default:
 		all, p.acks = p.acks[:1], p.acks[1:]
@@ -121,7 +122,7 @@ func TestPatienceHidesNothing(t *testing.T) {
 	t.Parallel()
 	waited := 0
 	seeds(t, 30, func(t *testing.T, rng *rand.Rand) {
-		p := newPatientLeader(t, []uint64{1, 2, 3, 4, 5}[:1+rng.IntN(5)]...)
+		p := newPatientLeader(t, rng, []uint64{1, 2, 3, 4, 5}[:1+rng.IntN(5)]...)
 		for range 300 {
 			if rng.IntN(4) == 0 {
 				if err := p.g.rn.Propose([]byte("x")); err != nil {
@@ -211,6 +212,29 @@ func TestTickLeftOut(t *testing.T) {
 		}
 		if want := map[bool]int{true: 5, false: 10}[well]; got != want {
 			t.Errorf("well %v: %d ticks of 10, want %d", well, got, want)
+		}
+	}
+}
+
+// TestPatienceInACrowdOnly: with few groups awake on the node nothing waits, and every
+// tick counts, at a leader and at who follows: a dead leader is noticed as soon as ever.
+func TestPatienceInACrowdOnly(t *testing.T) {
+	t.Parallel()
+	p := newPatientLeader(t, rand.New(rand.NewPCG(1, 2)), 1, 2, 3)
+	for p.answer() {
+		p.drain()
+	}
+	leader := p.g
+	leader.lead = 1
+	follower := &Group{rn: leader.rn, role: raft.StateFollower, lead: 2, heardLead: true}
+	h := &Host{cfg: Config{}.withDefaults()}
+	leader.host, follower.host = h, h
+	for _, awake := range []int{1, h.cfg.Crowd - 1, h.cfg.Crowd} {
+		h.awakes.Store(int32(awake))
+		bears, _ := leader.patience()
+		_, well := follower.patience()
+		if crowd := awake == h.cfg.Crowd; (bears > 0) != crowd || well != crowd {
+			t.Errorf("%d awake: %d answers wait, a tick is left out: %v", awake, bears, well)
 		}
 	}
 }

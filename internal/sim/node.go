@@ -96,6 +96,8 @@ func (n *node) start() error {
 		ReplaceAfter: []time.Duration{4 * time.Second, time.Minute}[n.s.seed/3%2],
 		// Short enough that groups rest between two proposals.
 		QuietAfter: []time.Duration{50 * time.Millisecond, 300 * time.Millisecond, 3 * time.Second}[n.s.seed%3],
+		// In every other run, each group is as patient as among many.
+		Crowd: []int{1, 16}[n.s.seed/2%2],
 	}
 	if n.s.town != nil {
 		n.s.town.configure(n, &cfg)
